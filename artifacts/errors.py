@@ -1,0 +1,27 @@
+"""What the store refuses, in one line each: what, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Anything the store refuses; the message is one line for a user."""
+
+
+class UnknownArtifact(StoreError, LookupError):
+    """No artifact (or more than one) answers to a digest, prefix or name."""
+
+
+class CorruptArtifact(StoreError):
+    """What lies in the store is not what was published."""
+
+
+class RefusedDraft(StoreError, ValueError):
+    """A draft that may not become an artifact: empty, an unknown table, a wrong schema."""
+
+
+class TableError(StoreError, ValueError):
+    """Rows that do not fit their schema, or a Parquet file that cannot be read."""
+
+
+class StoreBusy(StoreError):
+    """Somebody builds in the store, so nothing may be removed from it now."""

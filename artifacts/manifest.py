@@ -1,0 +1,145 @@
+"""The manifest: what an artifact is, what made it, and the digest of every file.
+
+`manifest.json` holds canonical JSON (`artifacts.keys.canonical_json`); its SHA-256 names the artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from artifacts.errors import CorruptArtifact
+from artifacts.keys import canonical, canonical_json
+from artifacts.refs import Digest, Kind, Ref
+
+MANIFEST_NAME = "manifest.json"
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """POSIX, relative to the artifact."""
+    size: int
+    """Bytes."""
+    sha256: Digest
+    rows: int | None = None
+    """Rows of a Parquet file."""
+    table: str | None = None
+    """Its schema's name in `artifacts.schemas.TABLES`."""
+
+
+class ManifestDraft(BaseModel):
+    """What the builder says of its work; the store adds the files and the time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Kind
+    stage: str
+    stage_version: int
+    node: str
+    """Its name in the graph, e.g. `r1-zero`."""
+    preset: str = ""
+    key: Digest
+    """The cache key (`artifacts.keys.cache_key`)."""
+    config: dict[str, Any] = {}
+    """Every setting, resolved, volatile ones too; JSON values."""
+    parents: dict[str, Ref] = {}
+    """Input name -> what it was built from."""
+    versions: dict[str, str] = {}
+    """Library -> version."""
+    code_revision: str | None = None
+    seconds: Seconds = 0.0
+    accelerator_hours: Seconds = 0.0
+    summary: dict[str, float | int | str] = {}
+    """Headline values; a value that is not finite is kept as text (`"nan"`)."""
+
+    @field_validator("config")
+    @classmethod
+    def _is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        canonical(value)
+        return value
+
+    @field_validator("summary", mode="before")
+    @classmethod
+    def _finite_or_text(cls, value: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: str(item) if isinstance(item, float) and not math.isfinite(item) else item
+            for name, item in value.items()
+        }
+
+
+class Manifest(ManifestDraft):
+    """A published artifact. Unknown fields, written by a newer release, are ignored."""
+
+    digest: Digest = Field(exclude=True)
+    """SHA-256 of the manifest's bytes; not part of them."""
+    created_at: AwareDatetime
+    files: tuple[FileEntry, ...]
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(kind=self.kind, digest=self.digest)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def tables(self) -> dict[str, int]:
+        """Table name -> rows over all its files."""
+        rows: dict[str, int] = {}
+        for file in self.files:
+            if file.table is not None:
+                rows[file.table] = rows.get(file.table, 0) + (file.rows or 0)
+        return rows
+
+    @classmethod
+    def parse(cls, document: bytes, where: str) -> Self:
+        """The manifest in `document`, read from `where`.
+
+        Raises:
+            CorruptArtifact: the bytes are no manifest.
+        """
+        try:
+            fields = json.loads(document)
+            if not isinstance(fields, dict):
+                raise ValueError("not a JSON object")
+            return cls(**{**fields, "digest": hashlib.sha256(document).hexdigest()})
+        except (ValueError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise CorruptArtifact(
+                f"{where} is not a manifest ({reason}): run `r1 verify --repair`"
+            ) from error
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of the artifact in `folder` (as `ArtifactStore.fetch` gives it).
+
+    Raises:
+        CorruptArtifact: there is none, or its bytes are no manifest.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise CorruptArtifact(f"{path} is missing: run `r1 verify --repair`")
+    return Manifest.parse(path.read_bytes(), str(path))
+
+
+def seal(draft: ManifestDraft, files: tuple[FileEntry, ...]) -> tuple[bytes, Manifest]:
+    """The manifest's bytes, as they are stored, and the manifest."""
+    fields = draft.model_dump(mode="json") | {
+        "created_at": datetime.now(UTC).isoformat(),
+        "files": [file.model_dump(mode="json") for file in files],
+    }
+    document = canonical_json(fields)
+    return document, Manifest.parse(document, MANIFEST_NAME)

@@ -1,0 +1,117 @@
+"""Questions about data are SQL: DuckDB over every table of a store.
+
+One view per table name (`samples`, `metrics`, …) over all artifacts, with the columns `digest`, `node`
+and `preset` added; `artifacts` has a row per manifest, `refs` a row per name. Files are not hashed here:
+`r1 verify` does that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from artifacts.backends import ObjectBackend
+from artifacts.errors import StoreError
+from artifacts.manifest import Manifest
+from artifacts.schemas import TABLES
+from artifacts.store import ArtifactStore, object_path
+
+if TYPE_CHECKING:
+    import duckdb
+
+_TEXT = pa.string()
+_ARTIFACTS = pa.schema(
+    {
+        "digest": _TEXT, "kind": _TEXT, "stage": _TEXT, "stage_version": pa.int64(), "node": _TEXT,
+        "preset": _TEXT, "key": _TEXT, "created_at": pa.timestamp("us", "UTC"), "code_revision": _TEXT,
+        "seconds": pa.float64(), "accelerator_hours": pa.float64(), "bytes": pa.int64(), "files": pa.int64(),
+        "config": _TEXT, "parents": _TEXT, "versions": _TEXT, "summary": _TEXT,
+    }
+)  # fmt: skip
+_REFS = pa.schema({"name": _TEXT, "digest": _TEXT, "kind": _TEXT, "updated_at": pa.timestamp("us", "UTC")})
+_FILES = pa.schema({"table_name": _TEXT, "file": _TEXT, "digest": _TEXT, "node": _TEXT, "preset": _TEXT})
+
+
+def sql(store: ArtifactStore, query: str) -> pa.Table:
+    """The result of `query`.
+
+    Raises:
+        StoreError: DuckDB refuses the query; its message, in one line.
+    """
+    import duckdb
+
+    with connect(store) as connection:
+        try:
+            relation = connection.sql(query)
+            return relation.to_arrow_table() if relation is not None else pa.table({})
+        except duckdb.Error as error:
+            raise StoreError(f"the query failed: {' '.join(str(error).split())}") from error
+
+
+def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB connection with the views; no extension is fetched from the network."""
+    import duckdb
+
+    connection = duckdb.connect(
+        config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+    )
+    connection.execute("SET TimeZone = 'UTC'")
+    if isinstance(store.backend, ObjectBackend):
+        connection.register_filesystem(store.backend.fs)
+    manifests = list(store.objects())
+    connection.register("artifacts", pa.Table.from_pylist([_row(m) for m in manifests], schema=_ARTIFACTS))
+    connection.register("refs", pa.Table.from_pylist(_refs(store), schema=_REFS))
+    files = [row for manifest in manifests for row in _files(store, manifest)]
+    connection.register("table_files", pa.Table.from_pylist(files, schema=_FILES))
+    for name in TABLES:
+        _create_view(connection, name, [row["file"] for row in files if row["table_name"] == name])
+    return connection
+
+
+def _create_view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) -> None:
+    if not paths:
+        extra = [pa.field(column, _TEXT) for column in ("digest", "node", "preset")]
+        connection.register(name, pa.schema([*TABLES[name], *extra]).empty_table())
+        return
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    connection.execute(
+        f"CREATE VIEW {name} AS SELECT t.* EXCLUDE (filename), f.digest, f.node, f.preset "
+        f"FROM read_parquet([{listed}], filename = true, union_by_name = true) t "
+        "JOIN table_files f ON t.filename = f.file"
+    )
+
+
+def _row(manifest: Manifest) -> dict[str, Any]:
+    fields = manifest.model_dump(mode="json") | {
+        "digest": manifest.digest,
+        "created_at": manifest.created_at,
+        "bytes": manifest.size,
+        "files": len(manifest.files),
+    }
+    for name in ("config", "parents", "versions", "summary"):
+        fields[name] = json.dumps(fields[name], ensure_ascii=False)
+    return {name: fields[name] for name in _ARTIFACTS.names}
+
+
+def _refs(store: ArtifactStore) -> list[dict[str, Any]]:
+    return [
+        {"name": n.name, "digest": n.ref.digest, "kind": n.ref.kind.value, "updated_at": n.updated_at}
+        for n in store.refs().values()
+    ]
+
+
+def _files(store: ArtifactStore, manifest: Manifest) -> list[dict[str, str]]:
+    folder = object_path(manifest.digest)
+    return [
+        {
+            "table_name": file.table,
+            "file": store.backend.address(f"{folder}/{file.path}"),
+            "digest": manifest.digest,
+            "node": manifest.node,
+            "preset": manifest.preset,
+        }
+        for file in manifest.files
+        if file.table is not None
+    ]

@@ -1,0 +1,114 @@
+"""The row-level Parquet schemas. A table of the wrong shape is refused when it is written.
+
+`Table` names the schemas; the store checks every `*.parquet` file of a draft against the schema that
+its file name (or, for shards, its folder) names.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_STRING = pa.string()
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    """Nullable columns are those whose type comes as a one-element tuple."""
+    return pa.schema(
+        [
+            pa.field(name, kind[0] if isinstance(kind, tuple) else kind, nullable=isinstance(kind, tuple))
+            for name, kind in columns.items()
+        ]
+    )
+
+
+PROBLEMS = _schema(
+    id=_STRING,
+    domain=_STRING,  # math, code, stem, logic, general
+    language=_STRING,  # en, zh
+    prompt=_STRING,
+    answer=_STRING,
+    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, rubric
+    verifier_args=_STRING,  # JSON object
+    source=_STRING,
+    licence=_STRING,
+    split=_STRING,  # train, held_out
+)
+
+SAMPLES = _schema(
+    problem_id=_STRING,
+    sample_index=pa.int32(),  # 0 .. samples per problem - 1
+    step=(pa.int32(),),  # training step, null outside training
+    checkpoint=_STRING,  # digest of the model that sampled
+    prompt=_STRING,  # as sent, template applied
+    completion=_STRING,
+    thinking=(_STRING,),
+    answer=(_STRING,),
+    prompt_tokens=pa.int32(),
+    completion_tokens=pa.int32(),
+    finish_reason=_STRING,  # stop, length
+    temperature=pa.float64(),
+    top_p=pa.float64(),
+    max_new_tokens=pa.int32(),
+    seed=pa.int64(),
+    engine=_STRING,  # name and version
+    verdict=(_STRING,),  # correct, wrong, unparseable, timeout, error; null where no rule applies
+    reward=(pa.float64(),),  # weighted sum of the terms
+    reward_accuracy=(pa.float64(),),
+    reward_format=(pa.float64(),),
+    reward_language=(pa.float64(),),
+    reward_helpful=(pa.float64(),),
+    reward_safety=(pa.float64(),),
+)
+
+SFT = _schema(
+    problem_id=_STRING,
+    domain=_STRING,
+    language=_STRING,
+    prompt=_STRING,  # template applied
+    completion=_STRING,  # what the loss is on, without the end token
+    source=_STRING,  # the digest of the checkpoint, or the name of the set
+)
+
+REJECTED = _schema(
+    problem_id=_STRING,
+    text=_STRING,
+    reason=_STRING,
+    detail=_STRING,
+)
+
+PREFERENCES = _schema(
+    problem_id=_STRING,
+    set=_STRING,  # helpfulness, safety
+    prompt=_STRING,
+    chosen=(_STRING,),  # helpfulness: the better of two; safety: null
+    rejected=(_STRING,),
+    response=(_STRING,),  # safety: the labelled response
+    safe=(pa.bool_(),),
+    margin=(pa.float64(),),
+)
+
+METRICS = _schema(
+    step=pa.int32(),
+    name=_STRING,  # field-standard names: loss, kl, entropy, reward, completion_length, ...
+    value=pa.float64(),
+)
+
+SCORES = _schema(
+    domain=_STRING,  # a domain, or "verifiable" / "all"
+    metric=_STRING,  # pass_at_1, pass_at_k, cons_at_k, format, language_consistency, length, ...
+    value=pa.float64(),
+    low=pa.float64(),  # 95% interval, bootstrap over questions
+    high=pa.float64(),
+    questions=pa.int32(),
+    samples_per_question=pa.int32(),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "problems": PROBLEMS,
+    "samples": SAMPLES,
+    "sft": SFT,
+    "rejected": REJECTED,
+    "preferences": PREFERENCES,
+    "metrics": METRICS,
+    "scores": SCORES,
+}

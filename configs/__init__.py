@@ -1,0 +1,1 @@
+"""Presets: one file each; `students/` holds one file per student."""

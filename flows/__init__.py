@@ -1,0 +1,1 @@
+"""When things run: the stage flows, the pipeline, their deployments, and the `r1` command."""

@@ -1,0 +1,79 @@
+"""What the `r1` command asks Prefect's server, over HTTP: importing Prefect takes seconds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from flows import services
+
+_FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+_UUID = re.compile(r"UUID: ([0-9a-f-]{36})")
+
+
+@dataclass(frozen=True)
+class RunState:
+    type: str
+    """Prefect's state type, e.g. `RUNNING`."""
+    message: str
+
+    @property
+    def final(self) -> bool:
+        return self.type in _FINAL
+
+
+def submit(deployment: str, parameters: Mapping[str, str]) -> str:
+    """`prefect deployment run DEPLOYMENT --param ...`, literally; the flow run's id.
+
+    Raises:
+        ServiceError: the command's own last line.
+    """
+    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
+    for name, value in parameters.items():
+        command += ["--param", f"{name}={value}"]
+    environment = services.environment()
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    found = _UUID.search(done.stdout)
+    if done.returncode or not found:
+        reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise services.ServiceError(f"`{shown(deployment, parameters)}` failed: {reason}")
+    return found[1]
+
+
+def shown(deployment: str, parameters: Mapping[str, str]) -> str:
+    """The command as a user would type it."""
+    return " ".join(
+        ["prefect deployment run", deployment, *(f"--param {k}={v}" for k, v in parameters.items())]
+    )
+
+
+def state(flow_run: str) -> RunState:
+    """Where a flow run is now.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
+    answer = httpx.get(f"{services.api_url()}/flow_runs/{flow_run}", timeout=10).raise_for_status().json()
+    found = answer["state"] or {}
+    return RunState(found.get("type", "PENDING"), found.get("message") or "")
+
+
+def active_run(flow: str, preset: str) -> str | None:
+    """The run of `flow` with this preset that has begun and not ended, if there is one."""
+    wanted = {
+        "flows": {"name": {"any_": [flow]}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
+        "sort": "EXPECTED_START_TIME_DESC",
+    }
+    answer = httpx.post(f"{services.api_url()}/flow_runs/filter", json=wanted, timeout=30)
+    for run in answer.raise_for_status().json():
+        if run["parameters"].get("preset", "tiny") == preset:
+            return str(run["id"])
+    return None

@@ -1,0 +1,165 @@
+"""Builds the recipe's nodes through Prefect: hits are cached task runs, misses run the stage's deployment.
+
+The store is the truth: a child run's state says only whether to look there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.states import Cancelling, Completed
+
+from artifacts.refs import Ref
+from artifacts.store import ArtifactStore
+from flows.graph import Pipeline, key_of
+from flows.status import StatusRecord
+from tasks.recipe import Node
+
+POLL_SECONDS = 0.5
+_ATTEMPTS = 2
+
+
+class StageFailed(RuntimeError):
+    """A stage's run did not complete; one line with its reason."""
+
+
+@task(name="reuse", task_run_name="{node} {digest}", cache_policy=NO_CACHE, persist_result=False)
+def reuse(node: str, digest: str) -> State:
+    """Shows in the run's graph that `node` was not made again."""
+    return Completed(name="Cached", message=f"{node} is {digest}")
+
+
+@task(name="build", task_run_name="{node}", cache_policy=NO_CACHE, persist_result=False)
+def dispatch(node: str, deployment: str, parameters: dict[str, Any], on_poll: Callable[[], None]) -> None:
+    """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
+
+    Called in the flow's main thread, so that a cancelled pipeline cancels its child at once.
+
+    Raises:
+        StageFailed: with the reason the child gave.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        run = run_deployment(deployment, parameters=parameters, timeout=0)
+        assert isinstance(run, FlowRun)
+        with get_client(sync_client=True) as client:
+            state = _wait(client, run.id, on_poll)
+        if state.is_completed():
+            return
+        if not state.is_crashed() or attempt == _ATTEMPTS:
+            raise StageFailed(f"{_reason(state)} (flow run {run.name})")
+
+
+def _wait(client: SyncPrefectClient, run_id: UUID, on_poll: Callable[[], None]) -> State:
+    try:
+        while True:
+            state = client.read_flow_run(run_id).state
+            if state is not None and state.is_final():
+                return state
+            on_poll()
+            time.sleep(POLL_SECONDS)
+    except BaseException as error:
+        client.set_flow_run_state(run_id, Cancelling(message=f"the pipeline stopped: {type(error).__name__}"))
+        raise
+
+
+def _reason(state: State) -> str:
+    """The child's own words, without the frame that Prefect puts around them."""
+    message = state.message or f"ended {state.name}"
+    return message.removeprefix("Flow run encountered an exception: ").removeprefix("JobFailed: ")
+
+
+@dataclass
+class PrefectBuilder:
+    """The `Builder` of the real run."""
+
+    pipeline: Pipeline
+    preset: str
+    """As it was given: a name or a path."""
+    store: ArtifactStore
+    status: StatusRecord
+
+    def build(self, node: str, **inputs: Ref) -> Ref:
+        planned = self.pipeline.node(node)
+        digests = {name: ref.digest for name, ref in inputs.items()}
+        parameters: dict[str, Any] = {"inputs": digests} if planned.stage.name == "report" else digests
+        if planned.stage.name not in ("report", "distill"):
+            parameters = {"node": node, **parameters}
+        return self._build_all(planned, {node: inputs}, lambda missing: parameters)[node]
+
+    def build_many(self, node: str, inputs: dict[str, dict[str, Ref]]) -> dict[str, Ref]:
+        """Evaluations: those that are missing, in one job."""
+        wanted = {f"{node}.{label}": refs for label, refs in inputs.items()}
+
+        def parameters(missing: list[str]) -> dict[str, Any]:
+            checkpoints = {name.partition(".")[2]: wanted[name]["checkpoint"].digest for name in missing}
+            return {"checkpoints": checkpoints, "problems": wanted[missing[0]]["problems"].digest}
+
+        made = self._build_all(self.pipeline.node(node), wanted, parameters)
+        return {label: made[f"{node}.{label}"] for label in inputs}
+
+    def _build_all(
+        self,
+        node: Node,
+        wanted: Mapping[str, Mapping[str, Ref]],
+        parameters: Callable[[list[str]], dict[str, Any]],
+    ) -> dict[str, Ref]:
+        """What exists is reused; the rest is one run of the stage's deployment with `parameters(missing)`."""
+        keys = {name: key_of(node, refs) for name, refs in wanted.items()}
+        missing = [name for name, key in keys.items() if not self._reused(name, key)]
+        if missing:
+            self._run(node, {name: keys[name] for name in missing}, parameters(missing))
+        return {name: self._published(name, key) for name, key in keys.items()}
+
+    def _reused(self, name: str, key: str) -> bool:
+        ref = self.store.lookup(key)
+        if ref is None:
+            return False
+        self.store.set_ref(self.pipeline.ref_name(name), ref)
+        reuse(name, ref.digest, return_state=True)
+        self.status.cached(name, key, ref)
+        return True
+
+    def _run(self, node: Node, keys: Mapping[str, str], parameters: dict[str, Any]) -> None:
+        for name, key in keys.items():
+            self.status.running(name, key)
+        waiting = dict(keys)
+        stage = node.stage.name
+        settings = {} if stage == "report" else {"config": node.config.model_dump(mode="json")}
+        try:
+            dispatch(
+                node.name,
+                f"{stage}/{stage}",
+                {"preset": self.preset, **settings, **parameters},
+                on_poll=lambda: self._note_published(waiting),
+            )
+        except StageFailed as error:
+            self._note_published(waiting)
+            for name in waiting:
+                self.status.failed(name, str(error))
+            raise
+        self._note_published(waiting)
+
+    def _note_published(self, waiting: dict[str, str]) -> None:
+        """Show each artifact as it comes; a job of many builds publishes them in order."""
+        while waiting:
+            name, key = next(iter(waiting.items()))
+            ref = self.store.lookup(key)
+            if ref is None:
+                return
+            self.status.done(name, ref)
+            del waiting[name]
+
+    def _published(self, name: str, key: str) -> Ref:
+        ref = self.store.lookup(key)
+        if ref is None:
+            raise StageFailed(f"{name}: its run completed, and the store has no artifact of its key")
+        return ref

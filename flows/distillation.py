@@ -1,0 +1,71 @@
+"""What `r1 distill STUDENT` settles before any work: the settings, whose mixture, and what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from artifacts.refs import Ref
+from artifacts.store import ArtifactStore
+from flows import doctor
+from tasks.config import StudentConfig
+from tasks.presets import is_hub_model, load_student, preset_name
+
+
+@dataclass(frozen=True)
+class Distillation:
+    student: str
+    config: StudentConfig
+    preset: str
+    mixture: Ref | None
+    missing: str
+    """What is missing and what to do; empty where nothing is."""
+
+    @property
+    def ref_name(self) -> str:
+        return f"{self.preset}/{self.student}-distilled"
+
+    def describe(self) -> str:
+        """The resolved settings, one line each."""
+        sft, base = self.config.distill, self.config.base
+        mixture = self.mixture.short if self.mixture else "not made yet"
+        lowest = sft.learning_rate * sft.min_learning_rate_ratio
+        return "\n".join(
+            (
+                f"student     {self.student}",
+                f"base        {base.model} at {base.revision}",
+                f"lr          {sft.learning_rate:g}, cosine to {lowest:g}",
+                f"batch       {sft.batch_size}",
+                f"epochs      {sft.epochs:g}",
+                f"context     {sft.max_length:,} tokens",
+                f"mixture     {self.preset}/mixture, {mixture}",
+            )
+        )
+
+
+def settle(student: str, preset: str, store: ArtifactStore) -> Distillation:
+    """The student on the mixture of `preset`, or on the newest mixture of any preset.
+
+    Raises:
+        PresetError: no such student, or its settings do not fit.
+    """
+    config = load_student(student)
+    chosen = preset or _preset_with_newest_mixture(store)
+    mixture = store.get_ref(f"{chosen}/mixture")
+    return Distillation(preset_name(student), config, chosen, mixture, _missing(config, chosen, mixture))
+
+
+def _preset_with_newest_mixture(store: ArtifactStore) -> str:
+    mixtures = [named for name, named in store.refs().items() if name.endswith("/mixture")]
+    newest = max(mixtures, key=lambda named: named.updated_at, default=None)
+    return newest.name.partition("/")[0] if newest else "tiny"
+
+
+def _missing(config: StudentConfig, preset: str, mixture: Ref | None) -> str:
+    base, problems = config.base, []
+    if is_hub_model(base) and not doctor.gpu_names():
+        problems.append("there is no GPU here, use a machine with one")
+    if is_hub_model(base) and not doctor.on_this_machine(base.model) and not doctor.hub_reachable():
+        problems.append(f"{base.model} is not here and the hub is out of reach, connect or set HF_ENDPOINT")
+    if mixture is None:
+        problems.append(f"preset {preset} has no mixture yet, `r1 run --preset {preset}` makes one")
+    return "; and ".join(problems)

@@ -1,0 +1,152 @@
+"""Checks this machine against a preset: what would stop it, and what to do. Starts nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+from flows import places
+from flows.graph import Pipeline
+from tasks.config import BaseConfig, EngineSettings
+from tasks.presets import REPOSITORY, is_hub_model
+
+_GIB = 2**30
+_MEMORY_GIB = 4.0
+_DISK_GIB = 2.0
+_HUB = "huggingface.co"
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    ok: bool
+    state: str
+    remedy: str = ""
+
+
+def examine(pipeline: Pipeline) -> list[Finding]:
+    """Everything that was checked, problems among it."""
+    return [*_versions(), _python(), _memory(), _disk(), *_gpu(pipeline), *_hub(pipeline), *_sandbox()]
+
+
+def _versions() -> Iterator[Finding]:
+    """Installed packages against the pins of pyproject.toml."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for line in project["dependencies"]:
+        pin = Requirement(line)
+        try:
+            version = metadata.version(pin.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(pin.name, False, "not installed", "run `make setup`")
+            continue
+        fits = pin.specifier.contains(version, prereleases=True)
+        yield Finding(pin.name, fits, f"{version} ({pin.specifier})", "" if fits else "run `make setup`")
+
+
+def _python() -> Finding:
+    fits = (3, 11) <= sys.version_info < (3, 13)
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding("python", fits, version, "" if fits else "use Python 3.11 or 3.12")
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available / _GIB
+    remedy = f"close programs: the tiny preset takes up to {_MEMORY_GIB:.0f} GiB"
+    return Finding(
+        "memory", free >= _MEMORY_GIB, f"{free:.1f} GiB free", "" if free >= _MEMORY_GIB else remedy
+    )
+
+
+def _disk() -> Finding:
+    place = next(p for p in (places.work_root(), *places.work_root().parents) if p.exists())
+    free = shutil.disk_usage(place).free / _GIB
+    remedy = "" if free >= _DISK_GIB else f"free {_DISK_GIB:.0f} GiB, or set R1_STORE and R1_WORK elsewhere"
+    return Finding("disk", free >= _DISK_GIB, f"{free:.1f} GiB free at {place}", remedy)
+
+
+def engines(pipeline: Pipeline) -> set[str]:
+    """The rollout engines that the preset's stages use."""
+    settings = [node.config for node in pipeline.nodes.values()]
+    found = (getattr(config, "engine", None) for config in settings)
+    return {engine.name for engine in found if isinstance(engine, EngineSettings)}
+
+
+def gpu_names() -> list[str]:
+    """NVIDIA GPUs by `nvidia-smi`; empty without one."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return listed.stdout.strip().splitlines() if listed.returncode == 0 else []
+
+
+def _gpu(pipeline: Pipeline) -> Iterator[Finding]:
+    names, wanted = gpu_names(), engines(pipeline)
+    needs = bool(wanted - {"transformers"}) or any(map(is_hub_model, bases(pipeline)))
+    state = "; ".join(names) or ("none, and the preset needs one" if needs else "none, and none is needed")
+    remedy = "use a machine with an NVIDIA GPU, or the preset tiny" if needs and not names else ""
+    yield Finding("gpu", not remedy, state, remedy)
+    if any(engine.startswith("vllm") for engine in wanted):
+        yield _vllm()
+
+
+def _vllm() -> Finding:
+    try:
+        return Finding("vllm", True, metadata.version("vllm"))
+    except metadata.PackageNotFoundError:
+        return Finding("vllm", False, "not installed", "run `.venv/bin/pip install -e '.[gpu]'`")
+
+
+def bases(pipeline: Pipeline) -> list[BaseConfig]:
+    found = (node.config for node in pipeline.nodes.values())
+    return [config for config in found if isinstance(config, BaseConfig)]
+
+
+def hub_reachable(seconds: float = 5.0) -> bool:
+    """Whether the Hugging Face hub (or `$HF_ENDPOINT`) accepts connections."""
+    host = os.environ.get("HF_ENDPOINT", f"https://{_HUB}").split("//")[-1].split("/")[0]
+    name, _, port = host.partition(":")
+    try:
+        socket.create_connection((name, int(port or 443)), timeout=seconds).close()
+    except OSError:
+        return False
+    return True
+
+
+def on_this_machine(model: str) -> bool:
+    """Whether a hub model lies in the hub's cache here."""
+    cache = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
+    return any((Path(cache).expanduser() / f"models--{model.replace('/', '--')}").glob("snapshots/*/*"))
+
+
+def _hub(pipeline: Pipeline) -> Iterator[Finding]:
+    missing = [b.model for b in bases(pipeline) if is_hub_model(b) and not on_this_machine(b.model)]
+    if not missing:
+        return
+    reachable = hub_reachable()
+    state = f"{'reachable' if reachable else 'not reachable'}; to fetch: {', '.join(missing)}"
+    remedy = (
+        ""
+        if reachable
+        else "connect to the hub once, or set HF_ENDPOINT, or copy the model here and name its folder"
+    )
+    yield Finding("hub", reachable, state, remedy)
+
+
+def _sandbox() -> Iterator[Finding]:
+    from tasks.rewards import sandbox_layers
+
+    for layer, active in sandbox_layers().items():
+        remedy = "" if active else "this kernel refuses it; run only models and problems that you trust"
+        yield Finding(f"sandbox: {layer}", active, "active" if active else "not active", remedy)

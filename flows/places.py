@@ -1,0 +1,29 @@
+"""Where this machine keeps things: under `.r1`, unless the environment says otherwise."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from artifacts.store import store_url
+
+
+def home() -> Path:
+    """`.r1`, absolute: services, logs, Prefect's database, and by default store and work folders."""
+    return Path(".r1").absolute()
+
+
+def work_root() -> Path:
+    """`$R1_WORK`, or `.r1/work`: the folders of builds in progress (`tasks.job`)."""
+    return Path(os.environ.get("R1_WORK") or home() / "work").absolute()
+
+
+def absolute_store_url() -> str:
+    """The store's address in a form that means the same to a process in another folder."""
+    url = store_url()
+    return url if "://" in url else str(Path(url).absolute())
+
+
+def runs() -> Path:
+    """One status record per pipeline run (`flows.status`)."""
+    return work_root() / "runs"

@@ -1,0 +1,133 @@
+"""What a run would do: each node, its key, hit or miss, and why it misses. No Prefect, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from artifacts.manifest import Manifest
+from artifacts.refs import Ref
+from artifacts.store import ArtifactStore
+from flows.graph import Pipeline, key_of
+from tasks.config import Settings
+from tasks.recipe import Node, run_recipe
+
+_SHOWN_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One node of a plan; also what stands for its artifact while planning."""
+
+    node: str
+    stage: str
+    pool: str
+    key: str | None
+    """None where an input is not built yet."""
+    ref: Ref | None
+    """The artifact, on a hit."""
+    reasons: tuple[str, ...] = ()
+    """Why it misses."""
+
+    @property
+    def hit(self) -> bool:
+        return self.ref is not None
+
+    @property
+    def why(self) -> str:
+        extra = len(self.reasons) - _SHOWN_REASONS
+        shown = "; ".join(self.reasons[:_SHOWN_REASONS])
+        return f"{shown}; and {extra} more" if extra > 0 else shown
+
+
+def plan(pipeline: Pipeline, store: ArtifactStore) -> list[Planned]:
+    """Every node in the order of the recipe."""
+    planner = Planner(pipeline, store)
+    run_recipe(planner, pipeline.student)
+    return planner.planned
+
+
+@dataclass
+class Planner:
+    """The `Builder` that looks up instead of building."""
+
+    pipeline: Pipeline
+    store: ArtifactStore
+    planned: list[Planned] = field(default_factory=list)
+
+    def build(self, node: str, **inputs: Planned) -> Planned:
+        result = self._plan(self.pipeline.node(node), inputs)
+        self.planned.append(result)
+        return result
+
+    def build_many(self, node: str, inputs: dict[str, dict[str, Planned]]) -> dict[str, Planned]:
+        return {label: self.build(f"{node}.{label}", **wanted) for label, wanted in inputs.items()}
+
+    def _plan(self, node: Node, inputs: Mapping[str, Planned]) -> Planned:
+        known = {name: planned.ref for name, planned in inputs.items() if planned.ref is not None}
+        key = key_of(node, known) if len(known) == len(inputs) else None
+        ref = self.store.lookup(key) if key else None
+        reasons = () if ref else tuple(self._reasons(node, inputs))
+        return Planned(node.name, node.stage.name, node.stage.pool, key, ref, reasons)
+
+    def _reasons(self, node: Node, inputs: Mapping[str, Planned]) -> Iterator[str]:
+        newest = self.store.get_ref(self.pipeline.ref_name(node.name))
+        if newest is None:
+            yield "never built"
+            return
+        try:
+            before = self.store.manifest(newest.digest)
+        except LookupError:
+            yield f"the newest artifact, {newest.short}, is gone from the store"
+            return
+        if before.stage_version != node.stage.version:
+            yield f"stage {node.stage.name} is now version {node.stage.version} (was {before.stage_version})"
+        yield from _changed_settings(node.config, before.config)
+        yield from _changed_inputs(inputs, before)
+
+
+def _changed_settings(config: Settings, before: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence per setting that decides the result and differs."""
+    then = _document_before(config, before)
+    for key, now in _leaves(config.cache_document()):
+        was = then.pop(key, None)
+        if was != now:
+            yield f"{key} changed from {_brief(was)} to {_brief(now)}"
+    for key, was in then.items():
+        yield f"{key} was {_brief(was)} and is gone"
+
+
+def _document_before(config: Settings, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The earlier settings without volatile fields; as they were, where today's model refuses them."""
+    try:
+        return dict(_leaves(type(config).model_validate(before).cache_document()))
+    except ValueError:
+        return dict(_leaves(before))
+
+
+def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _changed_inputs(inputs: Mapping[str, Planned], before: Manifest) -> Iterator[str]:
+    for name, planned in inputs.items():
+        parent = before.parents.get(name)
+        if planned.ref is None:
+            yield f"waits for {planned.node}"
+        elif parent is None:
+            yield f"input {name} is new"
+        elif parent.digest != planned.ref.digest:
+            yield f"input {name} changed from {parent.short} to {planned.ref.short}"
+    for name in before.parents:
+        if name not in inputs:
+            yield f"input {name} is gone"
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

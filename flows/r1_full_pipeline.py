@@ -1,0 +1,41 @@
+"""The whole recipe as one flow: `tasks.recipe.run_recipe` is the figure, this runs it.
+
+    prefect deployment run r1-full-pipeline --param preset=tiny
+
+What the store has is reused; each missing stage runs as its own deployment on its work pool. The whole
+preset is checked before anything starts.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from artifacts.store import ArtifactStore
+from flows import places, ui
+from flows.builder import PrefectBuilder, StageFailed
+from flows.graph import load_pipeline, wiring
+from flows.status import StatusRecord
+from tasks.recipe import run_recipe
+
+
+@flow(name="r1-full-pipeline", flow_run_name="r1 pipeline of {preset}", persist_result=False)
+def r1_full_pipeline(preset: str = "tiny") -> State:
+    """Base, R1-Zero, Dev1, Dev2, Dev3, R1, the students, their evaluations, and the report.
+
+    Raises:
+        PresetError: the preset cannot be used; nothing was started.
+        StageFailed: with the reason of the stage.
+    """
+    pipeline = load_pipeline(preset)
+    store = ArtifactStore.open(places.absolute_store_url())
+    status = StatusRecord(str(flow_run.id), pipeline.name, wiring(pipeline))
+    try:
+        report = run_recipe(PrefectBuilder(pipeline, preset, store, status), pipeline.student)
+    except StageFailed as error:
+        status.failed_run(str(error))
+        raise
+    ui.publish_pipeline_artifacts(store.fetch(report))
+    return Completed(message=f"{pipeline.ref_name('report')} is {report.digest}")

@@ -1,0 +1,69 @@
+"""Makes the server ready for our deployments: work pools, their limits, the watch for lost machines.
+
+`python -m flows.register`, once per server; `prefect --no-prompt deploy --all` then adds the deployments.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect.automations import Automation
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import StateType
+from prefect.events import EventTrigger
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import Posture
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.workers.process import ProcessWorker
+
+POOLS: dict[str, int | None] = {"cpu": None, "gpu-train": 1, "gpu-rollout": 1}
+"""Work pool -> how many runs at once; one GPU stage has the GPU to itself."""
+
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+_SILENCE = timedelta(seconds=150)
+"""Five heartbeats (`prefect.toml`, 30 s)."""
+_LOST_MACHINES = "r1: runs of lost machines"
+
+
+def main() -> None:
+    with get_client(sync_client=True) as client:
+        for name, limit in POOLS.items():
+            _pool(client, name, limit)
+    _watch_for_lost_machines()
+
+
+def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
+    template = ProcessWorker.get_default_base_job_template()
+    pool = WorkPoolCreate(name=name, type="process", concurrency_limit=limit, base_job_template=template)
+    try:
+        client.create_work_pool(pool)
+    except ObjectAlreadyExists:
+        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+
+
+def _watch_for_lost_machines() -> None:
+    """A run that stops beating without an end is crashed, so that it holds no slot and is started again."""
+    try:
+        Automation.read(name=_LOST_MACHINES)  # type: ignore[unused-coroutine]
+        return
+    except ValueError:
+        pass
+    trigger = EventTrigger(
+        after={_HEARTBEAT},
+        expect={_HEARTBEAT, *_ENDS},
+        match={"prefect.resource.id": ["prefect.flow-run.*"]},
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=_SILENCE,
+    )
+    crash = ChangeFlowRunState(
+        name=None, state=StateType.CRASHED, message="no heartbeat: its machine is lost", force=False
+    )
+    Automation(name=_LOST_MACHINES, trigger=trigger, actions=[crash]).create()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Runs one job process, as its supervisor: the job's own records decide, not anyone's memory of it.
+
+A job that dies (a signal, no exit record, a silent heartbeat) is started once more and resumes from its
+last checkpoint. Whatever ends the supervisor, short of SIGKILL, ends the job's whole process group; after
+a SIGKILL the job notices by itself that its parent is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from tasks.job import Progress
+from tasks.job_spec import ExitRecord, JobSpec
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.25
+STOP_SECONDS = 20.0
+"""From asking a job to stop to killing it; shorter than the 30 s that Prefect gives a cancelled flow."""
+SILENCE_SECONDS = 300.0
+"""Without a heartbeat for this long a job counts as dead."""
+
+OnProgress = Callable[[Progress], None]
+
+_QUIET = {
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    # OpenMP threads spin briefly, then sleep: unlimited, one busy process beside them costs a factor of ten.
+    "GOMP_SPINCOUNT": "3000",
+}
+
+
+class JobFailed(RuntimeError):
+    """The job ended with a reason, or died twice; one line, with the place of its log."""
+
+
+@dataclass(frozen=True)
+class JobProcess:
+    process: subprocess.Popen[bytes]
+    folder: Path
+    """spec.json, log.txt, heartbeat, exit.json."""
+
+
+def run_job(
+    spec: JobSpec, on_progress: OnProgress, attempts: int = 2, module: str = "tasks.job"
+) -> ExitRecord:
+    """Run the builds of `spec` in a process of their own and wait for them.
+
+    Raises:
+        JobFailed: the job failed, was stopped, or died `attempts` times.
+    """
+    for attempt in range(1, attempts + 1):
+        with started(spec, module) as job:
+            death = _wait(job, spec, on_progress)
+        record = ExitRecord.read(job.folder)
+        if record is not None and not death:
+            return _successful(record, job)
+        log.warning("the job for %s %s (attempt %d of %d)", _what(spec), death, attempt, attempts)
+    raise JobFailed(f"{_what(spec)}: the job {death}, {attempts} times; its log is {job.folder / 'log.txt'}")
+
+
+def _successful(record: ExitRecord, job: JobProcess) -> ExitRecord:
+    if record.status == "ok":
+        return record
+    verb = "" if record.status == "failed" else "stopped: "
+    raise JobFailed(f"{record.node}: {verb}{record.reason} (log: {job.folder / 'log.txt'})")
+
+
+def _what(spec: JobSpec) -> str:
+    first = spec.builds[0].node
+    return first if len(spec.builds) == 1 else f"{first} and {len(spec.builds) - 1} more"
+
+
+@contextmanager
+def started(spec: JobSpec, module: str = "tasks.job") -> Iterator[JobProcess]:
+    """A running job; nothing of it is left when the block is left."""
+    folder = _job_folder(spec)
+    (folder / "spec.json").write_text(spec.model_dump_json(indent=1))
+    command = [sys.executable, "-m", module, str(folder / "spec.json"), "--parent", str(os.getpid())]
+    with (folder / "log.txt").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_environment(),
+            start_new_session=True,
+        )
+    try:
+        yield JobProcess(process, folder)
+    finally:
+        stop(process)
+
+
+def _job_folder(spec: JobSpec) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    folder = spec.work_root / "jobs" / f"{stamp}-{spec.preset}-{spec.builds[0].node}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    return {**_QUIET, **os.environ, "PYTHONPATH": path}
+
+
+def _wait(job: JobProcess, spec: JobSpec, on_progress: OnProgress) -> str:
+    """Until the job ends; how it died, or nothing where it ended by itself."""
+    last: Progress | None = None
+    beat, heard = 0.0, time.monotonic()
+    while not _ended(job.process):
+        newest = _newest_progress(spec)
+        if newest is not None and newest != last:
+            on_progress(newest)
+            last = newest
+        if (now_beat := _heartbeat(job.folder)) != beat:
+            beat, heard = now_beat, time.monotonic()
+        if time.monotonic() - heard > SILENCE_SECONDS:
+            return f"gave no sign of life for {SILENCE_SECONDS:.0f} s"
+        time.sleep(POLL_SECONDS)
+    return _death(job)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the process has ended; it is not reaped, so its group's number stays its own."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _death(job: JobProcess) -> str:
+    ended = os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    if ended.si_code != os.CLD_EXITED:
+        return f"was killed by {signal.Signals(ended.si_status).name}"
+    if ExitRecord.read(job.folder) is None:
+        return f"ended with code {ended.si_status} and no exit record"
+    return ""
+
+
+def _newest_progress(spec: JobSpec) -> Progress | None:
+    records = (Progress.read(spec.work_root / build.key) for build in spec.builds)
+    return max((record for record in records if record), key=lambda record: record.at, default=None)
+
+
+def _heartbeat(folder: Path) -> float:
+    try:
+        return (folder / "heartbeat").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> None:
+    """Ask the job to write its checkpoint and end, then kill what is left of its group and descendants."""
+    if process.returncode is not None:
+        return
+    family = _family(process.pid)
+    if not _ended(process):
+        process.terminate()
+        deadline = time.monotonic() + seconds
+        while not _ended(process) and time.monotonic() < deadline:
+            family |= _family(process.pid)
+            time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kill(family)
+
+
+def _family(pid: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def kill(processes: set[psutil.Process]) -> None:
+    """SIGKILL those that still live and wait until they are gone."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=5)

@@ -1,0 +1,308 @@
+"""The store's part of the `r1` command: ls, show, lineage, verify, gc, sql, export.
+
+    r1 ls                         every named artifact
+    r1 lineage r1                 the graph from tiny/r1 back to the base and the problems
+    r1 sql "SELECT verdict, count(*) FROM samples WHERE node = 'evaluation' GROUP BY 1"
+
+The store is `$R1_STORE` (`.r1/store` by default). An artifact is called by its name (`tiny/r1-zero`, or
+`r1-zero` of `--preset`), its digest or a unique beginning of it. Exit codes: 0 fine, 1 `verify` found
+damage, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from artifacts.manifest import Manifest
+    from artifacts.store import ArtifactStore
+    from tasks.rendering import Template
+
+Named = Annotated[str, typer.Argument(help="A name, a digest or a unique beginning of it.")]
+PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain node names are looked up.")]
+
+
+class Drawing(StrEnum):
+    tree = "tree"
+    mermaid = "mermaid"
+    svg = "svg"
+
+
+class Layout(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (ls, show, lineage, verify, gc, sql, export):
+        app.command()(command)
+
+
+def ls(
+    all_: Annotated[bool, typer.Option("--all", "-a", help="Unnamed artifacts too.")] = False,
+) -> None:
+    """List the artifacts by name: kind, digest, size, age and cost."""
+    with _store() as store:
+        names = store.refs()
+        by_digest: dict[str, list[str]] = {}
+        for name, named in names.items():
+            by_digest.setdefault(named.ref.digest, []).append(name)
+        manifests = {manifest.digest: manifest for manifest in store.objects()}
+        rows = [
+            [name, *_columns(manifests[named.ref.digest])]
+            if named.ref.digest in manifests
+            else [name, named.ref.kind.value, named.ref.short, "gone", "", ""]
+            for name, named in names.items()
+        ]
+        if all_:
+            rows += [["", *_columns(m)] for digest, m in manifests.items() if digest not in by_digest]
+        _print_table(["name", "kind", "digest", "size", "made", "took"], rows, right=("size", "took"))
+        hidden = len(manifests.keys() - by_digest.keys())
+        if hidden and not all_:
+            typer.echo(f"{hidden} more without a name: `r1 ls --all`, or `r1 gc` to remove them")
+
+
+def show(artifact: Named, preset: PresetOption = "tiny") -> None:
+    """Show one artifact: what made it, from what, its files and settings."""
+    with _store() as store:
+        manifest = store.manifest(store.resolve(artifact, preset).digest)
+        names = [name for name, named in store.refs().items() if named.ref == manifest.ref]
+        _print_table(["", ""], _facts(manifest, names))
+        _print_table(
+            ["file", "bytes", "rows", "sha256"],
+            [
+                [f.path, f"{f.size:,}", "" if f.rows is None else f"{f.rows:,}", f.sha256[:12]]
+                for f in manifest.files
+            ],
+            right=("bytes", "rows"),
+        )
+        typer.echo(
+            json.dumps({"config": manifest.config, "summary": manifest.summary}, indent=2, ensure_ascii=False)
+        )
+
+
+def lineage(
+    artifact: Named,
+    preset: PresetOption = "tiny",
+    draw: Annotated[Drawing, typer.Option("--draw", "-d", help="How.")] = Drawing.tree,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to this file.")] = None,
+) -> None:
+    """Draw where an artifact comes from, back to the base and the problems."""
+    from artifacts.lineage import lineage as trace
+
+    with _store() as store:
+        graph = trace(store, store.resolve(artifact, preset))
+        text = {Drawing.tree: graph.tree, Drawing.mermaid: graph.mermaid, Drawing.svg: graph.svg}[draw]()
+        if out is None:
+            typer.echo(text)
+        else:
+            out.write_text(text + "\n")
+            typer.echo(f"wrote {out}")
+
+
+def verify(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged artifacts to quarantine/, rewrite the key index.")
+    ] = False,
+) -> None:
+    """Hash the whole store: every changed byte, missing or extra file, bad entry. Exit code 1 on damage."""
+    from artifacts import catalog
+
+    with _store() as store:
+        findings = catalog.verify(store)
+        for finding in findings:
+            typer.echo(f"{finding.where} {finding.what}: {finding.remedy}")
+        if not findings:
+            typer.echo(f"{len(store.digests())} artifacts in {store.url} are whole")
+            return
+        if not repair:
+            raise typer.Exit(1)
+        for line in catalog.repair(store, findings):
+            typer.echo(line)
+        left = catalog.verify(store)
+        typer.echo(
+            f"{len(findings)} findings, {len(left)} left; run the pipeline again to rebuild what was moved"
+        )
+        raise typer.Exit(1 if left else 0)
+
+
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete what is shown.")] = False,
+    forget: Annotated[
+        list[str] | None, typer.Option("--forget", help="Names (or a preset) that keep nothing any more.")
+    ] = None,
+) -> None:
+    """Show, and with --yes delete, what no name reaches through parents."""
+    from artifacts import catalog
+
+    with _store() as store:
+        forgotten = _names(store, forget or [])
+        garbage = catalog.gc(store, forget=forgotten)
+        _print_table(
+            ["node", "kind", "digest", "size", "made", "took"],
+            [[m.node, *_columns(m)] for m in garbage.objects],
+            right=("size", "took"),
+        )
+        leftovers = len(garbage.stale) + len(garbage.keys)
+        if yes:
+            garbage = catalog.gc(store, dry_run=False, forget=forgotten)
+        done = "deleted" if yes else "would be deleted (add --yes)"
+        typer.echo(
+            f"{len(garbage.objects)} artifacts, {_size(garbage.size)}, {leftovers} leftovers, "
+            f"{len(forgotten)} names: {done}"
+        )
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="Views: artifacts, refs and one per table name.")],
+    layout: Annotated[Layout, typer.Option("--format", "-f", help="How rows are printed.")] = Layout.table,
+) -> None:
+    """Ask DuckDB about every table in the store."""
+    from artifacts.query import sql as ask
+
+    with _store() as store:
+        table = ask(store, query)
+    rows = table.to_pylist()
+    if layout is Layout.json:
+        for row in rows:
+            typer.echo(json.dumps(row, ensure_ascii=False, default=str))
+    elif layout is Layout.csv:
+        _print_csv(table.column_names, rows)
+    else:
+        _print_table(table.column_names, [[_cell(v) for v in row.values()] for row in rows])
+
+
+def export(
+    artifact: Named,
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    preset: PresetOption = "tiny",
+) -> None:
+    """Write a Hugging Face model folder with chat template, generation config and model card."""
+    from artifacts.export import QUESTION, export_model
+    from tasks.rendering import render_prompt
+
+    with _store() as store:
+        ref = store.resolve(artifact, preset)
+        template = trained_template(store, store.manifest(ref.digest))
+        export_model(store, ref, out, render_prompt(template, QUESTION))
+        typer.echo(f"wrote {out}: {artifact} with the `{template}` template")
+
+
+def trained_template(store: ArtifactStore, manifest: Manifest) -> Template:
+    """The prompt template of the nearest stage above that names one, or of an evaluation of it."""
+    from artifacts.catalog import evaluations_of
+    from artifacts.errors import UnknownArtifact
+
+    waiting = deque([manifest])
+    while waiting:
+        current = waiting.popleft()
+        if "template" in current.config:
+            return cast("Template", current.config["template"])
+        for parent in current.parents.values():
+            try:
+                waiting.append(store.manifest(parent.digest))
+            except UnknownArtifact:
+                continue  # a lost ancestor names no template
+    named = (e.config.get("template") for e in evaluations_of(store, manifest.ref))
+    return cast("Template", next(filter(None, named), "r1"))
+
+
+@contextmanager
+def _store() -> Iterator[ArtifactStore]:
+    """The store; what it refuses becomes one line and exit code 2."""
+    from artifacts.errors import StoreError
+    from artifacts.store import ArtifactStore
+
+    try:
+        yield ArtifactStore.open()
+    except StoreError as error:
+        typer.echo(f"r1: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
+    """The names meant by names and presets."""
+    from artifacts.errors import UnknownArtifact
+
+    found = []
+    for text in wanted:
+        names = [name for name in store.ref_names() if name == text or name.startswith(f"{text}/")]
+        if not names:
+            raise UnknownArtifact(f"no name is or begins with {text!r}: see `r1 ls`")
+        found += names
+    return sorted(set(found))
+
+
+def _columns(manifest: Manifest) -> list[str]:
+    """kind, digest, size, made, took"""
+    made = f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}"
+    return [manifest.kind.value, manifest.ref.short, _size(manifest.size), made, f"{manifest.seconds:,.0f} s"]
+
+
+def _facts(manifest: Manifest, names: list[str]) -> list[list[str]]:
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
+    return [
+        ["digest", manifest.digest],
+        ["names", ", ".join(names) or "none"],
+        ["kind", manifest.kind.value],
+        ["node", f"{manifest.node} of preset {manifest.preset}"],
+        ["stage", f"{manifest.stage} (version {manifest.stage_version})"],
+        ["key", manifest.key],
+        ["made", f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M:%S} in {manifest.seconds:,.1f} s, "
+                 f"{manifest.accelerator_hours:.3g} accelerator-hours"],
+        ["code", manifest.code_revision or "unknown"],
+        ["libraries", versions],
+        *(["from", f"{name}: {ref.kind} {ref.short}"] for name, ref in sorted(manifest.parents.items())),
+    ]  # fmt: skip
+
+
+def _size(count: int) -> str:
+    value, units = float(count), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while value >= 1024 and unit != "GiB":
+        value, unit = value / 1024, next(units)
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str("" if value is None else value)
+    return text.replace("\n", "⏎")
+
+
+def _print_csv(columns: list[str], rows: list[dict[str, Any]]) -> None:
+    import csv
+    import sys
+
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    writer.writerows(row.values() for row in rows)
+
+
+def _print_table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
+    """A rich table on a terminal; text is never read as markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table: Table = Table(show_header=any(columns), box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    # A pipe has no width: nothing is folded there.
+    console.print(table, width=None if console.is_terminal else max(console.width, 400), crop=False)

@@ -1,0 +1,250 @@
+"""What the Prefect UI shows of an artifact: tables, sample completions, curves and lineage.
+
+The UI's list of artifacts downloads all of them, so each stays under `MAX_BYTES`; what does not fit is
+left out and counted. Model text is shown with look-alikes for the characters that start tags and links,
+whatever the UI makes of Markdown in a cell.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from artifacts.manifest import MANIFEST_NAME, Manifest
+from artifacts.refs import Ref
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from artifacts.lineage import Lineage
+
+MAX_BYTES = 100_000
+MAX_TEXT = 600
+"""Characters shown of a completion."""
+SHOWN_SAMPLES = 10
+
+Row = dict[str, str | float | int]
+
+_LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "［", "]": "］", "`": "ˋ", "|": "∣"})
+_IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w-]+\.svg)\)")
+
+
+def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Ref) -> None:
+    """Show a stage's artifact in the current flow run: headline values, completions, curves, lineage."""
+    manifest = Manifest.parse((artifact_path / MANIFEST_NAME).read_bytes(), str(artifact_path))
+    label = f"{node} of preset {preset}"
+    _table(preset, node, "metrics", headline_rows(manifest, artifact_path), f"Headline of {label}")
+    if samples := sample_rows(artifact_path):
+        _table(preset, node, "samples", samples, f"Completions of {label}: correct and other ones in turn")
+    _markdown(preset, node, "page", stage_page(manifest, artifact_path, ref), f"Curves, lineage of {label}")
+
+
+def publish_pipeline_artifacts(report_path: Path) -> None:
+    """Show the stage table and the report in the current flow run."""
+    manifest = Manifest.parse((report_path / MANIFEST_NAME).read_bytes(), str(report_path))
+    _table(manifest.preset, "pipeline", "stages", stage_rows(report_path), "pass@1 and the rest by stage")
+    _markdown(manifest.preset, "pipeline", "report", report_page(report_path), "The report")
+
+
+def headline_rows(manifest: Manifest, folder: Path) -> list[Row]:
+    """What the stage said of its work, and an evaluation's scores."""
+    rows: list[Row] = [
+        {"metric": safe(name), "value": _shown(value)} for name, value in manifest.summary.items()
+    ]
+    rows += [{"metric": name, "value": value} for name, value in _scores(folder).items()]
+    rows.append({"metric": "seconds", "value": round(manifest.seconds, 1)})
+    rows.append({"metric": "accelerator_hours", "value": round(manifest.accelerator_hours, 4)})
+    rows += [{"metric": f"rows of {name}", "value": count} for name, count in manifest.tables().items()]
+    return rows
+
+
+def sample_rows(folder: Path) -> list[Row]:
+    """Up to `SHOWN_SAMPLES` of the last completions, correct ones and others in turn."""
+    table = _last_samples(folder)
+    if table is None:
+        return []
+    rows = table.to_pylist()
+    correct = [row for row in rows if row["verdict"] == "correct"]
+    others = [row for row in rows if row["verdict"] != "correct"]
+    half = SHOWN_SAMPLES // 2
+    first = _spread(correct, max(half, SHOWN_SAMPLES - len(others)))
+    chosen = [*first, *_spread(others, SHOWN_SAMPLES - len(first))]
+    return [_sample_row(row) for row in chosen]
+
+
+def stage_page(manifest: Manifest, folder: Path, ref: Ref) -> str:
+    """Markdown: the training curves and where the artifact comes from.
+
+    The lineage comes twice: the first version of the UI draws images and not Mermaid, the second the reverse.
+    """
+    head = f"**{manifest.node}**: {manifest.kind} `{ref.digest}`, made by `{manifest.stage}`\n"
+    graph = _lineage(ref)
+    picture = data_uri(_drawn(graph), "Lineage") + "\n"
+    diagram = f"```mermaid\n{graph.mermaid()}\n```\n"
+    return fitted([head, *_curves(folder, manifest.node), picture, diagram])
+
+
+def report_page(folder: Path) -> str:
+    """`report.md` with its figures inside, as many as fit."""
+    text = (folder / "report.md").read_text()
+    room = MAX_BYTES - len(text.encode()) - 2_000
+
+    def embed(match: re.Match[str]) -> str:
+        nonlocal room
+        image = data_uri((folder / match[2]).read_text(), match[1])
+        if len(image) > room:
+            return f"*{match[1]}: in report.html*"
+        room -= len(image)
+        return image
+
+    return fitted([_IMAGE.sub(embed, text)])
+
+
+def stage_rows(folder: Path) -> list[Row]:
+    """The stage table, a dictionary a row."""
+    from tasks.report.tables import duration, load_stage_rows, shown_columns
+
+    rows = load_stage_rows({"report": folder})
+    columns = shown_columns(rows)
+    return [
+        {"Stage": r.title, **{c.head: c.cell(r, compact=True) for c in columns}, "Time": duration(r.seconds)}
+        for r in rows
+    ]
+
+
+def one_line(text: str, limit: int = MAX_TEXT) -> str:
+    """Model text for a cell: white space folded, cut with a count, harmless (`safe`)."""
+    folded = " ".join(text.split())
+    left_out = len(folded) - limit
+    return safe(folded[:limit]) + (f" … +{left_out} characters" if left_out > 0 else "")
+
+
+def safe(text: str) -> str:
+    """`text` without the characters that HTML tags, Markdown links, code and table cells start with.
+
+    Addresses lose what makes a renderer link them.
+    """
+    return text.translate(_LOOK_ALIKES).replace("://", "∶//").replace("www.", "www․")
+
+
+def data_uri(svg: str, label: str) -> str:
+    """An SVG as a Markdown image that needs no other file."""
+    return f"![{safe(label)}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def fitted(parts: Sequence[str]) -> str:
+    """The parts of a page, less the largest ones until it fits; how many were left out is said."""
+    kept = list(parts)
+    while len("\n".join(kept).encode()) > MAX_BYTES - 200:
+        kept.remove(max(kept, key=lambda part: len(part.encode())))
+    left_out = len(parts) - len(kept)
+    note = [f"*{left_out} part(s) too large for this page; `r1 show` has them.*"] if left_out else []
+    return "\n".join([*kept, *note])
+
+
+def fitted_rows(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """As many rows as fit, from the first on, and how many were left out."""
+    kept = list(rows)
+    while len(json.dumps(kept).encode()) > MAX_BYTES - 1_000:
+        kept.pop()
+    return kept, len(rows) - len(kept)
+
+
+def artifact_key(*parts: str) -> str:
+    """Lower-case letters, digits and single dashes, as Prefect asks."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _table(preset: str, node: str, what: str, rows: Sequence[Row], description: str) -> None:
+    from prefect.artifacts import create_table_artifact
+
+    kept, left_out = fitted_rows(rows)
+    words = f"{description}; {left_out} rows left out" if left_out else description
+    create_table_artifact(table=kept, key=artifact_key(preset, node, what), description=words)
+
+
+def _markdown(preset: str, node: str, what: str, text: str, description: str) -> None:
+    from prefect.artifacts import create_markdown_artifact
+
+    assert len(text.encode()) <= MAX_BYTES, f"{node} {what}: {len(text)} characters"
+    create_markdown_artifact(markdown=text, key=artifact_key(preset, node, what), description=description)
+
+
+def _scores(folder: Path) -> dict[str, str]:
+    if not (folder / "scores.parquet").exists():
+        return {}
+    from artifacts.tables import read_table
+
+    return {
+        f"{row['metric']}, {row['domain']}": f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in read_table(folder / "scores.parquet").to_pylist()
+    }
+
+
+def _last_samples(folder: Path) -> pa.Table | None:
+    """The last row group of the samples: in training, the last steps."""
+    import pyarrow.parquet as pq
+
+    shards = sorted((folder / "samples").glob("*.parquet")) or [folder / "samples.parquet"]
+    if not shards[-1].exists():
+        return None
+    columns = ["prompt", "completion", "verdict", "reward", "completion_tokens"]
+    with pq.ParquetFile(shards[-1]) as file:
+        if file.num_row_groups == 0:
+            return None
+        return file.read_row_group(file.num_row_groups - 1, columns)
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """`count` rows at equal distances."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def _sample_row(row: Mapping[str, Any]) -> Row:
+    question = row["prompt"].rpartition("User: ")[2].removesuffix(" Assistant:")
+    return {
+        "question": one_line(question, 200),
+        "completion": one_line(row["completion"]),
+        "verdict": row["verdict"] or "no rule",
+        "reward": "" if row["reward"] is None else round(row["reward"], 3),
+        "tokens": row["completion_tokens"],
+    }
+
+
+def _curves(folder: Path, node: str) -> list[str]:
+    if not (folder / "metrics.parquet").exists():
+        return []
+    from artifacts.tables import read_table
+    from tasks.report.curves import by_name, one_stage
+
+    figure = one_stage(node, by_name(read_table(folder / "metrics.parquet")))
+    return [data_uri(figure.standalone(dark=False), figure.label) + "\n"] if figure else []
+
+
+def _lineage(ref: Ref) -> Lineage:
+    from artifacts.lineage import lineage
+    from artifacts.store import ArtifactStore
+    from flows.places import absolute_store_url
+
+    return lineage(ArtifactStore.open(absolute_store_url()), ref)
+
+
+def _drawn(graph: Lineage) -> str:
+    """An SVG: the nodes at their places of the recipe; where none has one, in columns."""
+    from tasks.report.graph import Node, recipe_figure
+
+    nodes = [
+        Node(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))
+        for digest, node in graph.nodes.items()
+    ]
+    figure = recipe_figure(nodes, {})
+    return figure.standalone(dark=False) if figure else graph.svg()
+
+
+def _shown(value: float | int | str) -> str | float | int:
+    return safe(value) if isinstance(value, str) else round(value, 4)

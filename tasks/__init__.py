@@ -1,0 +1,1 @@
+"""What each stage does, as plain functions and jobs. Nothing here imports Prefect."""

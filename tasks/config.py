@@ -1,0 +1,293 @@
+"""Every setting of every stage, checked before anything starts.
+
+A preset (`configs/NAME.yaml`) is one `Preset`. Unknown keys, values out of range and batches that do
+not divide are refused with the file, the key, the value and the remedy (`tasks.presets`).
+Defaults are the published values (Nature Methods, arXiv 2501.12948v2 sections 2.1, 3.2, B.4).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.rendering import Template
+
+DomainName = Literal["math", "code", "stem", "logic", "general"]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+VOLATILE = {"volatile": True}
+"""`json_schema_extra` of fields that change how a result is computed but not what it is."""
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are errors; finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def cache_document(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain JSON values (nested; volatile fields left out)."""
+        return {
+            name: value.cache_document() if isinstance(value := getattr(self, name), Settings) else dumped
+            for name, dumped in self.model_dump(mode="json").items()
+            if not _is_volatile(type(self), name)
+        }
+
+
+def _is_volatile(model: type[BaseModel], name: str) -> bool:
+    extra = model.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("volatile"))
+
+
+class EngineSettings(Settings):
+    """Which rollout engine samples."""
+
+    name: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 256
+    """Sequences decoded at once (transformers engine)."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=0.95, json_schema_extra=VOLATILE)] = 0.45
+    """Share of the GPU's memory that vLLM takes."""
+    server_url: Annotated[str, Field(json_schema_extra=VOLATILE)] = ""
+    """`vllm-server` only: the address of `trl vllm-serve`."""
+
+
+class Sampling(Settings):
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive = 32_768
+
+
+class ProblemsConfig(Settings):
+    """Where the problems come from (paper B.3.1, Table 4)."""
+
+    source: Literal["tiny-world", "parquet"] = "parquet"
+    path: str = ""
+    """`parquet`: a file or folder of the `problems` schema, absolute or relative to the repository."""
+    train: dict[DomainName, Annotated[int, Field(ge=0)]] = {}
+    """`tiny-world`: how many training problems of each domain."""
+    held_out: dict[DomainName, Annotated[int, Field(ge=0)]] = {}
+    decontamination_ngram: Positive = 10
+    """Training problems that share an n-gram of this many words with a held-out one are rejected."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _a_source_has_what_it_needs(self) -> Self:
+        if self.source == "parquet" and not self.path:
+            raise ValueError("source 'parquet' needs `path`: a Parquet file of the problems schema")
+        if self.source == "tiny-world" and not (self.train and self.held_out):
+            raise ValueError("source 'tiny-world' needs `train` and `held_out`: how many problems a domain")
+        return self
+
+
+class BaseConfig(Settings):
+    """The model that everything starts from."""
+
+    model: str
+    """A folder (absolute or relative to the repository), a hub name, or `smollm2-135m` (the PyPI package)."""
+    revision: str = "main"
+    """Hub models only; part of the cache key, so pin a commit."""
+
+
+RewardName = Literal["accuracy", "format", "language", "helpful", "safety"]
+
+
+class RewardTerm(Settings):
+    """One summand of the reward (Eq. 4, 7-10)."""
+
+    name: RewardName
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    last_steps: Annotated[int | None, Field(ge=1)] = None
+    """Active only in the last N steps (final RL: preference rewards in the last 400)."""
+
+
+class LengthStep(Settings):
+    """From `step` on, completions may have `max_completion_length` tokens."""
+
+    step: Annotated[int, Field(ge=0)]
+    max_completion_length: Positive
+
+
+class RLConfig(Settings):
+    """GRPO as published (Eq. 1-3; Methods): rl-zero, reasoning-rl, final-rl and the RL-only student."""
+
+    template: Template = "r1"
+    domains: tuple[DomainName, ...] = ("math", "code", "stem", "logic")
+    steps: Positive = 10_400
+    """Policy updates."""
+    group_size: Annotated[int, Field(ge=2)] = 16
+    questions_per_step: Positive = 32
+    mini_batches_per_rollout: Positive = 16
+    """Policy updates made from one rollout, each sample used once (8,192 = 16 x 512)."""
+    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 16
+    """Completions in one forward and backward pass on one device."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 3e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    kl_coef: Annotated[float, Field(ge=0)] = 0.001
+    clip_epsilon: Annotated[float, Field(gt=0)] = 10.0
+    reference_sync_steps: Positive = 400
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    max_completion_length: Positive = 32_768
+    length_schedule: tuple[LengthStep, ...] = ()
+    rewards: tuple[RewardTerm, ...] = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
+    general_last_steps: Annotated[int | None, Field(ge=1)] = None
+    """General prompts enter only in the last N steps (final RL: 400)."""
+    general_share: Share = 0.5
+    """Share of general prompts in a step once they have entered."""
+    bf16: bool = False
+    engine: EngineSettings = EngineSettings()
+    checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 50
+    seed: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Completions in one policy update."""
+        return self.questions_per_step * self.group_size
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide questions_per_step x group_size = "
+                f"{self.batch_size}: choose a divisor"
+            )
+        if [s.step for s in self.length_schedule] != sorted({s.step for s in self.length_schedule}):
+            raise ValueError("length_schedule must have rising, distinct steps: sort it")
+        if len({t.name for t in self.rewards}) != len(self.rewards):
+            raise ValueError("rewards names a term twice: give each term once with one weight")
+        return self
+
+
+class SFTConfig(Settings):
+    """Supervised fine-tuning (B.4.2) and distillation (B.4.3)."""
+
+    epochs: Annotated[float, Field(gt=0, le=20)] = 2
+    batch_size: Positive = 128
+    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
+    min_learning_rate_ratio: Share = 0.1
+    """Cosine decay ends at this share of the first learning rate (5e-5 -> 5e-6)."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    max_length: Positive = 32_768
+    bf16: bool = False
+    checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
+                "choose a divisor"
+            )
+        return self
+
+
+class Readability(Settings):
+    """When a trace is readable (B.3.2, B.3.3; the thresholds are not published)."""
+
+    language_consistency: Share = 0.9
+    """At least this share of the thinking's words is in the question's language (after refinement)."""
+    repetition_ngram: Positive = 8
+    max_repeats: Positive = 3
+    """No n-gram of the thinking occurs more often."""
+    max_paragraph_words: Positive = 400
+    allow_code_in_thinking: bool = False
+
+
+class ColdStartConfig(Settings):
+    """Cold-start curation from R1-Zero's samples (B.3.2)."""
+
+    template: Template = "r1"
+    domains: tuple[DomainName, ...] = ("math", "code", "stem", "logic")
+    problems: Positive = 4_000
+    """How many training problems are sampled."""
+    samples_per_problem: Positive = 4
+    sampling: Sampling = Sampling()
+    keep_per_problem: Positive = 1
+    refiner: Literal["lexicon", "none"] = "none"
+    """`lexicon`: the tiny world's word-by-word translator stands in for DeepSeek-V3 and the annotators."""
+    readability: Readability = Readability()
+    engine: EngineSettings = EngineSettings()
+    seed: int = 1
+
+
+class RejectionSamplingConfig(Settings):
+    """The 800k-style mixture: verified reasoning traces from Dev2 and general data (B.3.3, Table 5)."""
+
+    template: Template = "r1"
+    domains: tuple[DomainName, ...] = ("math", "code", "stem", "logic")
+    problems: Positive = 80_000
+    samples_per_problem: Positive = 16
+    sampling: Sampling = Sampling()
+    keep_per_problem: Positive = 8
+    general_share: Share = 0.22
+    """Share of general samples in the mixture (177,812 of 804,745)."""
+    readability: Readability = Readability()
+    engine: EngineSettings = EngineSettings()
+    seed: int = 2
+
+
+class RewardModelsConfig(Settings):
+    """Helpful and safety reward models (Methods; B.2)."""
+
+    template: Template = "r1"
+    prompts: Positive = 66_000
+    """General training prompts to sample responses for."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    sampling: Sampling = Sampling()
+    judgments_per_pair: Positive = 4
+    min_margin: Annotated[float, Field(ge=0)] = 1.0
+    judge: Literal["rubric"] = "rubric"
+    """`rubric`: the problem's own checklist stands in for the Arena-Hard judge."""
+    batch_size: Positive = 256
+    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 6e-6
+    epochs: Annotated[float, Field(gt=0, le=20)] = 1
+    max_length: Positive = 8_192
+    engine: EngineSettings = EngineSettings()
+    seed: int = 3
+
+
+class EvaluateConfig(Settings):
+    """One protocol for every checkpoint (D.1): temperature 0.6, top-p 0.95, several samples a question."""
+
+    template: Template = "r1"
+    problems_per_domain: Positive = 500
+    """Held-out problems of each domain (all, where there are fewer)."""
+    samples_per_problem: Positive = 16
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
+    engine: EngineSettings = EngineSettings()
+    seed: int = 4
+
+
+class ReportConfig(Settings):
+    """The report has no settings: it shows what its inputs hold."""
+
+
+class StudentConfig(Settings):
+    """One student: its base and how it is fine-tuned (`configs/students/NAME.yaml`; B.4.3)."""
+
+    base: BaseConfig
+    distill: SFTConfig = SFTConfig(batch_size=64)
+
+
+class Preset(Settings):
+    """The whole pipeline in one file."""
+
+    problems: ProblemsConfig
+    base: BaseConfig
+    rl_zero: RLConfig
+    cold_start: ColdStartConfig
+    dev1: SFTConfig
+    reasoning_rl: RLConfig
+    rejection_sampling: RejectionSamplingConfig
+    dev3: SFTConfig
+    reward_models: RewardModelsConfig
+    final_rl: RLConfig
+    student: str
+    """A file of `configs/students`, without `.yaml`."""
+    student_rl: RLConfig
+    """The control: RL alone on the student's base (F.1)."""
+    evaluate: EvaluateConfig
+    report: ReportConfig = ReportConfig()

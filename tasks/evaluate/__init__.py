@@ -1,0 +1,1 @@
+"""Evaluation: one protocol for every checkpoint (D.1)."""

@@ -1,0 +1,132 @@
+"""Jobs: the processes that do a stage's work.  `python -m tasks.job SPEC.json`
+
+A job builds one or more artifacts, one after another, in a process group of its own. It holds the
+key's lease while it builds, writes its log, a heartbeat and a progress record into a work folder that
+belongs to the key (so a retry resumes there), and ends with an exit record. The flow that started it
+trusts those files, not a run's state.
+
+    WORKROOT/<key>/          one folder per cache key, kept until the artifact is published
+        progress.json        Progress, replaced atomically
+        state/               the stage's own: trainer checkpoints, finished sampling shards
+        draft/               what becomes the artifact
+    WORKROOT/jobs/<id>/      one folder per process: spec.json, log.txt, heartbeat, exit.json
+
+This module is what a stage sees; `tasks.job_process` is the process around it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from artifacts.refs import Ref
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class StopRequested(Exception):
+    """The job was asked to stop (SIGTERM or an orphaned parent); raised after a checkpoint was written."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input artifact, verified, on this machine's disk."""
+
+    ref: Ref
+    path: Path
+
+    def table(self, name: str) -> pa.Table:
+        """A Parquet file (or folder of shards) of the artifact, e.g. `table("problems")`.
+
+        Raises:
+            FileNotFoundError: the artifact holds no such table.
+        """
+        from artifacts.tables import read_table
+
+        for place in (self.path / f"{name}.parquet", self.path / name):
+            if place.exists():
+                return read_table(place)
+        raise FileNotFoundError(f"{self.ref.kind} {self.ref.short} holds no table {name!r} (in {self.path})")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one build is; `total` 0 while unknown."""
+
+    node: str
+    done: int
+    total: int
+    message: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    at: float = 0.0
+    """Seconds since the epoch."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Progress | None:
+        """The record in the work folder of a key; None before the first one."""
+        try:
+            return cls(**json.loads((folder / "progress.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Replace `path` atomically; a reader sees the old or the new document, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary.write_text(json.dumps(document, ensure_ascii=False))
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage's `run(config, job)` may use."""
+
+    node: str
+    """Name in the graph, e.g. `r1-zero`."""
+    stage: str
+    inputs: Mapping[str, Input]
+    folder: Path
+    """The work folder of this cache key."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    headline: dict[str, float | int | str] = field(default_factory=dict)
+    """What `summary` gathered."""
+
+    @property
+    def state(self) -> Path:
+        """Survives a kill; private to this cache key. Put checkpoints and finished shards here."""
+        return self.folder / "state"
+
+    @property
+    def draft(self) -> Path:
+        """Empty when `run` starts. What lies here when it returns becomes the artifact."""
+        return self.folder / "draft"
+
+    @property
+    def work_root(self) -> Path:
+        return self.folder.parent
+
+    def progress(self, done: int, total: int, message: str = "", **metrics: float) -> None:
+        """Say how far the job is; cheap, call it every step."""
+        record = Progress(self.node, done, total, message, metrics, time.time())
+        write_json(self.folder / "progress.json", asdict(record))
+
+    def should_stop(self) -> bool:
+        """True once the job was asked to stop: write a checkpoint, then `raise StopRequested`."""
+        return self.stop.is_set()
+
+    def summary(self, **values: float | int | str) -> None:
+        """Headline values that go into the manifest (e.g. `steps=60, reward=1.7`)."""
+        self.headline.update(values)
+
+
+if __name__ == "__main__":
+    from tasks.job_process import main
+
+    main()

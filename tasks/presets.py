@@ -1,0 +1,181 @@
+"""Presets and students from `configs/`, checked before anything starts.
+
+A preset is a name (`configs/NAME.yaml`) or a path to a YAML file. Every complaint is one sentence that
+names the file, the key, the value and the remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tasks.config import BaseConfig, Preset, ProblemsConfig, StudentConfig
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class PresetError(ValueError):
+    """A preset or student that cannot be used."""
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """The preset, with the files it names known to exist.
+
+    Raises:
+        PresetError: unknown preset, unknown key, value out of range, missing file.
+    """
+    path = _find(name_or_path, CONFIGS, "preset")
+    preset = _parse(path, Preset)
+    _check_problems(path, preset.problems)
+    _check_base(path, "base.model", preset.base)
+    load_student(preset.student)
+    return preset
+
+
+def load_student(name_or_path: str) -> StudentConfig:
+    """A student of `configs/students`.
+
+    Raises:
+        PresetError: as `load_preset`.
+    """
+    path = _find(name_or_path, CONFIGS / "students", "student")
+    student = _parse(path, StudentConfig)
+    _check_base(path, "base.model", student.base)
+    return student
+
+
+def preset_name(name_or_path: str) -> str:
+    """What refs and runs call a preset: `my/quick.yaml` is `quick`."""
+    return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
+
+
+def available(folder: Path = CONFIGS) -> list[str]:
+    """The names that can be given instead of a path."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def is_hub_model(config: BaseConfig) -> bool:
+    """Whether the base is fetched from the Hugging Face hub: `owner/name`, and no such folder."""
+    if config.model.startswith((".", "/", "~")) or config.model.count("/") != 1:
+        return False
+    return not (REPOSITORY / config.model).exists() and not (REPOSITORY / config.model.split("/")[0]).exists()
+
+
+def _find(name_or_path: str, folder: Path, what: str) -> Path:
+    path = Path(name_or_path) if _is_path(name_or_path) else folder / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path
+    if _is_path(name_or_path):
+        raise PresetError(f"{what} file {name_or_path!r} does not exist: give the path of a YAML file")
+    names = ", ".join(available(folder)) or "(none yet)"
+    raise PresetError(f"{what} {name_or_path!r} has no file in {_shown(folder)}: use one of {names}")
+
+
+def _is_path(name_or_path: str) -> bool:
+    return "/" in name_or_path or name_or_path.endswith((".yaml", ".yml"))
+
+
+def _shown(path: Path) -> str:
+    """Relative to the repository where it lies there."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(REPOSITORY)) if resolved.is_relative_to(REPOSITORY) else str(path)
+
+
+def _parse(path: Path, model: type[Config]) -> Config:
+    document = _read(path)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise PresetError("; ".join(_complaint(path, model, detail) for detail in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(), Loader=_UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise PresetError(f"{_shown(path)} line {line}: {error.problem}: mend the YAML there") from None
+    if not isinstance(document, dict):
+        raise PresetError(f"{_shown(path)} holds no settings: write `key: value` lines")
+    return document
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, which YAML would resolve to the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _complaint(path: Path, model: type[BaseModel], detail: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    where = f"{_shown(path)}: {key}" if key else _shown(path)
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{where} is not a setting: {_nearest(model, detail['loc'])}"
+        case "missing":
+            return f"{where} is missing: add it"
+        case "value_error":
+            return f"{where}: {str(detail['ctx']['error']).rstrip('.')}"
+    value = repr(detail["input"])
+    return f"{where} = {value if len(value) <= 60 else value[:57] + '...'}: {_rule(detail['msg'])}"
+
+
+def _rule(message: str) -> str:
+    """Pydantic's rule as an instruction."""
+    rule = message.removeprefix("Input should be ")
+    return f"must be {rule}" if rule != message else message[:1].lower() + message[1:]
+
+
+def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    fields = sorted(_fields_at(model, location[:-1]))
+    close = difflib.get_close_matches(str(location[-1]), fields, n=1)
+    return f"did you mean {close[0]}?" if close else f"remove it; the settings there are {', '.join(fields)}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """The field names of the model that lies at `location` below `model`."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return set()
+        model = inner
+    return set(model.model_fields)
+
+
+def _check_problems(path: Path, config: ProblemsConfig) -> None:
+    if config.source == "parquet" and not (REPOSITORY / config.path).exists():
+        raise PresetError(
+            f"{_shown(path)}: problems.path = {config.path!r} does not exist: "
+            "give a Parquet file or folder of the problems schema, absolute or relative to the repository"
+        )
+
+
+def _check_base(path: Path, key: str, config: BaseConfig) -> None:
+    if config.model == "smollm2-135m" or is_hub_model(config):
+        return
+    if not (REPOSITORY / config.model).expanduser().is_dir():
+        raise PresetError(
+            f"{_shown(path)}: {key} = {config.model!r} does not exist: "
+            "give a folder with a Hugging Face model, a hub name (owner/name) or smollm2-135m"
+        )

@@ -1,0 +1,1 @@
+"""Problem sets: the tiny world's generators, Parquet files of your own, reasoning-gym."""

@@ -1,0 +1,141 @@
+"""The messy web in miniature: what the tiny base models are pre-trained on.
+
+Good, sloppy and wrong worked solutions, bare answers, two languages often mixed inside one solution,
+several layouts, some with the think and answer tags. A model of it, like V3-Base, can sometimes
+answer in the asked format and often does not; everything RL needs is there, little of it is likely.
+Documents are for pre-training only: no later stage sees a worked solution of this module,
+and no document asks a held-out question in any wording or language.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tasks.problems.lexicon import Clause, Language, join, say
+from tasks.problems.problem import DOMAINS
+from tasks.problems.tiny_world import Exercise, exercises
+from tasks.rendering import render_prompt
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of a web; each dictionary's weights are relative."""
+
+    layouts: dict[str, float]
+    """tags: think and answer tags; plain: text; bare: the answer alone; broken: tags left open; web: Q/A."""
+    styles: dict[str, float]
+    """careful, checked (a slip, noticed and mended), sloppy (a guess), wrong (half the steps slip)."""
+    languages: dict[str, float]
+    """own: the question's language; mixed: each sentence either; other."""
+    domains: dict[str, float]
+    facts: float = 0.08
+    """Share of documents that are lists of sums and products instead of exercises."""
+
+
+MESSY_WEB = Mixture(
+    layouts={"tags": 0.50, "plain": 0.20, "bare": 0.10, "broken": 0.10, "web": 0.10},
+    styles={"careful": 0.22, "checked": 0.06, "sloppy": 0.50, "wrong": 0.22},
+    languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
+    domains={"math": 0.36, "code": 0.16, "stem": 0.18, "logic": 0.20, "general": 0.10},
+)
+"""The web of the tiny base."""
+
+POOR_WEB = Mixture(
+    layouts={"tags": 0.30, "plain": 0.30, "bare": 0.15, "broken": 0.15, "web": 0.10},
+    styles={"careful": 0.14, "checked": 0.02, "sloppy": 0.58, "wrong": 0.26},
+    languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
+    domains=MESSY_WEB.domains,
+)
+"""The web of the tiny student's base: fewer good solutions, fewer tags."""
+
+_SLIP = {"careful": 0.01, "checked": 0.0, "sloppy": 0.0, "wrong": 0.5}
+
+
+def documents(mixture: Mixture, seed: int) -> Iterator[str]:
+    """An endless stream of documents, a pure function of `seed`."""
+    rng = random.Random(seed)
+    streams = {d: (e for e in exercises(d, rng) if not e.held_out) for d in DOMAINS}
+    while True:
+        if rng.random() < mixture.facts:
+            yield _facts(rng)
+        else:
+            yield _document(next(streams[_draw(mixture.domains, rng)]), mixture, rng)
+
+
+def _draw(weights: dict[str, float], rng: random.Random) -> str:
+    return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def _document(exercise: Exercise, mixture: Mixture, rng: random.Random) -> str:
+    working, answer = _worked(exercise, _draw(mixture.styles, rng), rng)
+    thinking = _tell(working, exercise.language, _draw(mixture.languages, rng), rng)
+    layout = _draw(mixture.layouts, rng)
+    if layout == "web":
+        return f"Q: {exercise.question} A: {thinking} {answer}"
+    return render_prompt("plain", exercise.question) + _LAYOUTS[layout](thinking, answer, rng)
+
+
+_LAYOUTS = {
+    "tags": lambda thinking, answer, rng: f" <think> {thinking} </think> <answer> {answer} </answer>",
+    "plain": lambda thinking, answer, rng: f" {thinking}",
+    "bare": lambda thinking, answer, rng: f" {answer}",
+    "broken": lambda thinking, answer, rng: rng.choice(
+        (f" <think> {thinking}", f" <think> {thinking} </think> {answer}", f" <answer> {answer} </answer>")
+    ),
+}
+
+
+def _worked(exercise: Exercise, style: str, rng: random.Random) -> tuple[list[Clause], str]:
+    if style == "sloppy":
+        answer = exercise.guess(rng)
+        return [("@maybe", answer)], answer
+    working, answer = exercise.solve(rng, _SLIP[style])
+    return (_with_a_mended_slip(working, rng), answer) if style == "checked" else (working, answer)
+
+
+def _with_a_mended_slip(working: list[Clause], rng: random.Random) -> list[Clause]:
+    """`working` with one clause first written wrong, then noticed and redone."""
+    i = rng.randrange(len(working))
+    wrong = _corrupt(working[i], rng)
+    if wrong == working[i]:
+        return working
+    redone: Clause = ("@again", *[item for item in working[i] if item not in ("@first", "@then")])
+    return [*working[:i], wrong, ("@wait", ",", "@wrong"), redone, *working[i + 1 :]]
+
+
+def _corrupt(clause: Clause, rng: random.Random) -> Clause:
+    """The clause with its last number changed; unchanged where it has none."""
+    match = re.search(r"(\d+)(\D*)$", clause[-1])
+    if not match:
+        return clause
+    value = max(0, int(match[1]) + rng.choice((-10, -2, -1, 1, 2, 10)))
+    return (*clause[:-1], clause[-1][: match.start()] + str(value) + match[2])
+
+
+def _tell(working: list[Clause], own: Language, mode: str, rng: random.Random) -> str:
+    """The working as text; `mixed` draws a language for each sentence, and sometimes inside one."""
+    other: Language = "zh" if own == "en" else "en"
+    pieces: list[str] = []
+    for clause in working:
+        language = own if mode == "own" else other if mode == "other" else rng.choice((own, other))
+        if mode == "mixed" and len(clause) > 1 and rng.random() < 0.3:
+            flipped: Language = other if language == own else own
+            pieces += [*say(clause[:1], language, stop=False), *say(clause[1:], flipped)]
+        else:
+            pieces += say(clause, language)
+    return join(pieces)
+
+
+def _facts(rng: random.Random) -> str:
+    return " ".join(_fact(rng) for _ in range(6))
+
+
+def _fact(rng: random.Random) -> str:
+    if rng.random() < 0.25:
+        a, b = rng.randint(2, 12), rng.randint(2, 12)
+        return f"{a} * {b} = {a * b}."
+    a, b = rng.randint(0, 300), rng.randint(0, 99)
+    return f"{a} + {b} = {a + b}." if rng.random() < 0.5 or a < b else f"{a} - {b} = {a - b}."

@@ -1,0 +1,64 @@
+"""One question with what is needed to grade it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Domain = Literal["math", "code", "stem", "logic", "general"]
+DOMAINS: tuple[Domain, ...] = ("math", "code", "stem", "logic", "general")
+VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
+"""Domains whose answers rules can check; general prompts need a judge or a reward model."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row of the `problems` table, `verifier_args` decoded.
+
+    Verifiers and their arguments:
+        math           answer is the gold expression; no arguments
+        choice         answer is the letter; args {"options": {"A": text, ...}}
+        code           args {"entry_point": name, "cases": [{"args": [...], "expected": ...}, ...]} or
+                       {"cases": [{"stdin": text, "stdout": text}, ...]}; answer is a reference solution
+        exact          answer compared after white space and case are folded
+        reasoning_gym  args {"dataset": name, "entry": {...}}: scored by reasoning-gym itself
+        rubric         general prompts; args {"set": "helpfulness" | "harmlessness", ...}: no rule reward
+    """
+
+    id: str
+    domain: Domain
+    language: Literal["en", "zh"]
+    prompt: str
+    answer: str
+    verifier: Literal["math", "choice", "code", "exact", "reasoning_gym", "rubric"]
+    verifier_args: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    licence: str = "Apache-2.0"
+    split: Literal["train", "held_out"] = "train"
+
+
+def to_table(problems: Iterable[Problem]) -> pa.Table:
+    """The problems as an Arrow table of the `problems` schema."""
+    import pyarrow as pa
+
+    from artifacts.schemas import PROBLEMS
+
+    rows = [asdict(p) | {"verifier_args": json.dumps(p.verifier_args, ensure_ascii=False)} for p in problems]
+    return pa.Table.from_pylist(rows, schema=PROBLEMS)
+
+
+def from_table(table: pa.Table) -> list[Problem]:
+    """The rows of a `problems` table, in order."""
+    return [
+        Problem(**{**row, "verifier_args": json.loads(row["verifier_args"])}) for row in table.to_pylist()
+    ]
+
+
+def select(problems: Sequence[Problem], split: str, domains: Sequence[str] = DOMAINS) -> list[Problem]:
+    """The problems of one split and some domains, in order."""
+    return [p for p in problems if p.split == split and p.domain in domains]

@@ -1,0 +1,66 @@
+"""Prompt templates and the reading of completions, in one place (paper Table 1; field pain: prefilled tags).
+
+Every prompt ends where the model starts to write; nothing is pre-filled, so the format reward judges
+only what the model wrote. `r1` is the published template; `plain` is the same without the preamble,
+for models whose vocabulary or context is too small for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Template = Literal["r1", "plain"]
+
+_PREAMBLE = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with "
+    "the answer. The reasoning process and answer are enclosed within <think> </think> and "
+    "<answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
+    "<answer> answer here </answer>. "
+)
+
+_WELL_FORMED = re.compile(
+    r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL
+)
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+def render_prompt(template: Template, question: str) -> str:
+    """The text a model continues."""
+    return (_PREAMBLE if template == "r1" else "") + f"User: {question} Assistant:"
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A completion taken apart; `None` where a part is missing."""
+
+    thinking: str | None
+    answer: str | None
+    well_formed: bool
+    """The whole completion is one non-empty thinking block and one non-empty answer block, in order."""
+
+
+def parse_completion(text: str) -> Parsed:
+    """Only what stands after the thinking can be the answer.
+
+    A completion that is not well formed still yields its parts where each tag stands exactly once
+    and in order; otherwise the answer is None.
+    """
+    match = _WELL_FORMED.fullmatch(text)
+    if match and all(text.count(tag) == 1 for tag in _TAGS):
+        thinking, answer = match["thinking"].strip(), match["answer"].strip()
+        return Parsed(thinking or None, answer or None, bool(thinking and answer))
+    return Parsed(_between(text, "<think>", "</think>"), _answer_part(text), False)
+
+
+def _between(text: str, start: str, end: str) -> str | None:
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        return None
+    return text[text.index(start) + len(start) : text.index(end)].strip() or None
+
+
+def _answer_part(text: str) -> str | None:
+    tail = text.rpartition("</think>")[2]
+    return _between(tail, "<answer>", "</answer>")

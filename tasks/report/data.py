@@ -1,0 +1,246 @@
+"""What the report shows of a run, read from the artifacts of its job."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from artifacts.manifest import MANIFEST_NAME, Manifest
+from artifacts.tables import read_table
+from tasks.job import Input
+from tasks.problems.problem import VERIFIABLE, Problem, from_table
+from tasks.report.claims import Finding, check_all
+from tasks.report.curves import Metrics, by_name
+from tasks.report.graph import Node
+from tasks.report.names import in_order, role
+from tasks.report.tables import StageRow, stage_table
+from tasks.rewards.rubric import rubric_score
+
+
+@dataclass(frozen=True)
+class Part:
+    """One input artifact under its name in the graph."""
+
+    name: str
+    manifest: Manifest
+    path: Path
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What a curation stage made of its candidates; counted in its tables."""
+
+    node: str
+    sampled: int
+    rejected: Mapping[str, int]
+    """Reason -> rows, most frequent first."""
+    kept: Mapping[str, int]
+    """Domain -> rows of the fine-tuning set."""
+
+    @property
+    def kept_total(self) -> int:
+        return sum(self.kept.values())
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion of one checkpoint to an example question."""
+
+    node: str
+    verdict: str
+    completion: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out question and how each checkpoint met it: one right and one wrong completion, if any."""
+
+    problem: Problem
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    node: str
+    stage: str
+    artifacts: int
+    seconds: float
+    accelerator_hours: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything the report says, without a word of how it looks."""
+
+    preset: str
+    rows: list[StageRow]
+    parts: dict[str, Part]
+    """Problems, checkpoints, data sets and reward models by node, in the order of the recipe."""
+    evaluations: dict[str, Part]
+    curves: dict[str, Metrics]
+    funnels: list[Funnel]
+    findings: list[Finding]
+    examples: list[Example]
+    costs: list[Cost] = field(default_factory=list)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The artifacts with their parents, as the manifests have them."""
+        names = {part.manifest.digest: name for name, part in self.parts.items()}
+        return [
+            Node(name, p.manifest.digest, tuple(_known(p.manifest, names))) for name, p in self.parts.items()
+        ]
+
+    @property
+    def seconds(self) -> float:
+        """All of it, cached stages included."""
+        return sum(cost.seconds for cost in self.costs)
+
+
+def load_run(inputs: Mapping[str, Input]) -> Run:
+    """Read the inputs of the report's job (`evaluation.NAME`, `checkpoint.NAME`, ...).
+
+    Raises:
+        ValueError: no evaluation is among the inputs.
+    """
+    evaluations = _parts(inputs, ("evaluation",))
+    if not evaluations:
+        raise ValueError("the report has no evaluation to show: run the evaluate stage first")
+    parts = _parts(inputs, ("problems", "checkpoint", "dataset", "reward_models"))
+    problems = {p.id: p for p in from_table(inputs["problems"].table("problems"))}
+    samples = {name: _samples(part.path) for name, part in evaluations.items()}
+    curves = {name: by_name(read_table(file)) for name, file in _metrics_files(parts)}
+    seconds = {name: part.manifest.seconds for name, part in parts.items()}
+    return Run(
+        preset=next(iter(evaluations.values())).manifest.preset,
+        rows=stage_table({n: read_table(p.path / "scores") for n, p in evaluations.items()}, seconds),
+        parts=parts,
+        evaluations=evaluations,
+        curves=curves,
+        funnels=[_funnel(name, p.path) for name, p in parts.items() if (p.path / "sft.parquet").exists()],
+        findings=check_all(
+            {role(name): question_means(table, problems) for name, table in samples.items()},
+            {role(name): metrics for name, metrics in curves.items()},
+        ),
+        examples=_examples(samples, {n: p.path for n, p in evaluations.items()}, problems),
+        costs=_costs([*parts.values(), *evaluations.values()]),
+    )
+
+
+def _parts(inputs: Mapping[str, Input], kinds: Sequence[str]) -> dict[str, Part]:
+    named = {
+        name.partition(".")[2] or name: Part(
+            name.partition(".")[2] or name,
+            Manifest.parse((given.path / MANIFEST_NAME).read_bytes(), str(given.path)),
+            given.path,
+        )
+        for name, given in inputs.items()
+        if name.partition(".")[0] in kinds
+    }
+    return {name: named[name] for name in in_order(named)}
+
+
+def _known(manifest: Manifest, names: Mapping[str, str]) -> Iterable[str]:
+    return (names[ref.digest] for ref in manifest.parents.values() if ref.digest in names)
+
+
+def _metrics_files(parts: Mapping[str, Part]) -> Iterable[tuple[str, Path]]:
+    return ((n, p.path / "metrics") for n, p in parts.items() if (p.path / "metrics.parquet").exists())
+
+
+def _samples(path: Path) -> pa.Table:
+    """The light columns; completions are read for the examples only."""
+    columns = ("problem_id", "verdict", "answer", "reward_language", "completion_tokens", "sample_index")
+    return read_table(path / "samples", columns)
+
+
+def question_means(samples: pa.Table, problems: Mapping[str, Problem]) -> dict[str, dict[str, float]]:
+    """Measure -> problem id -> mean over its samples.
+
+    Measures: each verifiable domain and `verifiable` (share correct), `vote_gain` (majority vote minus
+    share correct), `language` (consistency of the thinking), `helpfulness` (rubric, 1 to 5).
+    """
+    by_question: dict[str, list[dict]] = defaultdict(list)
+    for row in samples.to_pylist():
+        by_question[row["problem_id"]].append(row)
+    measures: dict[str, dict[str, float]] = defaultdict(dict)
+    for question, rows in by_question.items():
+        if question in problems:
+            for measure, value in _values(problems[question], rows):
+                measures[measure][question] = value
+    return measures
+
+
+def _values(problem: Problem, rows: Sequence[dict]) -> Iterable[tuple[str, float]]:
+    if problem.domain in VERIFIABLE:
+        correct = sum(row["verdict"] == "correct" for row in rows) / len(rows)
+        yield problem.domain, correct
+        yield "verifiable", correct
+        yield "vote_gain", majority_correct(rows) - correct
+        yield "language", sum(row["reward_language"] or 0.0 for row in rows) / len(rows)
+    elif problem.verifier_args.get("set") == "helpfulness":
+        yield "helpfulness", sum(rubric_score(problem, row["answer"] or "") for row in rows) / len(rows)
+
+
+def majority_correct(rows: Sequence[dict]) -> float:
+    """Whether the most frequent answer is right; answers that tie share the vote. No answer, no vote."""
+    votes = Counter(row["answer"] for row in rows if row["answer"] is not None)
+    if not votes:
+        return 0.0
+    top = [answer for answer, count in votes.items() if count == max(votes.values())]
+    right = {row["answer"] for row in rows if row["verdict"] == "correct"}
+    return sum(answer in right for answer in top) / len(top)
+
+
+def _funnel(node: str, path: Path) -> Funnel:
+    rejected = Counter(read_table(path / "rejected", ["reason"])["reason"].to_pylist())
+    kept = Counter(read_table(path / "sft", ["domain"])["domain"].to_pylist())
+    sampled = read_table(path / "samples", ["problem_id"]).num_rows
+    return Funnel(node, sampled, dict(rejected.most_common()), dict(kept.most_common()))
+
+
+def _examples(
+    samples: Mapping[str, pa.Table], paths: Mapping[str, Path], problems: Mapping[str, Problem]
+) -> list[Example]:
+    """One question of each language: the one on which most checkpoints were both right and wrong."""
+    seen: dict[str, set[tuple[str, bool]]] = defaultdict(set)
+    for node, table in samples.items():
+        for question, verdict in zip(*(table[c].to_pylist() for c in ("problem_id", "verdict")), strict=True):
+            if verdict is not None and question in problems:
+                seen[question].add((node, verdict == "correct"))
+    best: dict[str, str] = {}
+    for question in sorted(seen, key=lambda q: (-len(seen[q]), q)):
+        best.setdefault(problems[question].language, question)
+    return [
+        Example(
+            problems[q], tuple(s for node, path in paths.items() for s in _right_and_wrong(node, path, q))
+        )
+        for _, q in sorted(best.items())
+    ]
+
+
+def _right_and_wrong(node: str, path: Path, question: str) -> list[Sample]:
+    """The first correct completion and the first that is not."""
+    table = read_table(path / "samples", ("problem_id", "verdict", "completion", "completion_tokens"))
+    first: dict[bool, Sample] = {}
+    for row in table.filter(pc.equal(table["problem_id"], question)).to_pylist():
+        sample = Sample(node, row["verdict"] or "", row["completion"], row["completion_tokens"])
+        first.setdefault(row["verdict"] == "correct", sample)
+    return [first[right] for right in (True, False) if right in first]
+
+
+def _costs(parts: Iterable[Part]) -> list[Cost]:
+    """A row a node; evaluations together, as they run in one job."""
+    groups: dict[str, list[Manifest]] = defaultdict(list)
+    for part in parts:
+        groups["evaluation" if part.manifest.kind == "evaluation" else part.name].append(part.manifest)
+    return [
+        Cost(name, m[0].stage, len(m), sum(x.seconds for x in m), sum(x.accelerator_hours for x in m))
+        for name, m in groups.items()
+    ]

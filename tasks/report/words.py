@@ -1,0 +1,108 @@
+"""Sentences of the report, made from its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tasks.report.claims import Verdict
+from tasks.report.data import Run
+from tasks.report.names import role
+from tasks.report.tables import StageRow, duration
+
+
+def headline(run: Run) -> list[str]:
+    """What the run shows, in a few sentences; what was not measured is not mentioned."""
+    rows = {role(row.node): row for row in run.rows}
+    sentences = [_pure_rl(rows), _final(rows), _students(rows), _claims(run)]
+    return [s for s in sentences if s]
+
+
+def _pure_rl(rows: dict[str, StageRow]) -> str:
+    base, zero = (_percent(rows, name, "math", "pass_at_1") for name in ("base", "r1-zero"))
+    if not (base and zero):
+        return ""
+    return f"Reinforcement learning alone takes held-out math from {base} (base) to {zero} (R1-Zero)."
+
+
+def _final(rows: dict[str, StageRow]) -> str:
+    final = _percent(rows, "r1", "verifiable", "pass_at_1")
+    zero, after = (_percent(rows, name, "verifiable", "language_consistency") for name in ("r1-zero", "r1"))
+    if not final:
+        return ""
+    language = (
+        f" with {after} of its thinking in the question's language (R1-Zero {zero})" if zero and after else ""
+    )
+    return f"R1 answers {final} of the verifiable questions{language}."
+
+
+def _students(rows: dict[str, StageRow]) -> str:
+    taught, alone = (
+        _percent(rows, name, "verifiable", "pass_at_1") for name in ("student-distilled", "student-rl-only")
+    )
+    if not (taught and alone):
+        return ""
+    return f"The distilled student answers {taught}, the same student trained by RL alone {alone}."
+
+
+def _claims(run: Run) -> str:
+    counts = Counter(finding.verdict for finding in run.findings)
+    parts = [f"{counts[v]} {v}" for v in (Verdict.noise, Verdict.does_not, Verdict.not_measured) if counts[v]]
+    rest = f" ({', '.join(parts)})" if parts else ""
+    return f"{counts[Verdict.reproduces]} of {len(run.findings)} claims of the paper reproduce{rest}."
+
+
+def _percent(rows: dict[str, StageRow], name: str, domain: str, metric: str) -> str:
+    score = rows[name].score(domain, metric) if name in rows else None
+    return f"{100 * score.value:.0f}%" if score else ""
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Preset, protocol, cost and date of the run."""
+    newest = max(part.manifest.created_at for part in (*run.parts.values(), *run.evaluations.values()))
+    hours = sum(cost.accelerator_hours for cost in run.costs)
+    return [
+        ("Preset", run.preset or "none"),
+        ("Evaluation", protocol(run)),
+        ("Compute", f"{duration(run.seconds)} of jobs, {hours:.2f} accelerator-hours"),
+        ("Newest artifact", f"{newest:%Y-%m-%d %H:%M} UTC"),
+    ]
+
+
+def protocol(run: Run) -> str:
+    """How every checkpoint was evaluated."""
+    config = next(iter(run.evaluations.values())).manifest.config
+    sampling = config.get("sampling", {})
+    return (
+        f"temperature {sampling.get('temperature', '?')}, top-p {sampling.get('top_p', '?')}, "
+        f"{config.get('samples_per_problem', '?')} samples a question"
+    )
+
+
+def versions(run: Run) -> dict[str, str]:
+    """Library -> version; where stages ran under different ones, all of them."""
+    found: dict[str, set[str]] = {}
+    for part in (*run.parts.values(), *run.evaluations.values()):
+        for library, version in part.manifest.versions.items():
+            found.setdefault(library, set()).add(version)
+    return {library: ", ".join(sorted(found[library])) for library in sorted(found)}
+
+
+def revisions(run: Run) -> str:
+    """The code revisions that built the artifacts."""
+    parts = (*run.parts.values(), *run.evaluations.values())
+    return ", ".join(sorted({p.manifest.code_revision[:12] for p in parts if p.manifest.code_revision}))
+
+
+def reproduce(run: Run) -> str:
+    """The command that makes this report again."""
+    return f"make run PRESET={run.preset}"
+
+
+def mermaid(run: Run) -> str:
+    """The lineage as a Mermaid flowchart."""
+    lines = ["flowchart LR"]
+    for i, node in enumerate(run.nodes):
+        lines.append(f'  n{i}["{node.name}<br/>{node.digest[:12]}"]')
+    index = {node.name: i for i, node in enumerate(run.nodes)}
+    lines += [f"  n{index[parent]} --> n{index[n.name]}" for n in run.nodes for parent in n.parents]
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+r"""From a completion to its final answer. Only what stands after the thinking counts.
+
+Rules, in order:
+    1. A thinking block that is opened and never closed: no answer.
+    2. `<answer>...</answer>` exactly once after the thinking: its content. Any other number of answer
+       tags: no answer.
+    3. No answer tags: the content of `\boxed{...}` after the thinking.
+    4. Within the content of rule 2, a `\boxed{...}` narrows it to the box.
+    5. Several boxes with different content: no answer (a list of guesses is not an answer).
+"""
+
+from __future__ import annotations
+
+import re
+
+from tasks.rendering import parse_completion
+
+_BOXED = re.compile(r"\\f?boxed\s*\{")
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2212: "-", 0x3002: "."}
+
+
+def final_answer(completion: str) -> str | None:
+    """The text to grade, stripped and non-empty, or None."""
+    element = _answer_element(completion)
+    if element is None:
+        return _the_box(_tail(completion)) if _has_no_answer_tags(completion) else None
+    return _the_box(element) if _BOXED.search(element) else element
+
+
+def final_program(completion: str) -> str | None:
+    """The program to run: the last fenced block of the answer, or the whole answer where none is fenced.
+
+    Without answer tags: the last fenced block after the thinking.
+    """
+    element = _answer_element(completion)
+    if element is None:
+        return _last_fenced(_tail(completion)) if _has_no_answer_tags(completion) else None
+    return _last_fenced(element) or element
+
+
+def boxes(text: str) -> list[str]:
+    r"""The contents of every closed `\boxed{...}`, braces balanced, in order."""
+    found = []
+    for match in _BOXED.finditer(text):
+        end = _closing_brace(text, match.end())
+        if end is not None:
+            found.append(text[match.end() : end].strip())
+    return found
+
+
+def fold_width(text: str) -> str:
+    """Full-width digits, letters and punctuation as ASCII; the Chinese full stop and true minus too."""
+    return text.translate(_WIDE)
+
+
+def _tail(completion: str) -> str:
+    """What stands after the thinking; empty while the thinking is still open."""
+    before, closed, after = completion.rpartition("</think>")
+    return "" if "<think>" in after else after if closed or not before else ""
+
+
+def _answer_element(completion: str) -> str | None:
+    return parse_completion(completion).answer if _tail(completion) else None
+
+
+def _has_no_answer_tags(completion: str) -> bool:
+    tail = _tail(completion)
+    return "<answer>" not in tail and "</answer>" not in tail
+
+
+def _the_box(text: str) -> str | None:
+    contents = {content for content in boxes(text) if content}
+    return contents.pop() if len(contents) == 1 else None
+
+
+def _last_fenced(text: str) -> str | None:
+    blocks = [block for block in _FENCE.findall(text) if block.strip()]
+    return blocks[-1] if blocks else None
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    for at in range(start, len(text)):
+        if text[at] == "{":
+            depth += 1
+        elif text[at] == "}":
+            depth -= 1
+            if depth == 0:
+                return at
+    return None

@@ -1,0 +1,133 @@
+"""Runs model-written programs where they can do no harm, and brings back bytes (paper 2.2: code rewards).
+
+A warm zygote (`zygote.py`) forks one process per program. Nothing that the program can reach knows the
+expected results; they are compared in the caller's process, so that exiting, printing, patching builtins
+or writing to the pipe gains it nothing that a right answer would not.
+
+Layers, each used where the kernel allows it (`sandbox_layers()` says which hold here):
+    own session and process group, killed and reaped at the deadline; limits on CPU time, memory, file
+    size, open files and processes; empty environment; user `nobody` where started by root; user, network,
+    IPC, process and mount namespaces; a private in-memory folder of 64 MiB; no capabilities; Landlock
+    (reads below Python's library, writes in its own folder, nothing else); seccomp (no sockets, no new
+    processes, no signals to others, no mounts).
+
+What it does not isolate: the kernel itself (a kernel exploit gets out; a virtual machine would be needed),
+CPU caches and timing, total CPU time of many programs at once, and on systems without Landlock or
+namespaces whatever the missing layer would have covered: then readable files of this machine are
+readable to the program. Not Linux: not supported.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.rewards.process import Peer
+
+_START = 30.0
+"""Seconds a zygote may take to start."""
+_REPLY = 5.0
+"""Seconds beyond the program's own that its zygote may take to clean up and reply."""
+_BOOT = "import sys; sys.path.insert(0, {folder!r}); import zygote; del sys.path[0]; zygote.main()"
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed; says nothing about the program."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one program."""
+
+    outcome: Literal["ended", "deadline", "output"]
+    """`output`: it wrote more than 1 MiB."""
+    status: int | None
+    output: bytes
+
+
+class Sandbox:
+    """One zygote. Runs one program at a time; not thread-safe.
+
+    Raises (all methods):
+        PeerDied, PeerTimeout: the zygote was lost; make a new one.
+    """
+
+    def __init__(self) -> None:
+        boot = _BOOT.format(folder=str(Path(__file__).parent))
+        self._peer = Peer([sys.executable, "-I", "-S", "-c", boot], {})
+        self.layers: dict[str, bool] = json.loads(self._peer.call(b'{"layers": true}', _START))
+        _say_what_is_missing(self.layers)
+
+    @property
+    def pid(self) -> int:
+        return self._peer.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._peer.alive
+
+    def run_stdin(self, program: str, stdin: str, seconds: float) -> Run:
+        """Run a program on one input; `output` is what it printed."""
+        return self._run({"program": program, "stdin": stdin, "seconds": seconds})[0]
+
+    def run_calls(
+        self, program: str, entry_point: str, calls: Sequence[Sequence[Any]], seconds: float
+    ) -> tuple[Run, list[Any] | None]:
+        """Call a function of the program, once for each list of arguments, in one process.
+
+        The values are None where the program did not return them all as plain JSON data.
+        """
+        request = {"program": program, "entry_point": entry_point, "calls": list(calls), "seconds": seconds}
+        run, nonce = self._run(request)
+        return run, _values(run, nonce, len(calls))
+
+    def close(self) -> None:
+        self._peer.close()
+
+    def kill(self) -> None:
+        self._peer.kill()
+
+    def _run(self, request: dict[str, Any]) -> tuple[Run, bytes]:
+        reply = self._peer.call(json.dumps(request).encode(), request["seconds"] + _REPLY)
+        head, _, output = reply.partition(b"\n")
+        header = json.loads(head)
+        if header["status"] == 97 and not output:
+            raise SandboxError("a layer of the sandbox that held at its start failed: see sandbox_layers()")
+        return Run(header["outcome"], header["status"], output), header["nonce"].encode()
+
+
+def sandbox_layers() -> dict[str, bool]:
+    """Which layers hold on this machine, by name. Starts and ends a sandbox (about 0.2 s)."""
+    sandbox = Sandbox()
+    sandbox.close()
+    return sandbox.layers
+
+
+def _values(run: Run, nonce: bytes, count: int) -> list[Any] | None:
+    head, body = run.output[: len(nonce) + 4], run.output[len(nonce) + 4 :]
+    if run.outcome != "ended" or run.status != 0 or not head.startswith(nonce):
+        return None
+    if int.from_bytes(head[len(nonce) :], "big") != len(body):
+        return None
+    try:
+        values = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, list) and len(values) == count else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _say_what_is_missing(layers: dict[str, bool]) -> None:
+    missing = [name for name in ("file_rules", "system_call_filter", "process_namespace") if not layers[name]]
+    if missing:
+        logging.getLogger(__name__).warning(
+            "code sandbox: %s not available on this kernel", ", ".join(missing)
+        )

@@ -1,0 +1,296 @@
+"""The process that model-written programs are forked from. Standard library only; never holds an answer.
+
+Started by `tasks.rewards.sandbox` as `python -I -S` with an empty environment. It reads one request a
+frame, forks a guardian (which takes the namespaces) and from it the program, collects at most
+`MAX_OUTPUT` bytes from the pipe until the program ends or its time is up, kills what is left, and replies
+with a JSON line and the raw bytes. It never interprets those bytes.
+
+    request   {"program", "entry_point", "calls": [[argument, ...], ...], "seconds"}      function style
+              {"program", "stdin", "seconds"}                                             stdin style
+              {"layers": true}                                                            what holds here
+    reply     {"outcome": "ended" | "deadline" | "output", "status": n, "nonce": text}\\n<bytes>
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import select
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, BinaryIO, NoReturn
+
+import isolation
+
+MAX_OUTPUT = 2**20
+MEMORY = 512 * 2**20
+FILE_SIZE = 16 * 2**20
+FOLDER_SIZE = 64 * 2**20
+HARNESS_FAILED = 97
+FOLDER = "/tmp"
+
+PREIMPORTED = (
+    *("bisect", "collections", "dataclasses", "datetime", "decimal", "fractions", "functools", "heapq"),
+    *("itertools", "math", "operator", "random", "re", "string", "typing"),
+)
+
+
+# ---- in the program's process --------------------------------------------------------------------
+
+
+def isolate(layers: dict[str, bool], seconds: float) -> None:
+    """Every layer that holds on this machine; the first that fails now ends the process."""
+    isolation.die_with_parent()
+    os.umask(0o077)
+    isolation.limit_resources(seconds, MEMORY, FILE_SIZE)
+    for name, wall in process_walls().items():
+        if layers.get(name):
+            wall()
+
+
+def process_walls() -> dict[str, Callable[[], None]]:
+    readable = [*_library_folders(), "/usr/share/zoneinfo", "/dev/null", "/dev/urandom", "/dev/zero"]
+    return {
+        "capabilities_dropped": isolation.drop_capabilities,
+        "file_rules": lambda: isolation.confine_files(readable, [os.getcwd()]),
+        "system_call_filter": isolation.forbid_system_calls,
+    }
+
+
+def _library_folders() -> list[str]:
+    own = os.path.dirname(os.__file__)
+    return [own, "/lib", "/lib64", "/usr/lib", "/usr/lib64", os.path.join(sys.base_prefix, "lib")]
+
+
+def run_program(request: dict[str, Any], result: BinaryIO) -> None:
+    """Run the program with its standard streams in place; write what is asked for to `result`."""
+    import builtins
+
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as `site` would have set them
+    module = types.ModuleType("__main__" if "stdin" in request else "answer")
+    sys.modules[module.__name__] = module
+    sys.path[:] = [path for path in sys.path if "python" in path]
+    try:
+        exec(compile(request["program"], "<answer>", "exec"), module.__dict__)
+        if "stdin" not in request:
+            function = getattr(module, request["entry_point"])
+            values = [function(*arguments) for arguments in request["calls"]]
+            body = json.dumps(values, allow_nan=False).encode()
+            result.write(request["nonce"].encode() + struct.pack(">I", len(body)) + body)
+    finally:
+        result.flush()
+        sys.stdout.flush()
+
+
+def become_program(
+    request: dict[str, Any], stdin: int | None, output: int, layers: dict[str, bool]
+) -> NoReturn:
+    """Never returns. Descriptors: 0 the input, 1 and 2 the output or nothing, 3 the pipe to the harness."""
+    status = HARNESS_FAILED
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        result = os.dup2(output, 200)
+        os.dup2(stdin if stdin is not None else null, 0)
+        os.dup2(result if stdin is not None else null, 1)
+        os.dup2(null, 2)
+        os.dup2(result, 3)
+        os.closerange(4, 256)
+        sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
+        isolate(layers, request["seconds"])
+        status = 1
+        run_program(request, os.fdopen(3, "wb", closefd=False))
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:  # noqa: BLE001 - the status says it; the program's own errors are its own
+        pass
+    os._exit(status & 0xFF)
+
+
+def _stream(descriptor: int, mode: str) -> Any:
+    return os.fdopen(descriptor, mode, encoding="utf-8", closefd=False)
+
+
+# ---- in the guardian -----------------------------------------------------------------------------
+
+
+def become_guardian(
+    request: dict[str, Any], stdin: int | None, output: int, layers: dict[str, bool], folder: str
+) -> NoReturn:
+    """Take the process and mount namespaces, fork the program in them, end as it ends. Never returns."""
+    status = HARNESS_FAILED
+    try:
+        os.setsid()
+        isolation.die_with_parent()
+        if layers.get("process_namespace"):
+            isolation.enter_process_namespace()
+        if layers.get("private_folder"):
+            isolation.private_folder(folder, FOLDER_SIZE)
+        os.chdir(folder)
+        program = os.fork()
+        if program == 0:
+            become_program(request, stdin, output, layers)
+        os.close(output)
+        status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+    finally:
+        os._exit(status & 0xFF)
+
+
+# ---- in the zygote -------------------------------------------------------------------------------
+
+
+def run(request: dict[str, Any], layers: dict[str, bool]) -> tuple[dict[str, Any], bytes]:
+    """One program from fork to reaping; (header, output)."""
+    request["nonce"] = os.urandom(16).hex()
+    private = layers.get("private_folder", False)
+    folder = FOLDER if private else tempfile.mkdtemp(prefix="r1-sandbox-")
+    stdin = _input_file(request["stdin"]) if "stdin" in request else None
+    read_end, write_end = os.pipe()
+    guardian = os.fork()
+    if guardian == 0:
+        os.close(read_end)
+        become_guardian(request, stdin, write_end, layers, folder)
+    os.close(write_end)
+    if stdin is not None:
+        os.close(stdin)
+    outcome, output, status = collect(guardian, read_end, time.monotonic() + request["seconds"])
+    os.close(read_end)
+    if not private:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"outcome": outcome, "status": status, "nonce": request["nonce"]}, output
+
+
+def collect(guardian: int, read_end: int, deadline: float) -> tuple[str, bytes, int | None]:
+    """Read until the pipe closes, the output is too long or the time is up; then leave nothing running."""
+    output, outcome = bytearray(), "deadline"
+    poll = select.poll()
+    poll.register(read_end, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+        part = os.read(read_end, 65536)
+        output += part
+        if not part or len(output) > MAX_OUTPUT:
+            outcome = "output" if part else "ended"
+            break
+    status = _status(guardian, deadline) if outcome == "ended" else None
+    if status is None:
+        outcome = "deadline" if outcome == "ended" else outcome
+        end_everything(guardian)
+    else:
+        end_everything()
+    return outcome, bytes(output[:MAX_OUTPUT]), status
+
+
+def _status(guardian: int, deadline: float) -> int | None:
+    """The guardian's exit status, or None at the deadline."""
+    pause = 0.0002
+    while True:
+        pid, status = os.waitpid(guardian, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+
+
+def end_everything(guardian: int | None = None) -> None:
+    """Kill and reap every descendant; orphans come to this process, which is a subreaper."""
+    if guardian is not None:
+        _kill(-guardian)
+        _kill(guardian)
+    while True:
+        for child in _children():
+            _kill(child)
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            time.sleep(0.0005)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _children() -> list[int]:
+    try:
+        with open("/proc/thread-self/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def _input_file(text: str) -> int:
+    file = os.memfd_create("stdin")
+    os.write(file, text.encode())
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+# ---- what holds on this machine ------------------------------------------------------------------
+
+
+def raise_walls() -> dict[str, bool]:
+    """Try every layer, the zygote's own for good, the others in a child that is thrown away."""
+    layers = {"separate_process_group": True, "resource_limits": True, "empty_environment": not os.environ}
+    layers["unprivileged_user"] = _holds(lambda: isolation.leave_root(os.path.dirname(os.__file__)))
+    layers["network_namespace"] = _holds(isolation.enter_namespaces)
+    isolation.adopt_orphans()
+    layers["process_namespace"] = _holds_in_a_child(isolation.enter_process_namespace)
+    layers["private_folder"] = _holds_in_a_child(lambda: isolation.private_folder(FOLDER, FOLDER_SIZE))
+    layers |= {name: _holds_in_a_child(wall) for name, wall in process_walls().items()}
+    return layers
+
+
+def _holds(wall: Callable[[], None]) -> bool:
+    try:
+        wall()
+    except OSError:
+        return False
+    return True
+
+
+def _holds_in_a_child(wall: Callable[[], None]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if _holds(wall) else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, layers: dict[str, bool]) -> None:
+    while len(head := requests.read(4)) == 4:
+        request = json.loads(requests.read(struct.unpack(">I", head)[0]))
+        header, output = (layers, b"") if "layers" in request else run(request, layers)
+        reply = json.dumps(header).encode() + b"\n" + output
+        replies.write(struct.pack(">I", len(reply)) + reply)
+        replies.flush()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    for name in PREIMPORTED:
+        __import__(name)
+    requests = io.BufferedReader(io.FileIO(os.dup(0)))
+    replies = io.BufferedWriter(io.FileIO(os.dup(1), "w"))
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.chdir("/")
+    layers = raise_walls()
+    gc.freeze()
+    serve(requests, replies, layers)

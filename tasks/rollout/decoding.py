@@ -1,0 +1,255 @@
+"""Sampling from a Hugging Face causal model, lean enough for small models on CPUs.
+
+Differs from `generate` in speed and in what decides a draw: each row has its own seed, and the token of
+step t is the inverse of the row's distribution at a uniform number hashed from (seed, t). So a
+completion is the same whatever shares its batch, up to the rounding of the matrix products.
+What makes it fast: equal prompts are read once, keys and values lie in buffers that are not copied each
+step, grouped-query attention is not expanded, finished rows leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from tasks.config import Sampling
+
+ATTENTION = "grouped_sdpa"
+"""Load the model with `attn_implementation=ATTENTION`; any other works too, more slowly."""
+
+_DROP_BELOW = 0.75
+"""Finished rows leave once fewer than this share of the batch still runs."""
+_NUCLEUS_FIRST = 64
+"""Top-p looks at this many tokens first, and sorts the vocabulary only where they do not suffice."""
+
+
+def _grouped_attention(
+    module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """One query a row: the heads that share keys become the queries, so the keys need no copies."""
+    if q.shape[2] != 1:
+        return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
+    rows, heads, _, size = q.shape
+    grouped = q.reshape(rows, k.shape[1], -1, size)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        grouped, k, v, attn_mask=mask, scale=kwargs.get("scaling")
+    )
+    return out.reshape(rows, 1, heads, size), None
+
+
+AttentionInterface.register(ATTENTION, _grouped_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+class BufferLayer(DynamicLayer):
+    """Keys and values (rows, heads, positions, size) in buffers that double when full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = 0
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        end = self.used + key_states.shape[2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._key_buffer = self._value_buffer = key_states.new_empty(0)
+        if self.used == 0 or end > self._key_buffer.shape[2]:
+            self._key_buffer = self._grown(self._key_buffer, key_states, end)
+            self._value_buffer = self._grown(self._value_buffer, value_states, end)
+        self._key_buffer[:, :, self.used : end] = key_states
+        self._value_buffer[:, :, self.used : end] = value_states
+        self.used = end
+        self._show()
+        return self.keys, self.values
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep (or repeat) these rows."""
+        self._key_buffer = self._rows(self._key_buffer, rows)
+        self._value_buffer = self._rows(self._value_buffer, rows)
+        self._show()
+
+    def _show(self) -> None:
+        self.keys = self._key_buffer[:, :, : self.used]
+        self.values = self._value_buffer[:, :, : self.used]
+
+    def _grown(self, buffer: torch.Tensor, states: torch.Tensor, end: int) -> torch.Tensor:
+        rows, heads, _, size = states.shape
+        grown = states.new_empty(rows, heads, max(2 * end, 64), size)
+        if self.used:
+            grown[:, :, : self.used] = buffer[:, :, : self.used]
+        return grown
+
+    def _rows(self, buffer: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        taken = buffer.new_empty(len(rows), *buffer.shape[1:])
+        taken[:, :, : self.used] = buffer[:, :, : self.used].index_select(0, rows)
+        return taken
+
+
+def require_full_attention(model: PreTrainedModel) -> None:
+    """Raises ValueError for models whose cache this loop does not know (sliding windows, ...)."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ValueError(
+            f"{model.config.model_type} has layers of {', '.join(sorted(kinds))}: the transformers engine "
+            "decodes full attention only; set engine.name to vllm"
+        )
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    end_tokens: frozenset[int],
+    batch_size: int,
+) -> list[list[int]]:
+    """The tokens written after each prompt, in order; the last one is an end token unless cut by length.
+
+    `prompts` are token ids; length is cut at `sampling.max_new_tokens` or where the model's context ends.
+
+    Raises:
+        ValueError: an empty prompt, or one that fills the model's context.
+    """
+    require_full_attention(model)
+    room = _room(model, prompts, sampling.max_new_tokens)
+    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    written: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(prompts), batch_size):
+        batch = longest_first[start : start + batch_size]
+        rows = _decode_batch(
+            model, [prompts[i] for i in batch], sampling, [seeds[i] for i in batch],
+            [room[i] for i in batch], end_tokens,
+        )  # fmt: skip
+        for i, row in zip(batch, rows, strict=True):
+            written[i] = row
+    return written
+
+
+def _room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], wanted: int) -> list[int]:
+    """How many tokens each completion may have."""
+    context = getattr(model.config, "max_position_embeddings", None) or 2**31
+    lengths = [len(p) for p in prompts]
+    if lengths and not 0 < min(lengths) <= max(lengths) < context:
+        raise ValueError(
+            f"prompts have {min(lengths)} to {max(lengths)} tokens: the model reads 1 to {context - 1}; "
+            "leave the others out"
+        )
+    return [min(wanted, context - n) for n in lengths]
+
+
+def _decode_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    room: Sequence[int],
+    end_tokens: frozenset[int],
+) -> list[list[int]]:
+    device = model.device
+    logits, cache, mask = _read_prompts(model, prompts, max(room))
+    position = torch.tensor([[len(p)] for p in prompts], device=device)
+    width = max(map(len, prompts))
+    ends = torch.tensor(sorted(end_tokens), device=device)
+    limits = torch.tensor(room, device=device)
+    seed = np.array(seeds, dtype=np.uint64)
+    rows = torch.arange(len(prompts), device=device)
+    running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    written = torch.full((len(prompts), max(room)), -1, dtype=torch.long, device=device)
+
+    for step in range(max(room)):
+        token = draw(logits, sampling, torch.from_numpy(uniform(seed, step)).to(device))
+        written[rows, step] = torch.where(running, token, -1)
+        running &= ~torch.isin(token, ends) & (step + 1 < limits)
+        alive = int(running.sum())
+        if alive == 0:
+            break
+        if alive < _DROP_BELOW * len(rows):
+            kept = running.nonzero().squeeze(1)
+            for layer in cache.layers:
+                layer.select(kept)
+            rows, token, position, mask = rows[kept], token[kept], position[kept], mask[kept]
+            limits, running, seed = limits[kept], running[kept], seed[kept.cpu().numpy()]
+        logits = _logits(model, token[:, None], mask[:, None, None, : width + step + 1], position, cache)
+        position = position + 1
+    return [row[: row.index(-1)] if -1 in row else row for row in written.tolist()]
+
+
+def _read_prompts(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int
+) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+    """Logits after each prompt (rows, vocabulary), the cache, the mask (rows, width + room)."""
+    distinct = {tuple(p): i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in distinct], device=model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in distinct], device=model.device)
+    cache = Cache(layers=[BufferLayer() for _ in range(model.config.num_hidden_layers)])
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = _logits(model, ids, mask, position, cache)
+    rows = torch.tensor([distinct[tuple(p)] for p in prompts], device=model.device)
+    if len(distinct) < len(prompts):
+        for layer in cache.layers:
+            layer.select(rows)
+        logits, mask = logits[rows], mask[rows]
+    ones = torch.ones(len(prompts), room, dtype=torch.bool, device=model.device)
+    return logits, cache, torch.cat([mask.bool(), ones], dim=1)
+
+
+def _logits(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Cache
+) -> torch.Tensor:
+    """Logits of the last position in float32, shape (rows, vocabulary)."""
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1].float()
+
+
+def draw(logits: torch.Tensor, sampling: Sampling, uniform_numbers: torch.Tensor) -> torch.Tensor:
+    """One token a row, the inverse of the row's distribution at its number in [0, 1). Shape (rows,)."""
+    probabilities = torch.softmax(logits / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        probabilities = _nucleus(probabilities, sampling.top_p)
+    cumulated = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    target = uniform_numbers[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def _nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Everything less likely than the likeliest tokens that together reach `top_p` set to 0.
+
+    The order stays the vocabulary's: two tokens of almost the same probability may swap ranks from one
+    batch to another, and must not swap places under the draw.
+    """
+    values = probabilities.topk(min(_NUCLEUS_FIRST, probabilities.shape[1]), dim=-1).values
+    if bool((values.sum(-1) < top_p).any()):
+        values = probabilities.sort(dim=-1, descending=True).values
+    kept = (values.cumsum(dim=-1) - values < top_p).sum(dim=-1, keepdim=True)
+    return torch.where(probabilities >= values.gather(1, kept - 1), probabilities, 0)
+
+
+def uniform(seeds: np.ndarray, step: int) -> np.ndarray:
+    """Numbers in [0, 1) from 64-bit seeds and a step: one SplitMix64 output each. Float64."""
+    with np.errstate(over="ignore"):
+        z = seeds.astype(np.uint64) + np.uint64((step + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53

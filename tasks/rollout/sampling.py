@@ -1,0 +1,201 @@
+"""The `samples` table: completions of problems, in shards that survive a kill, and their verdicts.
+
+A shard is written whole or not at all and is reused on resume. Its folder is named by everything that
+decides the completions, so a shard of other settings is never taken for one of these. What a sample
+draws is a pure function of (seed, problem id, sample index): neither the shard nor the run matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from artifacts.keys import canonical_json
+from artifacts.tables import conform, read_table, write_table
+from tasks.config import EngineSettings, Sampling
+from tasks.job import Input, Job, StopRequested
+from tasks.problems.problem import Problem
+from tasks.rendering import Template, parse_completion, render_prompt
+from tasks.rewards import Judgement, Verdict, VerifierPool, format_reward, language_consistency
+from tasks.rollout.engine import Completion, Engine, derived_seed, open_engine
+
+SHARD_COMPLETIONS = 512
+"""Completions between two points at which a job can be killed without losing work."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample that is asked for."""
+
+    problem_id: str
+    sample_index: int
+    prompt: str
+    seed: int
+
+
+def sample_checkpoint(
+    checkpoint: Input,
+    problems: Sequence[Problem],
+    template: Template,
+    sampling: Sampling,
+    samples_per_problem: int,
+    seed: int,
+    engine: EngineSettings,
+    job: Job,
+) -> pa.Table:
+    """`sample_problems` and `judge` with the engine and the verifiers opened and closed around them."""
+    opened = open_engine(engine, checkpoint.path / "model")
+    try:
+        table = sample_problems(
+            opened, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
+        )
+    finally:
+        opened.close()
+    job.progress(table.num_rows, table.num_rows, "verify")
+    with VerifierPool() as pool:
+        return judge(table, problems, pool)
+
+
+def sample_problems(
+    engine: Engine,
+    problems: Sequence[Problem],
+    template: Template,
+    sampling: Sampling,
+    samples_per_problem: int,
+    seed: int,
+    checkpoint_digest: str,
+    job: Job,
+) -> pa.Table:
+    """`samples` rows: `samples_per_problem` completions of each problem, a problem's together, in order.
+
+    Raises:
+        StopRequested: the job was asked to stop; the shards made so far are kept.
+    """
+    requests = _requests(problems, template, samples_per_problem, seed)
+    folder = _shard_folder(job.state / "shards", engine.name, requests, sampling, checkpoint_digest)
+    shards = [
+        requests[start : start + SHARD_COMPLETIONS] for start in range(0, len(requests), SHARD_COMPLETIONS)
+    ]
+    done = 0
+    for number, shard in enumerate(shards):
+        path, started = folder / f"{number:05d}.parquet", time.perf_counter()
+        made = not path.exists()
+        if made:
+            if job.should_stop():
+                raise StopRequested(f"{number} of {len(shards)} shards sampled")
+            completions = engine.generate([r.prompt for r in shard], sampling, [r.seed for r in shard])
+            rows = _rows(shard, completions, sampling, checkpoint_digest, engine.name)
+            write_table(path, rows, "samples")
+        done += len(shard)
+        speed = {"tokens_per_second": _tokens(completions, started)} if made else {}
+        job.progress(done, len(requests), "sample", **speed)
+    return read_table(folder) if shards else conform([], "samples")
+
+
+def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
+    """The seed of one sample, 0 .. 2**63-1."""
+    return derived_seed(seed, problem_id, sample_index)
+
+
+def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> pa.Table:
+    """`samples` with thinking, answer, verdict, and the accuracy, format and language terms filled in.
+
+    `answer` is the final answer that was judged; where no rule applies (rubric problems) it is the text
+    of the answer block, and verdict and accuracy stay null.
+    """
+    by_id = {p.id: p for p in problems}
+    asked = [by_id[i] for i in table["problem_id"].to_pylist()]
+    texts = table["completion"].to_pylist()
+    judgements = _judgements(asked, texts, pool)
+    parsed = [parse_completion(text) for text in texts]
+    columns = {
+        "thinking": [p.thinking for p in parsed],
+        "answer": [j.extracted if j else p.answer for j, p in zip(judgements, parsed, strict=True)],
+        "verdict": [j.verdict.value if j else None for j in judgements],
+        "reward_accuracy": [float(j.verdict is Verdict.correct) if j else None for j in judgements],
+        "reward_format": [format_reward(text) for text in texts],
+        "reward_language": [
+            language_consistency(p.thinking, q.language) for p, q in zip(parsed, asked, strict=True)
+        ],
+    }
+    kept = {name: table[name] for name in table.column_names}
+    return conform(pa.table(kept | columns), "samples")
+
+
+def verdict_counts(table: pa.Table) -> dict[str, int]:
+    """How many rows have each verdict; rows where no rule applies are left out."""
+    counts = pc.value_counts(table["verdict"].drop_null()).to_pylist()
+    return {entry["values"]: entry["counts"] for entry in counts}
+
+
+def _judgements(
+    problems: Sequence[Problem], texts: Sequence[str], pool: VerifierPool
+) -> list[Judgement | None]:
+    ruled = [i for i, p in enumerate(problems) if p.verifier != "rubric"]
+    verified = pool.verify([problems[i] for i in ruled], [texts[i] for i in ruled])
+    judged: list[Judgement | None] = [None] * len(problems)
+    for i, judgement in zip(ruled, verified, strict=True):
+        judged[i] = judgement
+    return judged
+
+
+def _requests(problems: Sequence[Problem], template: Template, samples: int, seed: int) -> list[Request]:
+    return [
+        Request(p.id, i, prompt, sample_seed(seed, p.id, i))
+        for p in problems
+        for prompt in [render_prompt(template, p.prompt)]
+        for i in range(samples)
+    ]
+
+
+def _shard_folder(
+    root: Path, engine: str, requests: Sequence[Request], sampling: Sampling, checkpoint: str
+) -> Path:
+    """The folder of these requests' shards; folders of other requests are removed."""
+    asked = hashlib.sha256()
+    for r in requests:
+        asked.update(canonical_json([r.problem_id, r.sample_index, r.prompt, r.seed]))
+    document = [engine, checkpoint, sampling.model_dump(), SHARD_COMPLETIONS, asked.hexdigest()]
+    folder = root / hashlib.sha256(canonical_json(document)).hexdigest()[:16]
+    for other in root.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _rows(
+    requests: Sequence[Request],
+    completions: Sequence[Completion],
+    sampling: Sampling,
+    checkpoint: str,
+    engine: str,
+) -> pa.Table:
+    n = len(requests)
+    columns = {
+        "problem_id": [r.problem_id for r in requests],
+        "sample_index": [r.sample_index for r in requests],
+        "checkpoint": [checkpoint] * n,
+        "prompt": [r.prompt for r in requests],
+        "completion": [c.text for c in completions],
+        "prompt_tokens": [c.prompt_tokens for c in completions],
+        "completion_tokens": [c.completion_tokens for c in completions],
+        "finish_reason": [c.finish_reason for c in completions],
+        "temperature": [sampling.temperature] * n,
+        "top_p": [sampling.top_p] * n,
+        "max_new_tokens": [sampling.max_new_tokens] * n,
+        "seed": [r.seed for r in requests],
+        "engine": [engine] * n,
+    }
+    return pa.table(columns)
+
+
+def _tokens(completions: Sequence[Completion], started: float) -> float:
+    return round(sum(c.completion_tokens for c in completions) / (time.perf_counter() - started), 1)

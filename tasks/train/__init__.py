@@ -1,0 +1,1 @@
+"""Training stages: RL, supervised fine-tuning, reward models. Only jobs import these modules."""

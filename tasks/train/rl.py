@@ -1,0 +1,228 @@
+"""GRPO: R1-Zero, reasoning RL, final RL and the RL-only student (paper 2.1-2.3, Methods; Eq. 1-10).
+
+How the published settings reach TRL 1.16.0:
+
+    group size G                       num_generations
+    512 outputs an update              per_device_train_batch_size (one update, micro-batched by GroupTrainer)
+    8,192 outputs -> 16 mini-batches   steps_per_generation, one inner epoch (num_iterations 1), random split
+    A = (r - mean) / std of the group  scale_rewards="group" (TRL divides by std + 1e-4, with n - 1)
+    KL in the loss, coefficient 0.001  beta, use_bias_correction_kl=False (TRL would weight it by the ratio)
+    clip epsilon (10 in stage 1)       epsilon, epsilon_high
+    reference := policy every 400      sync_ref_model, ref_model_mixup_alpha 1.0, ref_model_sync_steps
+    per-response objective (Eq. 1)     loss_type="grpo": per-token ratios, mean over a response's tokens
+    temperature, no top-p or top-k     temperature, top_p 1, top_k 0 (a cut would bias the ratios)
+    length 32,768, then 65,536         GroupTrainer(length_at=...)
+    reward terms and prompts by step   tasks.rewards.RewardFunction, tasks.train.schedule
+
+Not published and chosen here: AdamW without weight decay, gradients clipped at norm 1, constant rate.
+Run one by itself: `prefect deployment run rl-zero --param preset=tiny`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl import GRPOConfig
+
+from tasks.config import RLConfig
+from tasks.job import Job
+from tasks.problems.problem import Problem, from_table
+from tasks.rendering import render_prompt
+from tasks.rewards import RewardFunction, RewardHealth, VerifierPool
+from tasks.train.checkpoints import SealCheckpoints, checkpoint_step, newest_checkpoint
+from tasks.train.grpo_trainer import GroupTrainer
+from tasks.train.job_callback import JobCallback, raise_if_stopped
+from tasks.train.metrics import last_mean, write_metrics
+from tasks.train.models import CHECKPOINTING_FROM, end_token_ids, load_policy, load_tokenizer, save_model
+from tasks.train.recorder import RecordedReward, drop_from, finish
+from tasks.train.schedule import max_completion_length, prompt_schedule, training_problems
+
+_SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completions/mean_length"}
+
+
+def run(config: RLConfig, job: Job) -> None:
+    """Trains `checkpoint` on `problems`; leaves `model/`, `samples.parquet` and `metrics.parquet`.
+
+    Raises:
+        ValueError: settings that the inputs cannot serve, before anything is trained.
+        RuntimeError: the reward is broken (constant, or too many verifier errors).
+        StopRequested: asked to stop; the next run goes on from the checkpoint.
+    """
+    engine = _engine_name(config)
+    job.progress(0, config.steps, "loading the model")
+    source = job.inputs["checkpoint"].path / "model"
+    problems = training_problems(from_table(job.inputs["problems"].table("problems")), config)
+    tokenizer, model = load_tokenizer(source), load_policy(source)
+    rows = prompt_rows(problems, config, tokenizer)
+    _check_lengths(rows, config, model)
+
+    resume = newest_checkpoint(job.state / "trainer")
+    shards = job.state / "samples"
+    shards.mkdir(exist_ok=True)
+    drop_from(shards, checkpoint_step(resume) if resume else 0)
+
+    with VerifierPool() as pool:
+        reward = RecordedReward(
+            config, problems, RewardFunction(config.rewards, pool, _scorers(job, config)), RewardHealth(),
+            shards, job.inputs["checkpoint"].ref.digest, engine,
+            end_token_ids(model, tokenizer),
+        )  # fmt: skip
+        trainer = build_trainer(config, job.state / "trainer", model, tokenizer, rows, reward)
+        trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    raise_if_stopped(job, trainer.state)
+
+    save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, job.draft / "model")
+    write_metrics(job.draft, trainer.state.log_history)
+    finish(shards, job.draft / "samples.parquet")
+    log = trainer.state.log_history
+    job.summary(
+        steps=config.steps,
+        **{f"last_{name}": round(last_mean(log, key), 4) for name, key in (*_SHOWN.items(), ("kl", "kl"))},
+        seconds_per_step=round(sum(last_mean(log, f"r1/{part}") for part in ("generate_s", "update_s")), 2),
+    )
+
+
+def prompt_rows(problems: Sequence[Problem], config: RLConfig, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The prompts in the order of `prompt_schedule`: columns prompt, problem (index), prompt_tokens.
+
+    The last rollout is filled up with the first steps' prompts where `mini_batches_per_rollout` does not
+    divide `steps`; what is drawn for them beyond the last step is not trained on.
+    """
+    schedule = prompt_schedule(problems, config)
+    missing = -len(schedule) % config.mini_batches_per_rollout
+    order = [i for step in schedule + schedule[:1] * missing for i in step]
+    prompts = [render_prompt(config.template, p.prompt) for p in problems]
+    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    return Dataset.from_dict(
+        {
+            "prompt": [prompts[i] for i in order],
+            "problem": order,
+            "prompt_tokens": [lengths[i] for i in order],
+        }
+    )
+
+
+def build_trainer(
+    config: RLConfig, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset, reward: RecordedReward,
+) -> GroupTrainer:  # fmt: skip
+    """The trainer, its checkpoints in `folder`; nothing runs yet."""
+    trainer = GroupTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=grpo_arguments(config, folder, model.num_parameters(), max(rows["prompt_tokens"])),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[SealCheckpoints()],
+        micro_batch_size=config.micro_batch_size,
+        decode_batch=config.engine.batch_size,
+        length_at=lambda step: max_completion_length(config, step),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def grpo_arguments(config: RLConfig, folder: Path, parameters: int, longest_prompt: int) -> GRPOConfig:
+    """The settings as TRL's arguments; see the table above."""
+    per_rollout = config.mini_batches_per_rollout
+    return GRPOConfig(
+        output_dir=str(folder),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=1,
+        steps_per_generation=per_rollout,
+        num_generations=config.group_size,
+        num_iterations=1,
+        max_completion_length=_longest_completion(config),
+        temperature=config.temperature,
+        top_p=1.0,
+        top_k=0,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        loss_type="grpo",
+        scale_rewards="group",
+        beta=config.kl_coef,
+        use_bias_correction_kl=False,
+        epsilon=config.clip_epsilon,
+        epsilon_high=config.clip_epsilon,
+        sync_ref_model=config.kl_coef > 0,
+        ref_model_mixup_alpha=1.0,
+        ref_model_sync_steps=config.reference_sync_steps,
+        disable_dropout=True,
+        gradient_checkpointing=parameters >= CHECKPOINTING_FROM,
+        bf16=config.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_steps=-(-config.checkpoint_every // per_rollout) * per_rollout,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **_vllm_arguments(config, longest_prompt),
+    )
+
+
+def _vllm_arguments(config: RLConfig, longest_prompt: int) -> dict[str, object]:
+    if config.engine.name == "transformers":
+        return {"use_vllm": False}
+    server = {"vllm_mode": "server", "vllm_server_base_url": config.engine.server_url}
+    colocated = {
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": config.engine.gpu_memory_share,
+        "vllm_max_model_length": longest_prompt + _longest_completion(config),
+    }
+    return {"use_vllm": True, **(server if config.engine.name == "vllm-server" else colocated)}
+
+
+def _longest_completion(config: RLConfig) -> int:
+    return max([config.max_completion_length, *(s.max_completion_length for s in config.length_schedule)])
+
+
+def _check_lengths(rows: Dataset, config: RLConfig, model: PreTrainedModel) -> None:
+    longest, room = max(rows["prompt_tokens"]), model.config.max_position_embeddings
+    if longest + _longest_completion(config) > room:
+        raise ValueError(
+            f"a prompt of {longest} tokens and a completion of {_longest_completion(config)} do not fit the "
+            f"model's {room} positions: lower max_completion_length to {room - longest} or less"
+        )
+
+
+def _scorers(job: Job, config: RLConfig) -> dict:
+    wanted = {term.name for term in config.rewards} & {"helpful", "safety"}
+    if not wanted:
+        return {}
+    if "reward_models" not in job.inputs:
+        raise ValueError(
+            f"rewards {', '.join(sorted(wanted))} need the input reward_models, which stage {job.stage} "
+            "does not have: use final-rl, or leave them out"
+        )
+    from tasks.train.preference_scores import preference_scorers
+
+    return preference_scorers(job.inputs["reward_models"].path, config.template)
+
+
+def _engine_name(config: RLConfig) -> str:
+    """Name and version of what samples.
+
+    Raises:
+        ValueError: the preset asks for vLLM and it is not installed.
+    """
+    package = "transformers" if config.engine.name == "transformers" else "vllm"
+    try:
+        return f"{config.engine.name} {metadata.version(package)}"
+    except metadata.PackageNotFoundError as error:
+        raise ValueError(
+            f"engine.name {config.engine.name} needs vLLM, which is not installed: pip install "
+            "'r1-pipeline[gpu]' on a GPU machine, or set engine.name to transformers"
+        ) from error

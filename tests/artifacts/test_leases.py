@@ -1,0 +1,131 @@
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from artifacts import leases
+from artifacts.backends import ObjectBackend
+from artifacts.store import ArtifactStore
+from tests.artifacts.builders import key_of, make_draft, manifest_for
+
+KEY = key_of("base")
+fork = multiprocessing.get_context("fork")
+
+
+def build(url, folder, worker, built):
+    store = ArtifactStore.open(url)
+    with store.lease(KEY):
+        ref = store.lookup(KEY)
+        if ref is None:
+            draft = make_draft(folder / f"draft-{worker}")
+            time.sleep(0.3)
+            ref = store.publish(draft, manifest_for("base"))
+            built.append(worker)
+    assert store.fetch(ref).is_dir()
+
+
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_builders_of_one_key_build_once(scheme, tmp_path):
+    url = f"{scheme}://{tmp_path}/store"
+    with fork.Manager() as manager:
+        built = manager.list()
+        workers = [fork.Process(target=build, args=(url, tmp_path, n, built)) for n in range(3)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(30)
+        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        assert len(built) == 1
+    store = ArtifactStore.open(url)
+    assert len(store.digests()) == 1
+    assert store.backend.held_leases() == []
+
+
+def hold_for_ever(store, read_end, write_end, with_grandchild):
+    """In a child: hold the lease, say so, sleep."""
+    os.close(read_end)
+    with store.lease(KEY):
+        if with_grandchild and os.fork() == 0:
+            time.sleep(5)
+            os._exit(0)
+        os.write(write_end, b"held")
+        time.sleep(60)
+    os._exit(1)
+
+
+@pytest.mark.parametrize("with_grandchild", [False, True])
+def test_a_killed_holder_frees_its_lease(with_grandchild, store):
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        hold_for_ever(store, read_end, write_end, with_grandchild)
+    assert os.read(read_end, 4) == b"held"
+    assert store.backend.held_leases() == [KEY]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    before = time.monotonic()
+    with store.lease(KEY):
+        assert time.monotonic() - before < 1
+    assert store.backend.held_leases() == []
+    assert not list((store.backend.root / "leases").iterdir())
+
+
+def test_a_waiting_builder_says_for_whom_it_waits(any_store):
+    messages, order = [], []
+
+    def wait():
+        with any_store.lease(KEY, messages.append):
+            order.append("second")
+
+    with any_store.lease(KEY):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not messages:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert len(messages) == 1
+    assert f"process {os.getpid()}" in messages[0]
+    assert KEY[:12] in messages[0]
+
+
+def test_other_keys_do_not_wait(any_store):
+    with any_store.lease(KEY), any_store.lease(key_of("other")):
+        assert any_store.backend.held_leases() == sorted([KEY, key_of("other")])
+
+
+def test_an_exception_frees_the_lease(any_store):
+    with pytest.raises(RuntimeError, match="boom"), any_store.lease(KEY):
+        raise RuntimeError("boom")
+    with any_store.lease(KEY, lambda message: pytest.fail(message)):
+        pass
+
+
+def test_a_lease_object_expires_when_its_holder_is_killed(tmp_path):
+    store = ObjectBackend(f"local://{tmp_path}/objects")
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with leases.object_lease(store, "leases/k", ttl=0.6, beat=0.1):
+            os.write(write_end, b"held")
+            time.sleep(60)
+    assert os.read(read_end, 4) == b"held"
+    waited = []
+    # A living holder keeps its lease for longer than the lifetime.
+    thread = threading.Thread(target=_take, args=(store, waited))
+    thread.start()
+    time.sleep(1.0)
+    assert not waited
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    thread.join(10)
+    assert waited == ["taken"]
+
+
+def _take(store, waited):
+    with leases.object_lease(store, "leases/k", ttl=0.6, beat=0.1):
+        waited.append("taken")

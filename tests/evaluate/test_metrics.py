@@ -1,0 +1,97 @@
+"""Estimators against enumeration and known values."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.evaluate.metrics import bootstrap, consensus, mean_where, pass_at_k
+
+COUNTS = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
+
+
+@given(COUNTS)
+def test_pass_at_k_is_the_share_of_all_draws(counts):
+    n, c, k = counts
+    draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_pass_at_k_rises_with_k_from_the_mean(counts):
+    n, c = counts
+    values = [pass_at_k(n, c, k) for k in range(1, n + 1)]
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(c / n)
+    assert values[-1] == float(c > 0)
+    if c < n:
+        assert pass_at_k(n, c + 1, n // 2 + 1) >= pass_at_k(n, c, n // 2 + 1)
+
+
+def test_pass_at_k_refuses_fewer_samples_than_k():
+    with pytest.raises(ValueError, match="pass@64 needs at least 64 samples a question, there are 8"):
+        pass_at_k(8, 4, 64)
+    with pytest.raises(ValueError, match="9 correct of 8"):
+        pass_at_k(8, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "correct", "expected"),
+    [
+        (["1", "1", "2"], [True, True, False], 1),
+        (["1", "2", "2"], [True, False, False], 0),
+        (["1", "2"], [True, False], 0.5),
+        (["1", "2", "3"], [False, False, False], 0),
+        ([None, None, "1"], [False, False, True], 1),
+        ([None, None], [False, False], 0),
+        (["Tom ", "tom", "Ann", "Ann"], [True, True, False, False], 0.5),
+        (["a b", "A  B", "c"], [True, True, False], 1),
+    ],
+)
+def test_consensus(answers, correct, expected):
+    assert consensus(answers, correct) == expected
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.randoms())
+def test_consensus_does_not_depend_on_the_order(answers, rng):
+    shuffled = answers.copy()
+    rng.shuffle(shuffled)
+    assert consensus(answers, [a == "a" for a in answers]) == consensus(
+        shuffled, [a == "a" for a in shuffled]
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(0, 100))
+def test_bootstrap_holds_the_mean_and_repeats(values, seed):
+    found = bootstrap(values, seed)
+    assert found == bootstrap(values, seed)
+    assert found.low <= found.value <= found.high
+    assert min(values) <= found.low + 1e-9
+    assert found.high <= max(values) + 1e-9
+
+
+def test_bootstrap_interval_has_the_textbook_width():
+    values = np.random.default_rng(0).random(400) < 0.3
+    found = bootstrap(values, 1)
+    expected = 2 * 1.96 * np.sqrt(found.value * (1 - found.value) / 400)
+    assert found.high - found.low == pytest.approx(expected, rel=0.08)
+
+
+def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    found = [bootstrap(rng.random(60) < 0.4, i) for i in range(300)]
+    assert 0.90 <= np.mean([f.low <= 0.4 <= f.high for f in found]) <= 0.98
+
+
+def test_questions_without_a_value_are_left_out():
+    assert bootstrap([np.nan, 0.5, 0.5], 0).questions == 2
+    assert bootstrap([np.nan], 0) is None
+    assert bootstrap([], 0) is None
+
+
+def test_mean_where():
+    values = mean_where(np.array([[1, np.nan, 0], [np.nan] * 3, [1, 1, 1]]))
+    np.testing.assert_array_equal(values, [0.5, np.nan, 1])

@@ -1,0 +1,26 @@
+"""Jobs for tests of stages: no store, no flow, inputs are plain folders."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from artifacts.refs import Kind, Ref
+from tasks.job import Input, Job
+
+
+def local_job(tmp_path: Path, node: str, stage: str, inputs: dict[str, tuple[Kind, Path]]) -> Job:
+    """A job whose work folder is `tmp_path/work/<node>`; called again it resumes from the same state.
+
+    `inputs` maps an input's name to its kind and a folder laid out like the artifact
+    (e.g. `problems.parquet` in it). The digests are made up from the folder names.
+    """
+    folder = tmp_path / "work" / node
+    job = Job(node=node, stage=stage, inputs={k: _input(*v) for k, v in inputs.items()}, folder=folder)
+    for place in (job.state, job.draft):
+        place.mkdir(parents=True, exist_ok=True)
+    return job
+
+
+def _input(kind: Kind, path: Path) -> Input:
+    return Input(Ref(kind=kind, digest=hashlib.sha256(str(path).encode()).hexdigest()), path)

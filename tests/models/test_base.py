@@ -1,0 +1,83 @@
+"""Importing bases: the artifact is a whole Hugging Face folder whatever the base came as."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tasks.config import BaseConfig, EngineSettings, Sampling
+from tasks.models.base import BaseUnavailable, check, load_base, run
+from tasks.rollout.engine import open_engine
+from tests.conftest import build_model, build_tokenizer
+from tests.jobs import local_job
+
+
+def test_a_half_precision_folder_comes_back_in_float32(tmp_path, tiny_model):
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float16).save_pretrained(source)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(source)
+    job = local_job(tmp_path, "base", "base", {})
+    run(BaseConfig(model=str(source)), job)
+    folder = job.draft / "model"
+    saved, original = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, tiny_model))
+    assert saved.dtype == torch.float32
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, original.state_dict()[name].half().float())
+    assert (folder / "model.safetensors").is_file()
+    assert not list(folder.glob("*.bin"))
+    assert job.headline["parameters"] == original.num_parameters()
+    text = "User: compute 1 + 2 <think> 你好 </think>"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert open_engine(EngineSettings(), folder).generate([text], Sampling(max_new_tokens=4), 0)
+
+
+def test_a_missing_pad_token_is_added_apart_from_the_end_token(tmp_path):
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    tokenizer.pad_token = None
+    check(model, tokenizer, "x")
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    assert len(tokenizer) <= model.get_input_embeddings().num_embeddings
+    assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_what_later_stages_cannot_use_is_refused():
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    tokenizer.add_tokens(["new"])
+    with pytest.raises(ValueError, match="do not belong together"):
+        check(model, tokenizer, "x")
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        check(model, tokenizer, "x")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("tasks/models/weights/none-such", "no such folder"),
+        ("nobody/none-such", "could not be had from the Hugging Face hub"),
+        ("docs", "no config.json there"),
+    ],
+)
+def test_a_base_that_is_not_there_is_one_sentence(model, message):
+    with pytest.raises(BaseUnavailable, match=message) as caught:
+        load_base(BaseConfig(model=model))
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_model_folder_is_not_run(tmp_path, tiny_model):
+    folder = tmp_path / "hostile"
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    config = json.loads((tiny_model / "config.json").read_text())
+    config |= {
+        "model_type": "hostile",
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises((ValueError, OSError)):
+        load_base(BaseConfig(model=str(folder)))
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,137 @@
+"""The sampling loop against `generate`, and what must not change a completion."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tasks.config import EngineSettings, Sampling
+from tasks.rollout.decoding import draw, uniform
+from tasks.rollout.engine import EngineUnavailable, open_engine
+
+PROMPTS = [
+    "User: compute 1 + 2 Assistant:",
+    "User: what is 3 + 4 + 5 * 6 Assistant:",
+    "User: hello Assistant:",
+    "User: 计算 1 + 2 Assistant:",
+] * 3
+GREEDY = Sampling(temperature=1e-4, max_new_tokens=24)
+WARM = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=32)
+
+
+def _engine(folder, batch_size=256):
+    return open_engine(EngineSettings(batch_size=batch_size), folder)
+
+
+def test_near_greedy_equals_generate(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    inputs = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    whole = model.generate(**inputs, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    for ids, got in zip(
+        whole[:, inputs.input_ids.shape[1] :], _engine(tiny_model).generate(PROMPTS, GREEDY, 0), strict=True
+    ):
+        kept = ids.tolist()
+        stopped = tokenizer.eos_token_id in kept
+        kept = kept[: kept.index(tokenizer.eos_token_id)] if stopped else kept
+        assert got.text == tokenizer.decode(kept, clean_up_tokenization_spaces=False)
+        assert got.finish_reason == ("stop" if stopped else "length")
+        assert got.completion_tokens == len(kept) + stopped
+
+
+@pytest.fixture(scope="module")
+def grouped_model(tiny_model, tmp_path_factory):
+    """The tiny model's shape with grouped keys (four heads on two)."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    config = model.config
+    config.num_key_value_heads = 2
+    torch.manual_seed(1)
+    grouped = type(model)(config)
+    folder = tmp_path_factory.mktemp("grouped")
+    grouped.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("folder", ["tiny_model", "grouped_model"])
+def test_batches_do_not_change_completions(folder, request):
+    path = request.getfixturevalue(folder)
+    prompts = PROMPTS * 8
+    whole = _engine(path).generate(prompts, WARM, 7)
+    few = _engine(path, batch_size=5).generate(prompts, WARM, 7)
+    assert (
+        sum(a == b for a, b in zip(whole, few, strict=True)) >= len(prompts) - 2
+    )  # rounding may flip a draw
+    assert len({c.text for c in whole}) > len(prompts) // 2
+    assert whole != _engine(path).generate(prompts, WARM, 8)
+
+
+def test_some_stop_and_some_are_cut(tiny_model):
+    completions = _engine(tiny_model).generate(PROMPTS * 20, Sampling(max_new_tokens=40), 3)
+    assert {c.finish_reason for c in completions} == {"stop", "length"}
+    for c in completions:
+        assert "<|end|>" not in c.text
+        assert c.completion_tokens == 40 or c.finish_reason == "stop"
+
+
+def test_own_seeds_and_grouped_heads_match_generate(grouped_model):
+    engine = _engine(grouped_model)
+    seeds = list(range(len(PROMPTS)))
+    whole = engine.generate(PROMPTS, WARM, seeds)
+    assert whole[3:5] == engine.generate(PROMPTS[3:5], WARM, seeds[3:5])
+    model = AutoModelForCausalLM.from_pretrained(grouped_model)
+    tokenizer = AutoTokenizer.from_pretrained(grouped_model)
+    ids = tokenizer(PROMPTS[1], return_tensors="pt").input_ids
+    greedy = model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+    text = tokenizer.decode([t for t in greedy.tolist() if t != tokenizer.eos_token_id])
+    assert engine.generate([PROMPTS[1]], GREEDY, 0)[0].text == text
+
+
+def test_bad_prompts_are_named(tiny_model):
+    engine = _engine(tiny_model)
+    with pytest.raises(ValueError, match="the model reads 1 to 511"):
+        engine.generate(["1 " * 600], WARM, 0)
+    with pytest.raises(ValueError, match="2 seeds for 1 prompts"):
+        engine.generate(["1"], WARM, [1, 2])
+    assert engine.generate([], WARM, 0) == []
+
+
+def test_context_ends_the_completion(tiny_model):
+    long = "1" * 500
+    completion = _engine(tiny_model).generate([long], Sampling(max_new_tokens=400), 0)[0]
+    assert completion.prompt_tokens + completion.completion_tokens <= 512
+
+
+def test_missing_vllm_says_what_to_do(tiny_model):
+    with pytest.raises(EngineUnavailable, match=r"pip install -e '.\[gpu\]'"):
+        open_engine(EngineSettings(name="vllm"), tiny_model)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=50), st.integers(0, 40_000))
+def test_uniform_numbers_are_in_range_and_depend_on_the_row_alone(seeds, step):
+    numbers = uniform(np.array(seeds, dtype=np.uint64), step)
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert numbers[-1] == uniform(np.array(seeds[-1:], dtype=np.uint64), step)[0]
+
+
+def test_draws_follow_the_distribution():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, float("-inf")]]).repeat(40_000, 1)
+    numbers = torch.from_numpy(uniform(np.arange(40_000, dtype=np.uint64), 5))
+    shares = torch.bincount(draw(logits, Sampling(), numbers), minlength=5) / 40_000
+    assert torch.allclose(shares, torch.softmax(logits[0], 0), atol=0.01)
+    assert shares[4] == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 150), st.floats(0.05, 0.99), st.integers(0, 10_000))
+def test_top_p_keeps_the_smallest_sufficient_set(vocabulary, top_p, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, vocabulary, generator=generator) * 3
+    numbers = torch.from_numpy(uniform(np.arange(200, dtype=np.uint64), seed))
+    drawn = set(draw(logits.repeat(200, 1), Sampling(top_p=top_p), numbers).tolist())
+    probabilities, order = torch.softmax(logits[0], 0).sort(descending=True)
+    allowed = order[: int((probabilities.cumsum(0) - probabilities < top_p).sum())]
+    assert drawn <= set(allowed.tolist())

@@ -1,0 +1,66 @@
+"""Prompt order and schedules by step."""
+
+import pytest
+
+from tasks.config import LengthStep, RLConfig
+from tasks.problems.problem import Problem
+from tasks.train.schedule import last_steps_begin, max_completion_length, prompt_schedule, training_problems
+
+
+def problem(i: int, domain: str = "math", split: str = "train") -> Problem:
+    return Problem(f"{domain}-{i}", domain, "en", f"what is {i}?", str(i), "math", split=split)
+
+
+PROBLEMS = [problem(i) for i in range(7)] + [problem(i, "general") for i in range(5)]
+CONFIG = RLConfig(steps=12, questions_per_step=4, group_size=2, micro_batch_size=2)
+
+
+def test_every_problem_once_an_epoch():
+    problems = training_problems(PROBLEMS, CONFIG)
+    flat = [i for step in prompt_schedule(problems, CONFIG) for i in step]
+    assert len(flat) == 48
+    for epoch in range(6):
+        assert sorted(flat[epoch * 7 : epoch * 7 + 7]) == list(range(7))
+    assert flat[:7] != flat[7:14]
+
+
+def test_a_step_does_not_depend_on_how_many_follow():
+    problems = training_problems(PROBLEMS, CONFIG)
+    longer = CONFIG.model_copy(update={"steps": 40})
+    assert prompt_schedule(problems, longer)[:12] == prompt_schedule(problems, CONFIG)
+
+
+def test_the_seed_decides_the_order():
+    problems = training_problems(PROBLEMS, CONFIG)
+    other = CONFIG.model_copy(update={"seed": 1})
+    assert prompt_schedule(problems, other) != prompt_schedule(problems, CONFIG)
+
+
+def test_general_prompts_enter_in_the_last_steps_only():
+    config = CONFIG.model_copy(update={"general_last_steps": 3, "general_share": 0.5})
+    problems = training_problems(PROBLEMS, config)
+    general = [
+        sum(problems[i].domain == "general" for i in step) for step in prompt_schedule(problems, config)
+    ]
+    assert general == [0] * 9 + [2] * 3
+
+
+def test_held_out_problems_are_never_asked():
+    rows = [problem(0), problem(1, split="held_out")]
+    assert [p.id for p in training_problems(rows, CONFIG)] == ["math-0"]
+
+
+@pytest.mark.parametrize("update", [{"domains": ("code",)}, {"domains": ("math",), "general_last_steps": 2}])
+def test_an_empty_pool_is_refused(update):
+    with pytest.raises(ValueError, match=r"no training rows of (code|general)"):
+        training_problems([problem(0)], CONFIG.model_copy(update=update))
+
+
+def test_length_schedule_boundary():
+    config = RLConfig(length_schedule=(LengthStep(step=8_200, max_completion_length=65_536),))
+    assert [max_completion_length(config, s) for s in (0, 8_199, 8_200)] == [32_768, 32_768, 65_536]
+
+
+@pytest.mark.parametrize(("last", "begin"), [(None, 1700), (400, 1300), (5000, 0)])
+def test_last_steps(last, begin):
+    assert last_steps_begin(1700, last) == begin
