@@ -41,8 +41,8 @@ _verified: set[tuple[str, str]] = set()
 
 
 def store_url() -> str:
-    """The store this process uses: `$R1_STORE`, or `.r1/store`."""
-    return os.environ.get("R1_STORE", ".r1/store")
+    """The store this process uses: `$R1_STORE`, or `store` in `$R1_HOME` (`.r1`)."""
+    return os.environ.get("R1_STORE") or os.path.join(os.environ.get("R1_HOME") or ".r1", "store")
 
 
 def cache_root() -> Path:

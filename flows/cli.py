@@ -78,40 +78,33 @@ def down() -> None:
 @app.command()
 def plan(preset: Preset = "tiny") -> None:
     """Each stage: its key, whether the store has it, and if not, why."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from flows.plan import plan as planned
 
     with _one_line_errors():
         rows = planned(_pipeline(preset), _store())
-    table = Table(box=None, pad_edge=False)
-    for heading in ("node", "stage", "pool", "key", "", "why"):
-        table.add_column(heading, no_wrap=heading not in ("", "why"))
-    for row in rows:
-        hit = "[cyan]hit[/]" if row.hit else "[yellow]miss[/]"
-        why = f"is {row.ref.short}" if row.ref else row.why
-        table.add_row(row.node, row.stage, row.pool, (row.key or "")[:12], hit, why)
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 200)
-    console.print(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
+    hit, miss = Text("hit", "cyan"), Text("miss", "yellow")
+    cells: list[list[str | Text]] = [
+        [row.node, row.stage, row.pool, (row.key or "")[:12], hit if row.hit else miss, row.outcome]
+        for row in rows
+    ]
+    store_commands.print_table(["node", "stage", "pool", "key", "", "why"], cells)
+    typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
 
 
 @app.command()
 def doctor(preset: Preset = "tiny") -> None:
     """Check versions, GPU, memory, disk, hub and sandbox against a preset."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from flows.doctor import examine
 
     with _one_line_errors():
         findings = examine(_pipeline(preset))
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]problem[/]"
-        table.add_row(mark, finding.what, finding.state, finding.remedy)
-    Console().print(table)
+    good, bad = Text("ok", "green"), Text("problem", "red")
+    rows: list[list[str | Text]] = [[good if f.ok else bad, f.what, f.state, f.remedy] for f in findings]
+    store_commands.print_table([""] * 4, rows)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 

@@ -1,4 +1,4 @@
-"""Where this machine keeps things: under `.r1`, unless the environment says otherwise."""
+"""Where this machine keeps things: under `.r1`, or `$R1_HOME`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from artifacts.store import store_url
 
 
 def home() -> Path:
-    """`.r1`, absolute: services, logs, Prefect's database, and by default store and work folders."""
-    return Path(".r1").absolute()
+    """`$R1_HOME`, or `.r1` here: services, logs, Prefect's database; by default store and work folders."""
+    return Path(os.environ.get("R1_HOME") or ".r1").absolute()
 
 
 def work_root() -> Path:
-    """`$R1_WORK`, or `.r1/work`: the folders of builds in progress (`tasks.job`)."""
+    """`$R1_WORK`, or `work` there: the folders of builds in progress (`tasks.job`)."""
     return Path(os.environ.get("R1_WORK") or home() / "work").absolute()
 
 

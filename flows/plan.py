@@ -35,7 +35,10 @@ class Planned:
         return self.ref is not None
 
     @property
-    def why(self) -> str:
+    def outcome(self) -> str:
+        """Which artifact is reused, or why none is."""
+        if self.ref is not None:
+            return f"is {self.ref.short}"
         extra = len(self.reasons) - _SHOWN_REASONS
         shown = "; ".join(self.reasons[:_SHOWN_REASONS])
         return f"{shown}; and {extra} more" if extra > 0 else shown

@@ -74,12 +74,19 @@ def marked() -> list[psutil.Process]:
 
 
 def live_flow_runs() -> set[str]:
-    """Ids of the flow runs that have a process on this machine."""
+    """Ids of the flow runs that have a process on this machine; a job that outlived its flow is none."""
     return {
         environment["PREFECT__FLOW_RUN_ID"]
-        for _, environment in _marked_with_environment()
-        if "PREFECT__FLOW_RUN_ID" in environment
+        for process, environment in _marked_with_environment()
+        if "PREFECT__FLOW_RUN_ID" in environment and _is_engine(process)
     }
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    try:
+        return "prefect.engine" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _marked_with_environment() -> list[tuple[psutil.Process, dict[str, str]]]:

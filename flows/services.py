@@ -1,7 +1,7 @@
 """Prefect's server and workers on this machine: up, recovered after a crash, down. Imports no Prefect.
 
-The server listens on loopback and keeps its database under `.r1/prefect`. Where `PREFECT_API_URL` names
-a server that is not ours (a cluster's), only workers are started here.
+The server listens on loopback and keeps its database under `.r1/prefect`. Where `PREFECT_API_URL` names a
+server that is not ours (a cluster's), only workers are started here.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def _wait_for_server() -> None:
         if processes.running("server") is None:
             raise ServiceError(f"the Prefect server ended: {processes.log_tail('server')}")
         if time.monotonic() > deadline:
-            raise ServiceError(f"the Prefect server gave no answer in {_START_SECONDS:.0f} s: see .r1/logs")
+            logs = places.home() / "logs"
+            raise ServiceError(f"the Prefect server gave no answer in {_START_SECONDS:.0f} s: see {logs}")
         time.sleep(0.2)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -23,10 +23,13 @@ import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from artifacts.manifest import Manifest
     from artifacts.store import ArtifactStore
     from tasks.rendering import Template
+
+_NO_WIDTH = 100_000
 
 Named = Annotated[str, typer.Argument(help="A name, a digest or a unique beginning of it.")]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain node names are looked up.")]
@@ -68,7 +71,7 @@ def ls(
         ]
         if all_:
             rows += [["", *_columns(m)] for digest, m in manifests.items() if digest not in by_digest]
-        _print_table(["name", "kind", "digest", "size", "made", "took"], rows, right=("size", "took"))
+        print_table(["name", "kind", "digest", "size", "made", "took"], rows, right=("size", "took"))
         hidden = len(manifests.keys() - by_digest.keys())
         if hidden and not all_:
             typer.echo(f"{hidden} more without a name: `r1 ls --all`, or `r1 gc` to remove them")
@@ -79,8 +82,8 @@ def show(artifact: Named, preset: PresetOption = "tiny") -> None:
     with _store() as store:
         manifest = store.manifest(store.resolve(artifact, preset).digest)
         names = [name for name, named in store.refs().items() if named.ref == manifest.ref]
-        _print_table(["", ""], _facts(manifest, names))
-        _print_table(
+        print_table(["", ""], _facts(manifest, names))
+        print_table(
             ["file", "bytes", "rows", "sha256"],
             [
                 [f.path, f"{f.size:,}", "" if f.rows is None else f"{f.rows:,}", f.sha256[:12]]
@@ -150,7 +153,7 @@ def gc(
     with _store() as store:
         forgotten = _names(store, forget or [])
         garbage = catalog.gc(store, forget=forgotten)
-        _print_table(
+        print_table(
             ["node", "kind", "digest", "size", "made", "took"],
             [[m.node, *_columns(m)] for m in garbage.objects],
             right=("size", "took"),
@@ -181,7 +184,7 @@ def sql(
     elif layout is Layout.csv:
         _print_csv(table.column_names, rows)
     else:
-        _print_table(table.column_names, [[_cell(v) for v in row.values()] for row in rows])
+        print_table(table.column_names, [[_cell(v) for v in row.values()] for row in rows])
 
 
 def export(
@@ -290,7 +293,9 @@ def _print_csv(columns: list[str], rows: list[dict[str, Any]]) -> None:
     writer.writerows(row.values() for row in rows)
 
 
-def _print_table(columns: list[str], rows: list[list[str]], right: tuple[str, ...] = ()) -> None:
+def print_table(
+    columns: list[str], rows: Sequence[Sequence[str | Text]], right: tuple[str, ...] = ()
+) -> None:
     """A rich table on a terminal; text is never read as markup."""
     from rich.console import Console
     from rich.table import Table
@@ -302,7 +307,7 @@ def _print_table(columns: list[str], rows: list[list[str]], right: tuple[str, ..
     for column in columns:
         table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     console = Console()
     # A pipe has no width: nothing is folded there.
-    console.print(table, width=None if console.is_terminal else max(console.width, 400), crop=False)
+    (console if console.is_terminal else Console(width=_NO_WIDTH)).print(table)

@@ -1,0 +1,87 @@
+"""A place of its own for each test, presets as files, and a store with a whole run in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from artifacts.manifest import ManifestDraft
+from artifacts.refs import Ref
+from artifacts.store import ArtifactStore
+from flows.graph import Pipeline, key_of, load_pipeline
+from tasks.presets import CONFIGS
+from tasks.recipe import run_recipe
+
+WritePreset = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    """`$R1_HOME`, empty, with its store and work folders below."""
+    monkeypatch.setenv("R1_HOME", str(tmp_path / "home"))
+    for name in ("R1_STORE", "R1_WORK"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home) -> ArtifactStore:
+    return ArtifactStore.open()
+
+
+@pytest.fixture
+def preset(tmp_path) -> WritePreset:
+    """Writes the tiny preset with some keys changed, e.g. `preset({"dev1.epochs": 1})`; its path."""
+
+    def write(changes: dict[str, Any] | None = None) -> str:
+        document = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
+        for key, value in (changes or {}).items():
+            *sections, last = key.split(".")
+            place = document
+            for section in sections:
+                place = place[section]
+            place[last] = value
+        path = tmp_path / "quick.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return str(path)
+
+    return write
+
+
+@dataclass
+class Publisher:
+    """A `Builder` that publishes an artifact of a few bytes under each node's real key."""
+
+    pipeline: Pipeline
+    store: ArtifactStore
+    folder: Path
+
+    def build(self, node: str, **inputs: Ref) -> Ref:
+        planned = self.pipeline.node(node)
+        draft = self.folder / node
+        draft.mkdir(parents=True)
+        (draft / "content.txt").write_text(node)
+        manifest = ManifestDraft(
+            kind=planned.stage.output, stage=planned.stage.name, stage_version=planned.stage.version,
+            node=node, preset=self.pipeline.name, key=key_of(planned, inputs), parents=inputs,
+            config=planned.config.model_dump(mode="json"),
+        )  # fmt: skip
+        ref = self.store.publish(draft, manifest)
+        self.store.set_ref(self.pipeline.ref_name(node), ref)
+        return ref
+
+    def build_many(self, node: str, inputs: dict[str, dict[str, Ref]]) -> dict[str, Ref]:
+        return {label: self.build(f"{node}.{label}", **wanted) for label, wanted in inputs.items()}
+
+
+@pytest.fixture
+def built(preset, store, tmp_path) -> Pipeline:
+    """The preset `quick`, every node of it in the store."""
+    pipeline = load_pipeline(preset())
+    run_recipe(Publisher(pipeline, store, tmp_path / "drafts"), pipeline.student)
+    return pipeline

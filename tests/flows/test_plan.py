@@ -1,0 +1,109 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from artifacts.store import object_path
+from flows.graph import load_pipeline
+from flows.plan import plan
+from tasks.stages import STAGES
+
+STUDENT = "tiny-student-distilled"
+
+
+def misses(preset: str, store) -> dict[str, str]:
+    """Node -> why it is not reused."""
+    return {row.node: row.outcome for row in plan(load_pipeline(preset), store) if not row.hit}
+
+
+def evaluated(*nodes: str) -> set[str]:
+    return {f"evaluation.{node}" for node in nodes}
+
+
+def test_an_empty_store_has_nothing(preset, store):
+    rows = plan(load_pipeline(preset()), store)
+    assert [row.node for row in rows][:4] == ["problems", "base", "r1-zero", "cold-start"]
+    assert len(rows) == 23
+    assert {row.outcome for row in rows} == {"never built"}
+    assert [row.node for row in rows if row.key] == ["problems", "base", "tiny-student-base"]
+
+
+def test_a_finished_run_is_reused_whole(built, store):
+    rows = plan(built, store)
+    assert all(row.hit for row in rows)
+    assert rows[-1].outcome == f"is {store.get_ref('quick/report').short}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "redone", "why"),
+    [
+        ({"final_rl.temperature": 0.8}, {"r1", *evaluated("r1"), "report"},
+         ("r1", "temperature changed from 0.7 to 0.8")),
+        ({"student_rl.steps": 7}, {"tiny-student-rl-only", *evaluated("tiny-student-rl-only"), "report"},
+         ("tiny-student-rl-only", "steps changed from 30 to 7")),
+        ({"reward_models.seed": 9}, {"reward-models", "r1", *evaluated("r1"), "report"},
+         ("r1", "waits for reward-models")),
+        ({"rejection_sampling.keep_per_problem": 3},
+         {"mixture", "dev3", "reward-models", "r1", STUDENT, *evaluated("dev3", "r1", STUDENT), "report"},
+         ("dev3", "waits for mixture")),
+        ({"reasoning_rl.rewards": [{"name": "accuracy"}]},
+         {"dev2", "mixture", "dev3", "reward-models", "r1", STUDENT,
+          *evaluated("dev2", "dev3", "r1", STUDENT), "report"},
+         ("dev2", "rewards changed from ")),
+    ],
+)  # fmt: skip
+def test_a_change_redoes_its_stage_and_what_depends_on_it(built, store, preset, changes, redone, why):
+    found = misses(preset(changes), store)
+    assert set(found) == redone
+    assert why[1] in found[why[0]]
+
+
+def test_a_protocol_change_evaluates_again_and_trains_nothing(built, store, preset):
+    found = misses(preset({"evaluate.samples_per_problem": 5}), store)
+    assert all(node.startswith("evaluation.") or node == "report" for node in found)
+    assert len(found) == 10
+    assert "; and 6 more" in found["report"]
+
+
+def test_settings_that_do_not_decide_a_result_change_nothing(built, store, preset):
+    quicker = {"rl_zero.micro_batch_size": 32, "dev1.checkpoint_every": 1, "evaluate.engine": {"batch_size": 9}}
+    assert misses(preset(quicker), store) == {}
+
+
+def test_a_raised_stage_version_redoes_the_stage(built, store, preset, monkeypatch):
+    monkeypatch.setitem(STAGES, "final-rl", replace(STAGES["final-rl"], version=2))
+    found = misses(preset(), store)
+    assert set(found) == {"r1", "evaluation.r1", "report"}
+    assert found["r1"] == "stage final-rl is now version 2 (was 1)"
+
+
+def test_a_lost_artifact_is_said_to_be_gone(built, store, preset):
+    lost = store.get_ref("quick/dev2")
+    (store.backend.root / object_path(lost.digest)).rename(store.backend.root / "aside")
+    assert misses(preset(), store)["dev2"] == f"the newest artifact, {lost.short}, is gone from the store"
+
+
+def test_the_command_shows_every_word_and_needs_no_torch(built, preset):
+    script = """
+import json, resource, sys
+from flows import cli
+sys.argv = ["r1", "plan", "--preset", sys.argv[1]]
+try:
+    cli.main()
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    heavy = sorted({"torch", "transformers", "trl", "prefect", "pyarrow"} & set(sys.modules))
+    print(json.dumps({"heavy": heavy, "seconds": used.ru_utime + used.ru_stime}))
+"""
+    path = preset({"evaluate.samples_per_problem": 5, "evaluate.seed": 99, "evaluate.template": "r1"})
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    *table, last = done.stdout.splitlines()
+    changes = "template changed from plain to r1; samples_per_problem changed from 4 to 5; seed changed from 4 to 99"
+    row = next(line for line in table if line.startswith("evaluation.r1 "))
+    assert row.split(maxsplit=5)[5].rstrip() == changes
+    assert table[-1] == "13 of 23 nodes would be reused"
+    measured = json.loads(last)
+    assert measured["heavy"] == []
+    assert measured["seconds"] < 2  # of processor time: a busy machine does not change it
