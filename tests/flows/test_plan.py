@@ -68,7 +68,11 @@ def test_a_protocol_change_evaluates_again_and_trains_nothing(built, store, pres
 
 
 def test_settings_that_do_not_decide_a_result_change_nothing(built, store, preset):
-    quicker = {"rl_zero.micro_batch_size": 32, "dev1.checkpoint_every": 1, "evaluate.engine": {"batch_size": 9}}
+    quicker = {
+        "rl_zero.micro_batch_size": 32,
+        "dev1.checkpoint_every": 1,
+        "evaluate.engine": {"batch_size": 9},
+    }
     assert misses(preset(quicker), store) == {}
 
 

@@ -1,0 +1,61 @@
+from typer.testing import CliRunner
+
+from flows import cli, doctor
+from flows.graph import load_pipeline
+
+VLLM = {"rl_zero.engine": {"name": "vllm"}}
+
+
+def findings(preset: str) -> dict[str, doctor.Finding]:
+    return {finding.what: finding for finding in doctor.examine(load_pipeline(preset))}
+
+
+def test_every_pinned_package_is_compared(preset):
+    found = findings(preset())
+    for package in ("prefect", "torch", "transformers", "trl", "pyarrow", "duckdb"):
+        assert found[package].ok, found[package]
+    assert found["prefect"].state == "3.7.7 (==3.7.7)"
+
+
+def test_the_tiny_preset_asks_for_no_gpu_and_no_hub(preset):
+    found = findings(preset())
+    assert found["gpu"].ok
+    assert "hub" not in found
+    assert "vllm" not in found
+
+
+def test_an_engine_that_needs_a_gpu_is_a_problem_without_one(preset, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    found = findings(preset(VLLM))
+    assert not found["gpu"].ok
+    assert found["gpu"].remedy == "use a machine with an NVIDIA GPU, or the preset tiny"
+    assert "vllm" in found
+
+
+def test_a_hub_model_that_is_out_of_reach_is_a_problem(preset, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    hub = findings(preset({"base.model": "Qwen/Qwen2.5-Math-1.5B"}))["hub"]
+    assert not hub.ok
+    assert hub.state == "not reachable; to fetch: Qwen/Qwen2.5-Math-1.5B"
+    assert "HF_ENDPOINT" in hub.remedy
+
+
+def test_a_model_in_the_hubs_cache_needs_no_hub(preset, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    snapshot = tmp_path / "cache" / "models--Qwen--Qwen2.5-Math-1.5B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert "hub" not in findings(preset({"base.model": "Qwen/Qwen2.5-Math-1.5B"}))
+
+
+def test_every_problem_has_a_remedy_and_sets_the_exit_code(preset, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = preset(VLLM)
+    problems = [f for f in findings(path).values() if not f.ok]
+    assert problems
+    assert all(finding.remedy for finding in problems)
+    shown = CliRunner().invoke(cli.app, ["doctor", "--preset", path])
+    assert shown.exit_code == 1
+    assert all(finding.remedy in shown.stdout for finding in problems)

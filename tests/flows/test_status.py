@@ -1,0 +1,57 @@
+import io
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from artifacts.refs import Kind, Ref
+from flows import live
+from flows.graph import load_pipeline, wiring
+from flows.status import RunStatus, StatusRecord, record_path
+
+REF = Ref(kind=Kind.checkpoint, digest="ab" * 32)
+
+
+def test_a_watcher_reads_what_was_written(home):
+    assert RunStatus.read("run-1") is None
+    record = StatusRecord("run-1", "tiny", ["base", "dev1", "dev2"])
+    assert {node.state for node in RunStatus.read("run-1").nodes.values()} == {"waiting"}
+    record.cached("base", "k1", REF)
+    record.running("dev1", "k2")
+    record.done("dev1", REF)
+    record.running("dev2", "k3")
+    record.failed("dev2", "dev2: loss is not a number")
+    record.failed_run("dev2: loss is not a number")
+    seen = RunStatus.read("run-1")
+    assert seen == record.status
+    assert [node.state for node in seen.nodes.values()] == ["cached", "done", "failed"]
+    assert seen.nodes["dev1"].key == "k2"
+    assert seen.nodes["dev1"].ended >= seen.nodes["dev1"].began > 0
+    assert seen.reason == seen.nodes["dev2"].reason
+    assert [path.name for path in record_path("run-1").parent.iterdir()] == ["run-1.json"]
+
+
+def test_the_terminal_says_each_end_once(home):
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    record = StatusRecord("run-1", "tiny", ["base", "dev1", "dev2"])
+    with Progress(TextColumn("{task.fields[text]}"), console=console, disable=True) as bars:
+        view = live._View(console, bars)
+        record.cached("base", "k1", REF)
+        record.running("dev1", "k2")
+        view.update(RunStatus.read("run-1"))
+        view.update(RunStatus.read("run-1"))
+        record.done("dev1", REF)
+        record.failed("dev2", "no [room] left")
+        view.update(RunStatus.read("run-1"))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[:2] for line in lines] == [["reused", "base"], ["made", "dev1"], ["failed", "dev2"]]
+    assert lines[2].endswith("no [room] left")
+
+
+def test_reused_nodes_are_counted_over_the_whole_graph(preset):
+    names = list(wiring(load_pipeline(preset())))
+    record = StatusRecord("run-2", "quick", names)
+    for name in names[:5]:
+        record.cached(name, "k", REF)
+    assert live.count(record.status, {"cached"}) == 5
+    assert len(record.status.nodes) == 23
