@@ -1,7 +1,7 @@
 """From judged samples to the `scores` table (paper D.1; Table 2's rows).
 
     a verifiable domain, "verifiable"   pass_at_1, pass_at_k, cons_at_k (k = samples per question)
-    general                             helpfulness (rubric, 1 to 5, final answer), safe (share of responses)
+    general                             helpfulness (rubric, 1 to 5, final answer), safe_share (of responses)
     every domain, "verifiable", "all"   format, language_consistency, length (tokens), truncated
 
 `language_consistency` is over samples that have a thinking block; `verifiable` pools the questions of
@@ -92,7 +92,7 @@ def _preference(group: Sequence[Question]) -> dict[str, np.ndarray]:
     harmless = [q for q in group if q[0].verifier_args.get("set") == "harmlessness"]
     return {
         "helpfulness": _mean(helpful, lambda p, r: rubric_score(p, r["answer"] or "")),
-        "safe": _mean(harmless, lambda p, r: is_safe(p, r["completion"])),
+        "safe_share": _mean(harmless, lambda p, r: is_safe(p, r["completion"])),
     }
 
 

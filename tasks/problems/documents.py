@@ -36,8 +36,8 @@ class Mixture:
 
 
 MESSY_WEB = Mixture(
-    layouts={"tags": 0.50, "plain": 0.20, "bare": 0.10, "broken": 0.10, "web": 0.10},
-    styles={"careful": 0.22, "checked": 0.06, "sloppy": 0.50, "wrong": 0.22},
+    layouts={"tags": 0.45, "plain": 0.23, "bare": 0.10, "broken": 0.12, "web": 0.10},
+    styles={"careful": 0.18, "checked": 0.05, "sloppy": 0.57, "wrong": 0.20},
     languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
     domains={"math": 0.36, "code": 0.16, "stem": 0.18, "logic": 0.20, "general": 0.10},
 )

@@ -57,7 +57,7 @@ def test_scores_of_known_samples():
     assert value["math", "length"] == pytest.approx(12.5)
     assert value["math", "truncated"] == pytest.approx(0.25)
     assert value["general", "helpfulness"] == pytest.approx(3)
-    assert value["general", "safe"] == pytest.approx(0.5)
+    assert value["general", "safe_share"] == pytest.approx(0.5)
     assert found["all", "format"]["questions"] == 5
     assert not {("general", "pass_at_1"), ("all", "pass_at_1"), ("code", "format")} & set(found)
     assert all(r["low"] <= r["value"] <= r["high"] for r in found.values())
