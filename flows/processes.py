@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def running(name: str) -> psutil.Process | None:
     try:
         record = json.loads(_record(name).read_text())
         process = psutil.Process(record["pid"])
+        same = process.create_time() == record["created"]
     except (FileNotFoundError, psutil.NoSuchProcess):
         return None
-    alive = process.create_time() == record["created"] and process.status() != psutil.STATUS_ZOMBIE
-    return process if alive else None
+    return process if same and is_alive(process) else None
 
 
 def _record(name: str) -> Path:
@@ -108,10 +109,25 @@ def end(processes: Iterable[psutil.Process], seconds: float) -> int:
     for process in list(family):
         family |= set(_each([process], lambda p: p.children(recursive=True)))
     _each(family, lambda p: p.terminate())
-    _, left = psutil.wait_procs(family, timeout=seconds)
+    left = _alive_after(family, seconds)
     _each(left, lambda p: p.kill())
-    psutil.wait_procs(left, timeout=5)
+    _alive_after(left, 5)
     return len(family)
+
+
+def _alive_after(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that outlive `seconds`; a zombie, which its parent has not collected, counts as ended."""
+    deadline = time.monotonic() + seconds
+    while (alive := list(filter(is_alive, processes))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _each(

@@ -82,8 +82,8 @@ def up(say: Say) -> None:
 def down() -> int:
     """End everything that `up` started, jobs and flow runs included; how many processes there were."""
     server = processes.running("server")
-    rest = [process for process in processes.marked() if process != server]
-    count = processes.end(rest, _DOWN_SECONDS)
+    last = {server, *server.children(recursive=True)} if server else set()
+    count = processes.end(set(processes.marked()) - last, _DOWN_SECONDS)
     return count + processes.end(processes.marked(), _DOWN_SECONDS)
 
 

@@ -66,7 +66,7 @@ def test_inputs_are_checked_by_name_and_kind(pipeline):
         ({"checkpoint": CHECKPOINT}, "stage rl-zero needs the input problems"),
         (
             {"checkpoint": PROBLEMS, "problems": PROBLEMS},
-            "needs a checkpoint as checkpoint, and b+ is a problems",
+            "needs a checkpoint as checkpoint, and b+ is a",
         ),
         ({"checkpoint": CHECKPOINT, "problems": PROBLEMS, "data": PROBLEMS}, "has no input data: it has"),
     ):

@@ -104,9 +104,13 @@ finally:
     path = preset({"evaluate.samples_per_problem": 5, "evaluate.seed": 99, "evaluate.template": "r1"})
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
     *table, last = done.stdout.splitlines()
-    changes = "template changed from plain to r1; samples_per_problem changed from 4 to 5; seed changed from 4 to 99"
+    changes = [
+        "template changed from plain to r1",
+        "samples_per_problem changed from 4 to 5",
+        "seed changed from 4 to 99",
+    ]
     row = next(line for line in table if line.startswith("evaluation.r1 "))
-    assert row.split(maxsplit=5)[5].rstrip() == changes
+    assert row.split(maxsplit=5)[5].rstrip() == "; ".join(changes)
     assert table[-1] == "13 of 23 nodes would be reused"
     measured = json.loads(last)
     assert measured["heavy"] == []

@@ -1,0 +1,59 @@
+"""`python -m tests.flows.job_entry SPEC.json`: a real job whose stage counts instead of training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+from tasks.config import Settings
+from tasks.job import Job, StopRequested
+from tasks.job_process import main
+from tasks.stages import STAGES
+
+
+class CountConfig(Settings):
+    steps: int = 20
+    seconds_per_step: float = 0.05
+    die_at: int = -1
+    """SIGKILL oneself at this step, in every process."""
+    fail_at: int = -1
+    helper: bool = False
+    """Start a process in a session of its own that sleeps for ever."""
+    deaf: bool = False
+    """Do not heed a request to stop."""
+
+
+def run(config: CountConfig, job: Job) -> None:
+    """Counts to `steps`, a checkpoint a step; the artifact says where each process began."""
+    checkpoint, starts = job.state / "step", job.state / "starts"
+    first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    with starts.open("a") as file:
+        file.write(f"{first}\n")
+    if config.helper:
+        helper = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+        )
+        (job.state / "helper").write_text(str(helper.pid))
+    for step in range(first, config.steps):
+        if step == config.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == config.fail_at:
+            raise ValueError(f"step {step}:\nthe loss is not a number")
+        time.sleep(config.seconds_per_step)
+        checkpoint.write_text(str(step + 1))
+        job.progress(step + 1, config.steps)
+        if job.should_stop() and not config.deaf:
+            raise StopRequested
+    starts.rename(job.draft / "starts")
+
+
+STAGES["count"] = replace(
+    STAGES["problems"], name="count", config=CountConfig, entry="tests.flows.job_entry:run"
+)
+
+if __name__ == "__main__":
+    main()

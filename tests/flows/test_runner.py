@@ -1,0 +1,155 @@
+"""Jobs as real processes: killed, cancelled, orphaned, raced."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from artifacts.keys import cache_key
+from artifacts.store import ArtifactStore
+from flows import places, runner
+from flows.processes import is_alive
+from tasks.job_spec import BuildSpec, ExitRecord, JobSpec
+
+ENTRY = "tests.flows.job_entry"
+
+
+def spec_of(**config) -> JobSpec:
+    key = cache_key("count", 1, config, {})
+    build = BuildSpec(node="n", stage="count", config=config, inputs={}, key=key, ref_name="test/n")
+    return JobSpec(
+        store=places.absolute_store_url(), work_root=places.work_root(), preset="test", builds=(build,)
+    )
+
+
+def run(spec: JobSpec, on_progress=lambda progress: None) -> ExitRecord:
+    return runner.run_job(spec, on_progress, module=ENTRY)
+
+
+def state(spec: JobSpec) -> Path:
+    return spec.work_root / spec.builds[0].key / "state"
+
+
+def starts(spec: JobSpec, store: ArtifactStore) -> list[int]:
+    """The step at which each process that worked on the artifact began."""
+    return [int(line) for line in (store.fetch(store.get_ref("test/n")) / "starts").read_text().split()]
+
+
+def job_process() -> psutil.Process:
+    (job,) = [p for p in psutil.Process().children() if ENTRY in p.cmdline()]
+    return job
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_killed_job_is_started_again_and_resumes(store):
+    spec, killed = spec_of(steps=30), []
+
+    def kill_once(progress):
+        if progress.done >= 3 and not killed:
+            killed.append(progress.done)
+            job_process().kill()
+
+    assert run(spec, kill_once).status == "ok"
+    first, second = starts(spec, store)
+    assert first == 0
+    assert killed[0] <= second < 30
+    assert not state(spec).parent.exists()
+
+
+def test_a_death_is_noticed_at_once(store):
+    spec = spec_of(steps=10_000)
+    with runner.started(spec, ENTRY) as job:
+        wait_until(lambda: (state(spec) / "step").exists())
+        os.kill(job.process.pid, signal.SIGKILL)
+        began = time.monotonic()
+        assert runner._wait(job, spec, lambda progress: None) == "was killed by SIGKILL"
+        assert time.monotonic() - began < 3
+
+
+def test_a_job_that_dies_every_time_is_given_up_with_its_log(store):
+    with pytest.raises(
+        runner.JobFailed, match=r"^n: the job was killed by SIGKILL, 2 times; its log is /"
+    ) as e:
+        run(spec_of(die_at=2))
+    log = Path(str(e.value).rpartition("its log is ")[2])
+    assert log.name == "log.txt"
+    assert log.is_file()
+
+
+def test_a_failing_stage_is_not_tried_again(store):
+    spec = spec_of(fail_at=4)
+    with pytest.raises(runner.JobFailed, match=r"^n: step 4: the loss is not a number \(log: /"):
+        run(spec)
+    assert (state(spec) / "starts").read_text() == "0\n"
+    assert store.get_ref("test/n") is None
+
+
+def test_a_cancelled_job_writes_its_checkpoint_and_leaves_no_process(store):
+    spec, seen = spec_of(steps=10_000, helper=True), []
+
+    def cancel(progress):
+        seen[:] = [job_process(), psutil.Process(int((state(spec) / "helper").read_text()))]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, cancel)
+    assert [is_alive(process) for process in seen] == [False, False]
+    record = ExitRecord.read(next((spec.work_root / "jobs").iterdir()))
+    assert (record.status, record.reason) == ("stopped", "asked to stop (SIGTERM)")
+    reached = int((state(spec) / "step").read_text())
+    assert reached < 10_000
+    assert not store.backend.held_leases()
+
+
+def test_a_deaf_job_is_killed(store):
+    spec = spec_of(steps=10_000, helper=True, deaf=True)
+    with runner.started(spec, ENTRY) as job:
+        wait_until(lambda: (state(spec) / "step").exists())
+        helper = psutil.Process(int((state(spec) / "helper").read_text()))
+        runner.stop(job.process, seconds=1)
+    assert job.process.returncode == -signal.SIGKILL
+    assert not is_alive(helper)
+
+
+def test_a_job_whose_supervisor_was_killed_stops_by_itself_and_resumes_later(store):
+    spec = spec_of(steps=60)
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from flows.runner import run_job; "
+         "from tasks.job_spec import JobSpec; "
+         f"run_job(JobSpec.model_validate_json(sys.argv[1]), lambda p: None, module={ENTRY!r})",
+         spec.model_dump_json()]
+    )  # fmt: skip
+    wait_until(lambda: (state(spec) / "step").exists())
+    (job,) = psutil.Process(supervisor.pid).children()
+    supervisor.kill()
+    supervisor.wait()
+    job.wait(10)
+    (folder,) = (spec.work_root / "jobs").iterdir()
+    assert ExitRecord.read(folder).reason == "the process that started this job is gone"
+    reached = int((state(spec) / "step").read_text())
+    assert run(spec).status == "ok"
+    assert starts(spec, store) == [0, reached]
+
+
+def test_two_runs_of_one_key_build_once(store):
+    spec, records = spec_of(steps=20), []
+    racers = [threading.Thread(target=lambda: records.append(run(spec))) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert sorted(record.results[0].cached for record in records) == [False, True]
+    assert starts(spec, store) == [0]
+    assert len(store.digests()) == 1

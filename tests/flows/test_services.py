@@ -1,0 +1,157 @@
+"""What `r1 up` and `r1 down` decide, on real processes and a real port; no Prefect server is started."""
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import places, processes, services
+
+SLEEP = ["tests.flows.sleeper"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    yield
+    processes.end(processes.marked(), 5)
+
+
+@pytest.fixture
+def someone(tmp_path, monkeypatch):
+    """The port of a stranger's server that answers to `/api/health`."""
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "health").write_text("true")
+    monkeypatch.chdir(tmp_path)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def start(name: str = "sleeper") -> psutil.Process:
+    return processes.start(name, SLEEP, dict(os.environ))
+
+
+def test_the_address_is_the_environments_or_that_of_prefect_toml(monkeypatch, tmp_path):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert services.api_url() == "http://127.0.0.1:4200/api"
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4300/api/")
+    assert services.api_url() == "http://prefect.example:4300/api"
+    assert services.ui_url() == "http://prefect.example:4300"
+
+
+def test_every_process_of_ours_keeps_to_its_folder_and_phones_nobody(home, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4311/api")
+    environment = services.environment()
+    assert environment["PREFECT_HOME"] == str(home / "prefect")
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4311/api"
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert environment["DO_NOT_TRACK"] == "1"
+
+
+def test_a_strangers_server_on_our_port_is_refused_with_another_port(someone, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    Path("prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{someone}/api"\n')
+    with pytest.raises(services.ServiceError, match=r"another server answers at .*export PREFECT_API_URL="):
+        services._server(print)
+
+
+def test_a_server_that_the_environment_names_is_used_as_it_is(someone, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{someone}/api")
+    assert services._server(print) is False
+    assert processes.marked() == []
+
+
+def test_a_remote_server_that_does_not_answer_is_not_replaced(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://192.0.2.1:1/api")
+    monkeypatch.setattr(services, "_healthy", lambda: False)  # 192.0.2.1 answers nobody, after a long wait
+    with pytest.raises(services.ServiceError, match=r"no Prefect server answers at http://192.0.2.1:1/api"):
+        services._server(print)
+
+
+def test_deployments_are_registered_again_when_their_definition_changes(tmp_path, monkeypatch):
+    shutil.copy("prefect.yaml", tmp_path)
+    shutil.copytree("flows", tmp_path / "flows")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    before = services._definitions()
+    assert services._definitions() == before
+    with Path("flows/stage_flows.py").open("a") as file:
+        file.write("# changed\n")
+    assert services._definitions() != before
+
+
+def test_only_runs_of_dead_pipelines_are_ended():
+    alone = {"state_type": "SCHEDULED", "parent_task_run_id": None}
+    assert services._waits_for_a_worker(alone)
+    assert not services._waits_for_a_worker(alone | {"parent_task_run_id": "a task of a pipeline"})
+    assert not services._waits_for_a_worker(alone | {"state_type": "RUNNING"})
+
+
+def test_a_service_is_found_again_and_not_confused_with_another(home):
+    assert processes.running("sleeper") is None
+    process = start()
+    assert processes.running("sleeper") == process
+    record = home / "services" / "sleeper.json"
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps(document | {"created": document["created"] - 100}))
+    assert processes.running("sleeper") is None  # its number now belongs to somebody else
+    record.write_text(json.dumps(document))
+    process.kill()
+    process.wait(5)
+    assert processes.running("sleeper") is None
+
+
+def test_down_ends_services_and_everything_below_them(home, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    family = [start("server"), start("workers")]
+    deadline = time.monotonic() + 10
+    while len(processes.marked()) < 4:  # each has a child in a session of its own
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    family += [child for process in family for child in process.children()]
+    assert services.down() == 4
+    assert not any(map(processes.is_alive, family))
+    assert services.down() == 0
+
+
+def test_another_folders_services_are_left_alone(monkeypatch, tmp_path):
+    process = start()
+    monkeypatch.setenv("R1_HOME", str(tmp_path / "other"))
+    assert processes.marked() == []
+    assert services.down() == 0
+    assert processes.is_alive(process)
+    monkeypatch.setenv("R1_HOME", str(tmp_path / "home"))
+
+
+def test_a_job_that_outlived_its_flow_is_no_flow_run(home):
+    environment = {**os.environ, processes.MARK: str(places.home()), "PREFECT__FLOW_RUN_ID": "run-1"}
+    job = subprocess.Popen([sys.executable, "-m", *SLEEP], env=environment)
+    engine = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", "-m", "prefect.engine"],
+        env=environment | {"PREFECT__FLOW_RUN_ID": "run-2"},
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while len(processes.marked()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert processes.live_flow_runs() == {"run-2"}
+    finally:
+        for process in (job, engine):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
