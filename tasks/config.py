@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from tasks.rendering import Template
 
@@ -19,6 +19,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 VOLATILE = {"volatile": True}
 """`json_schema_extra` of fields that change how a result is computed but not what it is."""
+NEUTRAL = {"neutral_default": True}
+"""`json_schema_extra` of fields that decide nothing at their default: results made before them stay valid."""
 
 
 class Settings(BaseModel):
@@ -31,13 +33,14 @@ class Settings(BaseModel):
         return {
             name: value.cache_document() if isinstance(value := getattr(self, name), Settings) else dumped
             for name, dumped in self.model_dump(mode="json").items()
-            if not _is_volatile(type(self), name)
+            if not self._decides_nothing(name)
         }
 
-
-def _is_volatile(model: type[BaseModel], name: str) -> bool:
-    extra = model.model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("volatile"))
+    def _decides_nothing(self, name: str) -> bool:
+        field = type(self).model_fields[name]
+        marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        at_default = getattr(self, name) == field.default
+        return bool(marks.get("volatile") or (marks.get("neutral_default") and at_default))
 
 
 class EngineSettings(Settings):
@@ -58,15 +61,31 @@ class Sampling(Settings):
     max_new_tokens: Positive = 32_768
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
+class GymTask(Settings):
+    """Problems of one reasoning-gym dataset."""
+
+    domain: Literal["math", "code", "stem", "logic"]
+    train: Count
+    held_out: Count
+    settings: dict[str, JsonValue] = {}
+    """The dataset's own settings, e.g. `{max_terms: 3, max_digits: 2}`; its defaults for the rest."""
+
+
 class ProblemsConfig(Settings):
     """Where the problems come from (paper B.3.1, Table 4)."""
 
-    source: Literal["tiny-world", "parquet"] = "parquet"
+    source: Literal["tiny-world", "reasoning-gym", "parquet"] = "parquet"
     path: str = ""
     """`parquet`: a file or folder of the `problems` schema, absolute or relative to the repository."""
-    train: dict[DomainName, Annotated[int, Field(ge=0)]] = {}
-    """`tiny-world`: how many training problems of each domain."""
-    held_out: dict[DomainName, Annotated[int, Field(ge=0)]] = {}
+    tasks: Annotated[dict[str, GymTask], Field(json_schema_extra=NEUTRAL)] = {}
+    """`reasoning-gym`: its datasets by name."""
+    train: dict[DomainName, Count] = {}
+    """`tiny-world`: how many training problems of each domain. Beside `reasoning-gym`, which has no
+    general problems, the tiny world can give some."""
+    held_out: dict[DomainName, Count] = {}
     decontamination_ngram: Positive = 10
     """Training problems that share an n-gram of this many words with a held-out one are rejected."""
     seed: int = 0
@@ -77,6 +96,10 @@ class ProblemsConfig(Settings):
             raise ValueError("source 'parquet' needs `path`: a Parquet file of the problems schema")
         if self.source == "tiny-world" and not (self.train and self.held_out):
             raise ValueError("source 'tiny-world' needs `train` and `held_out`: how many problems a domain")
+        if self.source == "reasoning-gym" and not self.tasks:
+            raise ValueError("source 'reasoning-gym' needs `tasks`: its datasets by name, with their sizes")
+        if self.source != "reasoning-gym" and self.tasks:
+            raise ValueError(f"`tasks` are reasoning-gym's and the source is {self.source!r}: remove one")
         return self
 
 
@@ -87,6 +110,9 @@ class BaseConfig(Settings):
     """A folder (absolute or relative to the repository), a hub name, or `smollm2-135m` (the PyPI package)."""
     revision: str = "main"
     """Hub models only; part of the cache key, so pin a commit."""
+    context: Annotated[int | None, Field(ge=1, json_schema_extra=NEUTRAL)] = None
+    """Positions (tokens) to give the model instead of its own number, for models with rotary positions:
+    Qwen2.5-Math comes with 4,096, and the paper fine-tunes it at 32,768."""
 
 
 RewardName = Literal["accuracy", "format", "language", "helpful", "safety"]

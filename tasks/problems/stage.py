@@ -1,7 +1,8 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
-Sources: the tiny world's generators, or Parquet files of the `problems` schema. Training problems that
-repeat a question or share a long n-gram with a held-out one go to `rejected.parquet` with the reason.
+Sources: the tiny world's generators, reasoning-gym's (`tasks.problems.gym`), or Parquet files of the
+`problems` schema. Training problems that repeat a question or share a long n-gram with a held-out one go
+to `rejected.parquet` with the reason.
 
     prefect deployment run problems --param preset=tiny
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from artifacts.tables import read_table, write_table
 from tasks.config import ProblemsConfig
 from tasks.job import Job
+from tasks.problems.gym import gym_problems
 from tasks.problems.problem import Problem, from_table, to_table
 from tasks.problems.tiny_world import Exercise, exercises
 
@@ -31,14 +33,25 @@ def run(config: ProblemsConfig, job: Job) -> None:
     Raises:
         ValueError: where a domain has fewer different questions than asked, or the file is unusable.
     """
-    drawn = tiny_world(config) if config.source == "tiny-world" else from_parquet(config.path)
-    kept, rejected = decontaminate(drawn, config.decontamination_ngram)
+    drawn, refused = draw(config)
+    kept, contaminated = decontaminate(drawn, config.decontamination_ngram)
     if not any(p.split == "train" for p in kept) or not any(p.split == "held_out" for p in kept):
         raise ValueError("the problems have no training or no held-out split: give both in column `split`")
     write_table(job.draft / "problems.parquet", to_table(kept), "problems")
+    rejected = refused + contaminated
     write_table(job.draft / "rejected.parquet", rejected, "rejected")
     counts = Counter(f"{p.split}_{p.domain}" for p in kept)
     job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
+
+
+def draw(config: ProblemsConfig) -> tuple[list[Problem], list[dict[str, str]]]:
+    """The problems of the source, and rows for `rejected.parquet`."""
+    if config.source == "parquet":
+        return from_parquet(config.path), []
+    if config.source == "tiny-world":
+        return tiny_world(config), []
+    problems, refused = gym_problems(config.tasks, config.seed)
+    return problems + tiny_world(config), refused
 
 
 def tiny_world(config: ProblemsConfig) -> list[Problem]:

