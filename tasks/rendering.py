@@ -3,7 +3,9 @@
 Every prompt ends where the model starts to write; nothing is pre-filled, so the format reward judges
 only what the model wrote. `r1` is the published template. `plain` is the same without the preamble, for
 models whose vocabulary or context is too small for it. `r1-few-shot` puts three worked examples after
-the preamble, for bases that never write the tags otherwise and so earn no reward to learn from.
+the preamble, for bases that never write the tags otherwise and so earn no reward to learn from. The
+examples end in ChatML's end token, so use it with models whose end token is that (SmolLM2, Qwen's chat
+models): after examples that do not end so, the model goes on with a next question.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ _PREAMBLE = (
 
 _EXAMPLES = (
     "User: What is 17 + 25 - 8? Assistant: <think> First 17 + 25 = 42. Then 42 - 8 = 34. </think> "
-    "<answer> 34 </answer>\n\n"
+    "<answer> 34 </answer><|im_end|>\n"
     "User: All roses are flowers. Some flowers are red. Does it logically follow that some roses are red? "
     "(Answer Yes or No) Assistant: <think> The red flowers may all be tulips. Nothing says that a rose is "
-    "among them. </think> <answer> No </answer>\n\n"
+    "among them. </think> <answer> No </answer><|im_end|>\n"
     'User: How many times does the letter "r" appear in the text: "mirror"? Assistant: <think> The letters '
-    "are m, i, r, r, o, r. The letter r is there 3 times. </think> <answer> 3 </answer>\n\n"
+    "are m, i, r, r, o, r. The letter r is there 3 times. </think> <answer> 3 </answer><|im_end|>\n"
 )
 
 _OPENINGS: dict[Template, str] = {"r1": _PREAMBLE, "plain": "", "r1-few-shot": _PREAMBLE + _EXAMPLES}
