@@ -1,0 +1,251 @@
+"""Presets and students: every shipped one loads, the paper's numbers are set, bad input is one sentence.
+
+`PUBLISHED` quotes arXiv 2501.12948v2 by section (Methods: the Nature article). What cannot be set is listed
+in docs/presets.md.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.config import ProblemsConfig, RLConfig
+from tasks.presets import CONFIGS, PresetError, available, load_preset, load_student, read_preset
+
+PRESETS, STUDENTS = available(), available(CONFIGS / "students")
+
+RL = [
+    ("Methods", "group_size", 16),
+    ("Methods", "questions_per_step", 32),
+    ("Methods", "batch_size", 512),
+    ("Methods: 8,192 outputs, 16 mini-batches", "mini_batches_per_rollout", 16),
+    ("Methods", "learning_rate", 3e-6),
+    ("Methods", "kl_coef", 0.001),
+    ("3.2.1", "clip_epsilon", 10),
+    ("Methods", "reference_sync_steps", 400),
+    ("Methods", "max_completion_length", 32_768),
+    ("Table 1", "template", "r1"),
+]
+SFT = [
+    ("B.4.2", "learning_rate", 5e-5),
+    ("B.4.2: to 5e-6", "min_learning_rate_ratio", 0.1),
+    ("B.4.2", "batch_size", 128),
+    ("B.4.2", "max_length", 32_768),
+    ("B.4.2: 2-3; v1 2.3.3: two", "epochs", 2),
+]
+RULES = {"accuracy": (1, None), "format": (1, None)}
+LANGUAGE = RULES | {"language": (1, None)}
+PREFERENCE = LANGUAGE | {"helpful": (1, 400), "safety": (1, 400)}
+
+PUBLISHED: list[tuple[str, str, Any]] = [
+    ("1", "base.model", "deepseek-ai/DeepSeek-V3-Base"),
+    ("D.1", "problems.decontamination_ngram", 10),
+    *[(s, f"{stage}.{k}", v) for stage in ("rl_zero", "reasoning_rl", "final_rl") for s, k, v in RL],
+    ("Methods: 1.6 epochs", "rl_zero.steps", 10_400),
+    ("Methods", "rl_zero.temperature", 1.0),
+    ("Methods: the jump at step 8.2k", "rl_zero.length_schedule", ((8_200, 65_536),)),
+    ("Eq. 4", "rl_zero.rewards", RULES),
+    ("B.3.2", "cold_start.sampling.temperature", 1.0),
+    *[(s, f"{stage}.{k}", v) for stage in ("dev1", "dev3") for s, k, v in SFT],
+    ("3.2.1", "reasoning_rl.temperature", 1.0),
+    ("3.2.1", "reasoning_rl.length_schedule", ()),
+    ("Eq. 7", "reasoning_rl.rewards", LANGUAGE),
+    ("Table 5: 177,812 of 804,745", "rejection_sampling.general_share", pytest.approx(0.221, abs=5e-4)),
+    ("Methods", "reward_models.prompts", 66_000),
+    ("Methods", "reward_models.judgments_per_pair", 4),
+    ("Methods", "reward_models.min_margin", 1.0),
+    ("Methods", "reward_models.batch_size", 256),
+    ("Methods", "reward_models.learning_rate", 6e-6),
+    ("Methods", "reward_models.epochs", 1),
+    ("Methods", "reward_models.max_length", 8_192),
+    ("3.2.2", "final_rl.steps", 1_700),
+    ("3.2.2", "final_rl.temperature", 0.7),
+    ("3.2.2", "final_rl.general_last_steps", 400),
+    ("3.2.2, Eq. 8-10", "final_rl.rewards", PREFERENCE),
+    ("F.1", "student_rl.steps", 10_000),
+    ("B.4.1", "student_rl.learning_rate", 2e-6),
+    ("B.4.1", "student_rl.group_size", 16),
+    ("B.4.1", "student_rl.max_completion_length", 32_768),
+    ("D.1", "evaluate.sampling.temperature", 0.6),
+    ("D.1", "evaluate.sampling.top_p", 0.95),
+    ("D.1", "evaluate.sampling.max_new_tokens", 32_768),
+    ("D.1: 4 to 64, MATH and Codeforces 16", "evaluate.samples_per_problem", 16),
+]
+
+TABLE_6 = {
+    "qwen-1.5b": ("Qwen/Qwen2.5-Math-1.5B", 1e-4),
+    "qwen-7b": ("Qwen/Qwen2.5-Math-7B", 8e-5),
+    "qwen-14b": ("Qwen/Qwen2.5-14B", 7e-5),
+    "qwen-32b": ("Qwen/Qwen2.5-32B", 6e-5),
+    "llama-8b": ("meta-llama/Llama-3.1-8B", 5e-5),
+    "llama-70b": ("meta-llama/Llama-3.3-70B-Instruct", 2e-5),
+}
+
+
+def setting(config: Any, key: str) -> Any:
+    """The value at a dotted key; reward terms and length steps as plain pairs."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    if key.endswith(".rewards"):
+        return {term.name: (term.weight, term.last_steps) for term in config}
+    if key.endswith(".length_schedule"):
+        return tuple((entry.step, entry.max_completion_length) for entry in config)
+    return config
+
+
+@pytest.mark.parametrize(("section", "key", "value"), PUBLISHED, ids=[key for _, key, _ in PUBLISHED])
+def test_the_paper_preset_holds_the_published_value(section, key, value):
+    assert setting(read_preset("paper"), key) == value, f"arXiv 2501.12948v2 {section}"
+
+
+@pytest.mark.parametrize("name", TABLE_6)
+def test_a_paper_student_holds_table_6(name):
+    student, (base, rate) = load_student(name), TABLE_6[name]
+    assert (student.base.model, student.distill.learning_rate) == (base, rate)
+    assert (student.distill.batch_size, student.distill.max_length) == (64, 32_768)
+    assert student.distill.min_learning_rate_ratio == 0.1
+    assert 2 <= student.distill.epochs <= 3
+    if "Math" in base:
+        assert student.base.context == 32_768
+
+
+def test_the_published_presets_and_students_are_shipped():
+    assert {"tiny", "smollm2-135m", "qwen-1.5b", "qwen-7b", "paper"} <= set(PRESETS)
+    assert {*TABLE_6, "tiny-student", "smollm2-135m"} <= set(STUDENTS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_shipped_preset_holds_together(name):
+    preset = read_preset(name)
+    assert load_student(preset.student)
+    templates = {config.template for _, config in preset if hasattr(config, "template")}
+    assert len(templates) == 1, "every stage must read the questions in one form"
+    for key in ("rl_zero", "reasoning_rl", "student_rl"):
+        rl = getattr(preset, key)
+        assert not {t.name for t in rl.rewards} & {"helpful", "safety"}, "rules only on reasoning prompts"
+    assert "language" in {t.name for t in preset.reasoning_rl.rewards}
+    assert preset.evaluate.sampling.temperature == 0.6
+    assert preset.evaluate.sampling.top_p == 0.95
+
+
+@pytest.mark.parametrize("name", [n for n in PRESETS if n != "paper"])
+def test_every_preset_but_paper_needs_no_data_of_ones_own(name):
+    preset = load_preset(name)
+    assert preset == read_preset(name)
+    given = set(preset.problems.train) | {task.domain for task in preset.problems.tasks.values()}
+    for key in ("rl_zero", "cold_start", "reasoning_rl", "rejection_sampling", "final_rl"):
+        assert set(getattr(preset, key).domains) <= given, f"{key} asks for a domain without problems"
+
+
+def test_paper_without_its_problems_says_where_they_belong():
+    if (CONFIGS.parent / "data" / "problems.parquet").exists():
+        pytest.skip("this checkout has problems for the paper preset")
+    with pytest.raises(
+        PresetError, match=r"configs/paper.yaml: problems.path = 'data/problems.parquet' does not"
+    ):
+        load_preset("paper")
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_shipped_student_loads(name):
+    assert load_student(name).distill.max_length
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen-7b"])
+def test_planning_a_real_model_takes_no_torch(name, tmp_path):
+    """In a fresh process: 2 s are the promise, 20 leave room for a loaded machine."""
+    code = (
+        "import sys; sys.argv = ['r1', 'plan', '--preset', sys.argv[1]]\n"
+        "import atexit; atexit.register(lambda: print('heavy:', {'torch', 'transformers', 'reasoning_gym'}"
+        " & set(sys.modules)))\n"
+        "from flows.cli import main; main()"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, name],
+        capture_output=True, text=True, check=True, env={**os.environ, "R1_STORE": str(tmp_path)},
+    )  # fmt: skip
+    assert "0 of 23 nodes would be reused" in done.stdout
+    assert "heavy: set()" in done.stdout
+    assert time.perf_counter() - started < 20
+
+
+BAD = [
+    ("evaluate.sampling.top_q", 0.9, r"evaluate\.sampling\.top_q is not a setting: did you mean top_p\?"),
+    ("rl_zero.zzz", 1, r"rl_zero\.zzz is not a setting: remove it; the settings there are .*group_size"),
+    ("rl_zero.rewards", [{"name": "acuracy"}], r"rl_zero\.rewards\.0\.name = 'acuracy': must be 'accuracy'"),
+    ("rl_zero.clip_epsilon", 0, r"rl_zero\.clip_epsilon = 0: must be greater than 0"),
+    ("rl_zero.learning_rate", float("nan"), r"rl_zero\.learning_rate = nan: must be a finite number"),
+    ("final_rl.temperature", 3, r"final_rl\.temperature = 3: must be less than or equal to 2"),
+    ("evaluate.samples_per_problem", "many", r"samples_per_problem = 'many': must be a valid integer"),
+    ("rl_zero.micro_batch_size", 24, r"rl_zero: micro_batch_size 24 .* = 256: choose a divisor"),
+    ("dev1.batch_size", 33, r"dev1: micro_batch_size 32 does not divide batch_size 33: choose a divisor"),
+    ("rl_zero.length_schedule", [{"step": 9, "max_completion_length": 9}] * 2, r"rising, distinct steps"),
+    ("problems.tasks", {}, r"problems: source 'reasoning-gym' needs `tasks`"),
+    ("problems.source", "tiny-world", r"reasoning-gym's and the source is 'tiny-world': remove one"),
+    ("problems.tasks.lcm.domain", "general", r"problems\.tasks\.lcm\.domain = 'general': must be 'math'"),
+    ("problems.tasks.lcm.sizes", 3, r"problems\.tasks\.lcm\.sizes is not a setting"),
+    ("base.model", "no/such/folder", r"base\.model = 'no/such/folder' does not exist: give a folder"),
+    ("base.context", 0, r"base\.context = 0: must be greater than or equal to 1"),
+    ("student", "qwen-70b", r"student 'qwen-70b' has no file in configs/students: use one of .*qwen-7b"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "sentence"), BAD, ids=[key for key, _, _ in BAD])
+def test_a_bad_value_is_one_sentence(key, value, sentence, tmp_path):
+    with pytest.raises(PresetError) as caught:
+        load_preset(written(tmp_path, {key: value}))
+    said = str(caught.value)
+    assert re.search(sentence, said), said
+    assert "\n" not in said
+    assert said.startswith("student") or said.startswith(str(tmp_path / "mine.yaml")), said
+
+
+def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
+    with pytest.raises(PresetError) as caught:
+        load_preset(written(tmp_path, {"rl_zero.stepz": 1, "dev3.epochs": -1}))
+    assert len(str(caught.value).split("; ")) == 2
+
+
+@pytest.mark.parametrize("missing", ["rl_zero", "base", "student"])
+def test_a_missing_section_is_named(missing, tmp_path):
+    path = Path(written(tmp_path, {}))
+    document = yaml.safe_load(path.read_text())
+    del document[missing]
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(PresetError, match=rf"mine\.yaml: {missing} is missing: add it$"):
+        load_preset(str(path))
+
+
+def written(folder, changes: dict[str, Any]) -> str:
+    """The smollm2-135m preset with some keys changed, as a file; YAML's aliases are copies first."""
+    document = json.loads(json.dumps(yaml.safe_load((CONFIGS / "smollm2-135m.yaml").read_text())))
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        place = document
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return str(path)
+
+
+def test_a_new_setting_at_its_default_leaves_old_results_valid():
+    """`tasks` came after the first results: at its default it is not in the cache key, else it is."""
+    old = ProblemsConfig(source="tiny-world", train={"math": 1}, held_out={"math": 1})
+    assert "tasks" not in old.cache_document()
+    assert "tasks" in read_preset("qwen-7b").problems.cache_document()
+
+
+def test_volatile_settings_decide_nothing():
+    small, large = (RLConfig(micro_batch_size=n, checkpoint_every=n) for n in (16, 32))
+    assert small.cache_document() == large.cache_document()
+    assert RLConfig(seed=1).cache_document() != RLConfig(seed=2).cache_document()
