@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from artifacts.keys import cache_key
 from artifacts.refs import Ref
 from tasks.config import Preset
-from tasks.presets import PresetError, load_preset, load_student, preset_name
+from tasks.presets import PresetError, load_preset, load_student, outside_files, preset_name
 from tasks.recipe import Node, nodes, run_recipe
 from tasks.stages import Stage
 
@@ -78,7 +78,10 @@ def key_of(node: Node, inputs: Mapping[str, Ref]) -> str:
         PresetError: an input is missing, unknown or of the wrong kind.
     """
     check_inputs(node.stage, inputs)
-    return cache_key(node.stage.name, node.stage.version, node.config.cache_document(), inputs)
+    document = node.config.cache_document()
+    if outside := outside_files(node.config):
+        document["outside_files"] = outside
+    return cache_key(node.stage.name, node.stage.version, document, inputs)
 
 
 def check_inputs(stage: Stage, inputs: Mapping[str, Ref]) -> None:

@@ -11,6 +11,7 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
 from tasks.config import Settings
+from tasks.presets import outside_files
 from tasks.recipe import Node, run_recipe
 
 _SHOWN_REASONS = 3
@@ -86,8 +87,10 @@ class Planner:
             return
         if before.stage_version != node.stage.version:
             yield f"stage {node.stage.name} is now version {node.stage.version} (was {before.stage_version})"
-        yield from _changed_settings(node.config, before.config)
-        yield from _changed_inputs(inputs, before)
+        changes = [*_changed_settings(node.config, before.config), *_changed_inputs(inputs, before)]
+        yield from changes
+        if not changes and outside_files(node.config):
+            yield "the files it reads from outside the store changed"
 
 
 def _changed_settings(config: Settings, before: Mapping[str, Any]) -> Iterator[str]:

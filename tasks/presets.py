@@ -7,6 +7,7 @@ names the file, the key, the value and the remedy.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,10 +16,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tasks.config import BaseConfig, Preset, ProblemsConfig, StudentConfig
+from tasks.config import BaseConfig, Preset, ProblemsConfig, Settings, StudentConfig
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
+_WHOLE = 128 * 2**20
+"""Bytes up to which a file's fingerprint reads all of it."""
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -77,6 +80,37 @@ def is_hub_model(config: BaseConfig) -> bool:
     if config.model.startswith((".", "/", "~")) or config.model.count("/") != 1:
         return False
     return not (REPOSITORY / config.model).exists() and not (REPOSITORY / config.model.split("/")[0]).exists()
+
+
+def outside_files(config: Settings) -> dict[str, str]:
+    """Setting -> fingerprint of the files that the stage reads from outside the store; part of its key.
+
+    A base trained again or problems edited in place are another input under the same path.
+    """
+    if isinstance(config, ProblemsConfig) and config.source == "parquet":
+        return {"path": fingerprint(REPOSITORY / config.path)}
+    if isinstance(config, BaseConfig) and config.model != "smollm2-135m" and not is_hub_model(config):
+        return {"model": fingerprint((REPOSITORY / config.model).expanduser())}
+    return {}
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 over the names, sizes and contents of a file or folder; empty where there is none.
+
+    Of a file above 128 MiB only the first and the last 64 MiB are read, so that planning stays quick.
+    """
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_file():
+            return ""
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path)} {size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_WHOLE // 2))
+            stream.seek(max(size - _WHOLE // 2, stream.tell()))
+            digest.update(stream.read())
+    return digest.hexdigest()
 
 
 def _find(name_or_path: str, folder: Path, what: str) -> Path:

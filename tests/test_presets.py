@@ -16,8 +16,18 @@ from typing import Any
 import pytest
 import yaml
 
+from tasks import presets
 from tasks.config import ProblemsConfig, RLConfig
-from tasks.presets import CONFIGS, PresetError, available, load_preset, load_student, read_preset
+from tasks.presets import (
+    CONFIGS,
+    PresetError,
+    available,
+    fingerprint,
+    load_preset,
+    load_student,
+    outside_files,
+    read_preset,
+)  # fmt: skip
 
 PRESETS, STUDENTS = available(), available(CONFIGS / "students")
 
@@ -243,6 +253,43 @@ def test_a_new_setting_at_its_default_leaves_old_results_valid():
     old = ProblemsConfig(source="tiny-world", train={"math": 1}, held_out={"math": 1})
     assert "tasks" not in old.cache_document()
     assert "tasks" in read_preset("qwen-7b").problems.cache_document()
+
+
+def test_the_fingerprint_of_files_tells_every_change(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.json").write_text("{}")
+    (folder / "b.bin").write_bytes(b"weights")
+    seen = [fingerprint(folder)]
+    assert fingerprint(folder) == seen[0]
+    (folder / "b.bin").write_bytes(b"weighty")
+    seen.append(fingerprint(folder))
+    (folder / "b.bin").rename(folder / "c.bin")
+    seen.append(fingerprint(folder))
+    (folder / "c.bin").unlink()
+    seen += [fingerprint(folder), fingerprint(folder / "a.json"), fingerprint(folder / "none")]
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_large_file_is_read_at_both_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(presets, "_WHOLE", 8)
+    path, seen = tmp_path / "large", set()
+    for content in (b"0123456789", b"x123456789", b"012345678x", b"0123x56789"):
+        path.write_bytes(content)
+        seen.add(fingerprint(path))
+    assert len(seen) == 3, "the last differs in the middle only, which is not read"
+    path.write_bytes(b"012345x")
+    before = fingerprint(path)
+    path.write_bytes(b"012x45x")
+    assert fingerprint(path) != before
+
+
+def test_only_files_outside_the_store_are_fingerprinted():
+    assert set(outside_files(read_preset("tiny").base)) == {"model"}
+    assert set(outside_files(read_preset("paper").problems)) == {"path"}
+    assert not outside_files(read_preset("qwen-7b").base)
+    assert not outside_files(read_preset("smollm2-135m").base)
+    assert not outside_files(read_preset("tiny").problems)
 
 
 def test_volatile_settings_decide_nothing():

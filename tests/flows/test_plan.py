@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,10 @@ import pytest
 from artifacts.store import object_path
 from flows.graph import load_pipeline
 from flows.plan import plan
+from tasks.presets import CONFIGS
+from tasks.recipe import run_recipe
 from tasks.stages import STAGES
+from tests.flows.conftest import Publisher
 
 STUDENT = "tiny-student-distilled"
 
@@ -34,6 +38,18 @@ def test_a_finished_run_is_reused_whole(built, store):
     rows = plan(built, store)
     assert all(row.hit for row in rows)
     assert rows[-1].outcome == f"is {store.get_ref('quick/report').short}"
+
+
+def test_a_base_trained_again_in_its_folder_is_another_base(preset, store, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(CONFIGS.parent / "tasks/models/weights/tiny-base", base)
+    path = preset({"base.model": str(base)})
+    pipeline = load_pipeline(path)
+    run_recipe(Publisher(pipeline, store, tmp_path / "drafts"), pipeline.student)
+    assert not misses(path, store)
+    weights = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert misses(path, store)["base"] == "the files it reads from outside the store changed"
 
 
 @pytest.mark.parametrize(
