@@ -134,6 +134,51 @@ class LengthStep(Settings):
     max_completion_length: Positive
 
 
+class LoraSettings(Settings):
+    """Low-rank adapters instead of all weights; merged into the published checkpoint."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    targets: str = "all-linear"
+    """PEFT's `target_modules`: `all-linear`, or a regular expression of module names."""
+
+
+class CurriculumStage(Settings):
+    """From `step` on, only problems with a pass rate (before training) of min_pass_rate to max_pass_rate."""
+
+    step: Count
+    min_pass_rate: Share = 0.0
+    max_pass_rate: Share = 1.0
+
+
+class Curriculum(Settings):
+    """Problems staged by the starting checkpoint's own pass rate, measured once before step 0."""
+
+    samples_per_problem: Positive = 8
+    stages: Annotated[tuple[CurriculumStage, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _stages_rise(self) -> Self:
+        steps = [s.step for s in self.stages]
+        if steps[0] != 0 or steps != sorted(set(steps)):
+            raise ValueError(
+                "curriculum.stages must start at step 0 and have rising, distinct steps: sort them"
+            )
+        return self
+
+
+class LaunchSettings(Settings):
+    """How many processes train one model, and what they share (through Accelerate)."""
+
+    processes: Positive = 1
+    """On this machine; one a GPU."""
+    strategy: Literal["ddp", "fsdp2", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
+    """`ddp`: every process holds the whole model. The others share optimiser states, gradients or weights."""
+
+
+_BIASED = ("top_p", "top_k", "min_p", "typical_p")
+
+
 class RLConfig(Settings):
     """GRPO as published (Eq. 1-3; Methods): rl-zero, reasoning-rl, final-rl and the RL-only student."""
 
@@ -164,11 +209,63 @@ class RLConfig(Settings):
     engine: EngineSettings = EngineSettings()
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 50
     seed: int = 0
+    loss: Annotated[Literal["grpo", "dapo", "dr_grpo"], Field(json_schema_extra=NEUTRAL)] = "grpo"
+    """`grpo`: mean over a response's tokens, then over responses (Eq. 1). `dapo`: mean over all tokens.
+    `dr_grpo`: a response's sum over the length limit, advantages not divided by the deviation."""
+    refill_rounds: Annotated[Count, Field(json_schema_extra=NEUTRAL)] = 0
+    """Dynamic sampling: groups whose rewards are all equal are drawn again from other problems, at most so
+    many times a rollout. 0: never."""
+    skip_zero_advantage: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
+    """No forward and backward pass on groups whose rewards are all equal; their KL term is then lost.
+    Where `kl_coef` is 0 nothing is lost and they are skipped anyway."""
+    curriculum: Annotated[Curriculum | None, Field(json_schema_extra=NEUTRAL)] = None
+    lora: Annotated[LoraSettings | None, Field(json_schema_extra=NEUTRAL)] = None
+    publish: Annotated[Literal["last", "best"], Field(json_schema_extra=NEUTRAL)] = "last"
+    """`best`: the checkpoint with the highest mean reward over the ten steps before it."""
+    keep_checkpoints: Annotated[int, Field(ge=2, json_schema_extra=VOLATILE)] = 2
+    mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
+    """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
+    start-up canary stops the run and a health line is written."""
+    launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
+    report_to: Annotated[
+        tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(json_schema_extra=VOLATILE)
+    ] = ()
+    """Trackers that get the metrics too; the Parquet tables are always written."""
 
     @property
     def batch_size(self) -> int:
         """Completions in one policy update."""
         return self.questions_per_step * self.group_size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampling_is_unbiased(cls, values: Any) -> Any:
+        if cut := [name for name in _BIASED if isinstance(values, dict) and name in values]:
+            raise ValueError(
+                f"{cut[0]} cuts the distribution that RL samples from, so the policy ratios (Eq. 1) would be "
+                "biased: remove it; temperature alone shapes RL sampling"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> Self:
+        share, rest = divmod(self.batch_size, self.launch.processes)
+        if rest or share % self.micro_batch_size:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} leaves {share} completions a process, which "
+                f"micro_batch_size {self.micro_batch_size} must divide: change one of them"
+            )
+        if (self.refill_rounds or self.skip_zero_advantage) and share % self.group_size:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} would split groups of {self.group_size}, and "
+                "refill_rounds and skip_zero_advantage need whole ones: use fewer processes"
+            )
+        if self.launch.strategy.startswith("deepspeed") and self.engine.name == "transformers":
+            raise ValueError(
+                f"launch.strategy {self.launch.strategy} cannot sample with engine transformers: set "
+                "engine.name to vllm or vllm-server, or the strategy to fsdp2"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
