@@ -248,6 +248,19 @@ class RLConfig(Settings):
         return values
 
     @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide questions_per_step x group_size = "
+                f"{self.batch_size}: choose a divisor"
+            )
+        if [s.step for s in self.length_schedule] != sorted({s.step for s in self.length_schedule}):
+            raise ValueError("length_schedule must have rising, distinct steps: sort it")
+        if len({t.name for t in self.rewards}) != len(self.rewards):
+            raise ValueError("rewards names a term twice: give each term once with one weight")
+        return self
+
+    @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:
         share, rest = divmod(self.batch_size, self.launch.processes)
         if rest or share % self.micro_batch_size:
@@ -265,19 +278,6 @@ class RLConfig(Settings):
                 f"launch.strategy {self.launch.strategy} cannot sample with engine transformers: set "
                 "engine.name to vllm or vllm-server, or the strategy to fsdp2"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide questions_per_step x group_size = "
-                f"{self.batch_size}: choose a divisor"
-            )
-        if [s.step for s in self.length_schedule] != sorted({s.step for s in self.length_schedule}):
-            raise ValueError("length_schedule must have rising, distinct steps: sort it")
-        if len({t.name for t in self.rewards}) != len(self.rewards):
-            raise ValueError("rewards names a term twice: give each term once with one weight")
         return self
 
 
