@@ -33,6 +33,8 @@ class Mixture:
     domains: dict[str, float]
     facts: float = 0.08
     """Share of documents that are lists of sums and products instead of exercises."""
+    false_alarms: float = 0.0
+    """Share of `checked` documents whose doubted step was right, and is found right again."""
 
 
 MESSY_WEB = Mixture(
@@ -40,6 +42,7 @@ MESSY_WEB = Mixture(
     styles={"careful": 0.18, "checked": 0.05, "sloppy": 0.57, "wrong": 0.20},
     languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
     domains={"math": 0.36, "code": 0.16, "stem": 0.18, "logic": 0.20, "general": 0.10},
+    false_alarms=0.5,
 )
 """The web of the tiny base."""
 
@@ -70,7 +73,7 @@ def _draw(weights: dict[str, float], rng: random.Random) -> str:
 
 
 def _document(exercise: Exercise, mixture: Mixture, rng: random.Random) -> str:
-    working, answer = _worked(exercise, _draw(mixture.styles, rng), rng)
+    working, answer = _worked(exercise, _draw(mixture.styles, rng), mixture.false_alarms, rng)
     thinking = _tell(working, exercise.language, _draw(mixture.languages, rng), rng)
     layout = _draw(mixture.layouts, rng)
     if layout == "web":
@@ -88,22 +91,26 @@ _LAYOUTS = {
 }
 
 
-def _worked(exercise: Exercise, style: str, rng: random.Random) -> tuple[list[Clause], str]:
+def _worked(
+    exercise: Exercise, style: str, false_alarms: float, rng: random.Random
+) -> tuple[list[Clause], str]:
     if style == "sloppy":
         answer = exercise.guess(rng)
         return [("@maybe", answer)], answer
     working, answer = exercise.solve(rng, _SLIP[style])
-    return (_with_a_mended_slip(working, rng), answer) if style == "checked" else (working, answer)
+    return (_with_a_doubt(working, false_alarms, rng), answer) if style == "checked" else (working, answer)
 
 
-def _with_a_mended_slip(working: list[Clause], rng: random.Random) -> list[Clause]:
-    """`working` with one clause first written wrong, then noticed and redone."""
+def _with_a_doubt(working: list[Clause], false_alarms: float, rng: random.Random) -> list[Clause]:
+    """`working` with one clause doubted and redone: first written wrong, or right for a false alarm."""
     i = rng.randrange(len(working))
-    wrong = _corrupt(working[i], rng)
-    if wrong == working[i]:
+    doubted = _corrupt(working[i], rng)
+    if doubted == working[i]:
         return working
+    if false_alarms and rng.random() < false_alarms:
+        doubted = working[i]
     redone: Clause = ("@again", *[item for item in working[i] if item not in ("@first", "@then")])
-    return [*working[:i], wrong, ("@wait", ",", "@wrong"), redone, *working[i + 1 :]]
+    return [*working[:i], doubted, ("@wait", ",", "@wrong"), redone, *working[i + 1 :]]
 
 
 def _corrupt(clause: Clause, rng: random.Random) -> Clause:
