@@ -9,7 +9,8 @@ step, grouped-query attention is not expanded, finished rows leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,18 @@ def require_full_attention(model: PreTrainedModel) -> None:
         )
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Written:
+    """One completion's tokens, and the log-probability with which each was drawn (empty unless asked for)."""
+
+    tokens: list[int]
+    logps: list[float]
+
+
+Finished = Callable[[dict[int, list[int]]], None]
+"""Told the tokens of rows that are complete while others still run, by the place of their prompt."""
+
+
 def decode(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -116,7 +128,22 @@ def decode(
     end_tokens: frozenset[int],
     batch_size: int,
 ) -> list[list[int]]:
-    """The tokens written after each prompt, in order; the last one is an end token unless cut by length.
+    """The tokens written after each prompt, as `write`."""
+    return [w.tokens for w in write(model, prompts, sampling, seeds, end_tokens, batch_size)]
+
+
+@torch.inference_mode()
+def write(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    end_tokens: frozenset[int],
+    batch_size: int,
+    scored: bool = False,
+    finished: Finished | None = None,
+) -> list[Written]:
+    """What is written after each prompt, in order; the last token is an end token unless cut by length.
 
     `prompts` are token ids; length is cut at `sampling.max_new_tokens` or where the model's context ends.
 
@@ -126,16 +153,43 @@ def decode(
     require_full_attention(model)
     room = _room(model, prompts, sampling.max_new_tokens)
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    written: list[list[int]] = [[] for _ in prompts]
+    written: dict[int, Written] = {}
     for start in range(0, len(prompts), batch_size):
         batch = longest_first[start : start + batch_size]
-        rows = _decode_batch(
+        paper = _decode_batch(
             model, [prompts[i] for i in batch], sampling, [seeds[i] for i in batch],
-            [room[i] for i in batch], end_tokens,
+            [room[i] for i in batch], end_tokens, scored, finished and _by_prompt(finished, batch),
         )  # fmt: skip
-        for i, row in zip(batch, rows, strict=True):
-            written[i] = row
-    return written
+        written |= {i: paper.row(place) for place, i in enumerate(batch)}
+    return [written[i] for i in range(len(prompts))]
+
+
+def _by_prompt(finished: Finished, batch: Sequence[int]) -> Finished:
+    return lambda rows: finished({batch[place]: tokens for place, tokens in rows.items()})
+
+
+class _Paper:
+    """What a batch has written so far: tokens, -1 where none, and their log-probabilities if wanted."""
+
+    def __init__(self, rows: int, width: int, scored: bool, device: torch.device) -> None:
+        self._tokens = torch.full((rows, width), -1, dtype=torch.long, device=device)
+        self._logps = torch.zeros(rows, width, device=device) if scored else None
+
+    def put(self, step: int, rows: torch.Tensor, token: torch.Tensor, logits: torch.Tensor, t: float) -> None:
+        """Token `step` of these rows, drawn from these logits at temperature `t`."""
+        self._tokens[rows, step] = token
+        if self._logps is not None:
+            logps = torch.log_softmax(logits / t, dim=-1)
+            self._logps[rows, step] = logps.gather(1, token.clamp(min=0)[:, None]).squeeze(1)
+
+    def tokens(self, place: int) -> list[int]:
+        row: list[int] = self._tokens[place].tolist()
+        return row[: row.index(-1)] if -1 in row else row
+
+    def row(self, place: int) -> Written:
+        tokens = self.tokens(place)
+        logps = [] if self._logps is None else self._logps[place, : len(tokens)].tolist()
+        return Written(tokens, logps)
 
 
 def _room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], wanted: int) -> list[int]:
@@ -157,7 +211,9 @@ def _decode_batch(
     seeds: Sequence[int],
     room: Sequence[int],
     end_tokens: frozenset[int],
-) -> list[list[int]]:
+    scored: bool,
+    finished: Finished | None,
+) -> _Paper:
     device = model.device
     logits, cache, mask = _read_prompts(model, prompts, max(room))
     position = torch.tensor([[len(p)] for p in prompts], device=device)
@@ -167,16 +223,18 @@ def _decode_batch(
     seed = np.array(seeds, dtype=np.uint64)
     rows = torch.arange(len(prompts), device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    written = torch.full((len(prompts), max(room)), -1, dtype=torch.long, device=device)
+    paper = _Paper(len(prompts), max(room), scored, device)
 
     for step in range(max(room)):
         token = draw(logits, sampling, torch.from_numpy(uniform(seed, step)).to(device))
-        written[rows, step] = torch.where(running, token, -1)
+        paper.put(step, rows, torch.where(running, token, -1), logits, sampling.temperature)
         running &= ~torch.isin(token, ends) & (step + 1 < limits)
         alive = int(running.sum())
         if alive == 0:
             break
         if alive < _DROP_BELOW * len(rows):
+            if finished is not None:
+                finished({row: paper.tokens(row) for row in rows[~running].tolist()})
             kept = running.nonzero().squeeze(1)
             for layer in cache.layers:
                 layer.select(kept)
@@ -184,7 +242,7 @@ def _decode_batch(
             limits, running, seed = limits[kept], running[kept], seed[kept.cpu().numpy()]
         logits = _logits(model, token[:, None], mask[:, None, None, : width + step + 1], position, cache)
         position = position + 1
-    return [row[: row.index(-1)] if -1 in row else row for row in written.tolist()]
+    return paper
 
 
 def _read_prompts(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.config import EngineSettings, Sampling
-from tasks.rollout.decoding import draw, uniform
+from tasks.rollout.decoding import decode, draw, uniform, write
 from tasks.rollout.engine import EngineUnavailable, open_engine
 
 PROMPTS = [
@@ -135,3 +135,19 @@ def test_top_p_keeps_the_smallest_sufficient_set(vocabulary, top_p, seed):
     probabilities, order = torch.softmax(logits[0], 0).sort(descending=True)
     allowed = order[: int((probabilities.cumsum(0) - probabilities < top_p).sum())]
     assert drawn <= set(allowed.tolist())
+
+
+def test_rows_are_told_as_they_end_and_their_log_probabilities_are_the_models(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    prompts = [[5, 6, 7, 8 + i] for i in range(12)]
+    ends, told = frozenset(range(10, 40)), {}
+    sampling = Sampling(temperature=0.8, max_new_tokens=30)
+    written = write(model, prompts, sampling, range(12), ends, 8, scored=True, finished=told.update)
+    assert [w.tokens for w in written] == decode(model, prompts, sampling, range(12), ends, 8)
+    assert 0 < len(told) < 12
+    assert all(written[i].tokens == tokens for i, tokens in told.items())
+    for prompt, row in zip(prompts, written, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + row.tokens])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / 0.8).log_softmax(-1)[range(len(row.tokens)), row.tokens]
+        torch.testing.assert_close(torch.tensor(row.logps), expected, atol=1e-4, rtol=0)
