@@ -23,11 +23,11 @@ distill: setup
 	.venv/bin/r1 distill $(STUDENT)
 
 test: setup
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow and not e2e"
 	.venv/bin/python -m pytest -m slow
 
 test-fast: setup
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow and not e2e"
 
 down:
 	@if [ -x .venv/bin/r1 ]; then .venv/bin/r1 down; fi

@@ -30,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_TABLE_WIDTH = 110
+
 Preset = Annotated[str, typer.Option(help="A name from configs/, or the path of a YAML file.")]
 
 
@@ -179,8 +181,8 @@ def _show_result(pipeline: Pipeline) -> None:
 
     store = _store()
     report = store.fetch(store.resolve("report", pipeline.name))
-    console = Console()
-    console.print(to_rich(load_stage_rows({"report": report})), width=max(console.width, 100))
+    console = Console(width=max(Console().width, _TABLE_WIDTH))
+    console.print(to_rich(load_stage_rows({"report": report})))
     _say(f"report: {os.path.relpath(report / 'report.html')}")
     _say(f"Prefect: {services.ui_url()}   (`make down` stops it)")
 

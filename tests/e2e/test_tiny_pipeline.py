@@ -1,0 +1,142 @@
+"""One machine's story in order: killed in training, restarted, run again, cancelled, down, database lost.
+
+    python -m pytest -m e2e -x                                  the tiny preset
+    R1_E2E_PRESET=my/quick.yaml python -m pytest -m e2e -x      another one
+
+Each test goes on from the one before.
+"""
+
+import os
+import re
+import time
+
+import pytest
+
+from artifacts.tables import read_table
+from flows.graph import load_pipeline, wiring
+from flows.processes import is_alive
+from tasks.presets import preset_name
+from tasks.train.checkpoints import checkpoint_step, is_sealed
+from tests.e2e.machine import Machine, wait_until
+
+pytestmark = pytest.mark.e2e
+
+PRESET = os.environ.get("R1_E2E_PRESET", "tiny")
+PIPELINE = load_pipeline(PRESET)
+NODES = list(wiring(PIPELINE))
+A_RUN = 14 * 60.0
+A_RERUN = 180.0
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    machine = Machine(tmp_path_factory.mktemp("machine"), PRESET)
+    yield machine
+    machine.start("down").wait(60)
+
+
+def sealed_steps(machine: Machine) -> list[int]:
+    """Steps of R1-Zero's complete checkpoints."""
+    folder = machine.job_folder("r1-zero")
+    found = folder.glob("state/trainer/checkpoint-*") if folder else ()
+    return sorted(checkpoint_step(path) for path in found if is_sealed(path))
+
+
+def steps_since(machine: Machine, moment: float) -> int:
+    """Where R1-Zero's training stands, by a record written after `moment`; 0 without one."""
+    record = machine.progress("r1-zero")
+    return record.done if record and record.at > moment else 0
+
+
+def words(output: str, state: str) -> list[str]:
+    """The nodes that the output calls `reused` or `made`."""
+    return re.findall(rf"^{state}\s+(\S+)", output, re.MULTILINE)
+
+
+def test_a_run_killed_in_training_goes_on_from_its_checkpoint(machine):
+    first = machine.start("run", "--preset", PRESET)
+    wait_until(lambda: bool(sealed_steps(machine)), 300, first)
+    done, before = machine.refs(), machine.jobs()
+    assert {"problems", "base"} <= set(done)
+    victims = machine.kill(first)
+    checkpoint = sealed_steps(machine)[-1]
+    assert len(victims) >= 5  # server, workers, two flows, job
+    wait_until(lambda: not any(map(is_alive, victims)), 15)
+
+    restarted = time.time()
+    again = machine.start("run", "--preset", PRESET)
+    wait_until(lambda: steps_since(machine, restarted) > 0, 180, again)
+    assert steps_since(machine, restarted) > checkpoint  # no step before it was trained again
+    assert machine.jobs() > before
+    output = again.wait(A_RUN)
+
+    refs = machine.refs()
+    assert set(NODES) <= set(refs)
+    assert {node: refs[node] for node in done} == done
+    assert set(words(output, "reused")) == set(done)
+    assert set(words(output, "made")) == set(NODES) - set(done)
+    assert "R1-Zero" in output
+    report = re.search(r"^r1: report: (\S+)", output, re.MULTILINE)
+    assert report
+
+
+def test_every_training_step_was_sampled_once(machine):
+    config = PIPELINE.node("r1-zero").config
+    samples = read_table(machine.store.fetch(machine.refs()["r1-zero"]) / "samples.parquet")
+    counts = samples.group_by("step").aggregate([("problem_id", "count")]).to_pydict()
+    assert sorted(counts["step"]) == list(range(config.steps))
+    assert set(counts["problem_id_count"]) == {config.batch_size}
+
+
+def test_a_second_run_reuses_every_stage_and_says_so(machine):
+    refs, jobs = machine.refs(), machine.jobs()
+    output = machine.start("run", "--preset", PRESET).wait(A_RERUN)
+    assert words(output, "reused") == NODES
+    assert f"{len(NODES)} of {len(NODES)} nodes were reused" in output
+    assert (machine.refs(), machine.jobs()) == (refs, jobs)
+
+
+def test_a_stage_alone_is_reused_by_the_literal_command(machine):
+    jobs = machine.jobs()
+    for name in ("rl-zero", "rl-zero/rl-zero"):
+        output = machine.prefect("deployment", "run", name, "--param", f"preset={PRESET}", "--watch")
+        assert "finished successfully" in " ".join(output.split())
+    assert machine.jobs() == jobs
+
+
+def test_a_cancelled_run_leaves_no_process_behind(machine):
+    refs, idle = machine.refs(), machine.processes()
+    settings = ["--param", f"preset={PRESET}", "--param", 'config={"seed": 99}']
+    output = machine.prefect("deployment", "run", "rl-zero", *settings)
+    run = re.search(r"UUID: ([0-9a-f-]{36})", output)
+    assert run
+    jobs = machine.jobs()
+    wait_until(lambda: machine.jobs() > jobs, 60)
+    wait_until(lambda: steps_since(machine, 0) > 0, 90)
+    assert machine.processes() > idle
+    machine.prefect("flow-run", "cancel", run[1])
+    wait_until(lambda: machine.processes() <= idle, 60)
+    assert machine.refs() == refs
+
+
+def test_down_leaves_no_process(machine):
+    ours = machine.processes()
+    assert len(ours) >= 2
+    output = machine.start("down").wait(60)
+    assert re.search(r"stopped \d+ processes", output)
+    assert machine.processes() == set()
+    assert not any(map(is_alive, ours))
+
+
+def test_results_outlive_prefects_database(machine):
+    machine.lose_prefects_database()
+    output = machine.start("run", "--preset", PRESET).wait(A_RERUN)
+    assert words(output, "reused") == NODES
+    machine.start("down").wait(60)
+    assert machine.processes() == set()
+
+
+def test_the_lineage_of_r1_reaches_base_and_problems(machine):
+    output = machine.start("lineage", f"{preset_name(PRESET)}/r1").wait(60)
+    for node in ("r1", "dev3", "mixture", "dev2", "dev1", "cold-start", "r1-zero", "base", "problems"):
+        assert f"{node} (" in output
