@@ -158,9 +158,7 @@ def _work(node: NodeStatus, store: ArtifactStore) -> float:
 
 def import_seconds() -> float:
     command = [sys.executable, "-c", IMPORTS]
-    runs = [
-        subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True) for _ in "123"
-    ]
+    run = partial(subprocess.run, command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return min(float(run().stdout) for _ in range(3))
 
 
