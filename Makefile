@@ -1,11 +1,11 @@
 # make run     the whole recipe on PRESET (default tiny), set up first      make test   all tests
-# make distill STUDENT=tiny-student      one student      make down   stop what runs      make lint
+# make distill STUDENT=tiny-student      one student      make down   stop what runs      make lint      make e2e
 PRESET ?= tiny
 STUDENT ?= tiny-student
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/.installed
 
-.PHONY: setup run test test-fast down distill lint
+.PHONY: setup run test test-fast e2e down distill lint
 
 setup: $(STAMP)
 
@@ -28,6 +28,10 @@ test: setup
 
 test-fast: setup
 	.venv/bin/python -m pytest -m "not slow and not e2e"
+
+# The whole tiny pipeline on its own port and folder: kill -9, restart, second run, cancel, lost database.
+e2e: setup
+	.venv/bin/python -m pytest -m e2e -x --durations=0
 
 down:
 	@if [ -x .venv/bin/r1 ]; then .venv/bin/r1 down; fi
