@@ -143,11 +143,11 @@ def orchestration(status: RunStatus, store: ArtifactStore) -> Iterator[tuple[str
     """(stage run, seconds at work, seconds of everything else); evaluations share one run."""
     nodes = [node for node in status.nodes.values() if node.state == "done"]
     previous = min(node.began for node in nodes)
-    for _, group in groupby(nodes, key=lambda node: node.began):
+    for name, group in groupby(nodes, key=lambda node: node.node.partition(".")[0]):
         stage = list(group)
         ended = max(node.ended for node in stage)
         work = sum(_work(node, store) for node in stage)
-        yield stage[0].node.partition(".")[0], work, ended - previous - work
+        yield name, work, ended - previous - work
         previous = ended
 
 

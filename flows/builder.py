@@ -91,7 +91,9 @@ class PrefectBuilder:
         planned = self.pipeline.node(node)
         digests = {name: ref.digest for name, ref in inputs.items()}
         parameters: dict[str, Any] = {"inputs": digests} if planned.stage.name == "report" else digests
-        if planned.stage.name not in ("report", "distill"):
+        if planned.stage.name == "distill":
+            parameters = {"student": self.pipeline.preset.student, **parameters}
+        elif planned.stage.name != "report":
             parameters = {"node": node, **parameters}
         return self._build_all(planned, {node: inputs}, lambda missing: parameters)[node]
 
