@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -135,7 +136,10 @@ class _ProgressArtifacts:
         get_run_logger().info(
             "%s %d/%d %s %s", progress.node, progress.done, progress.total, progress.message, metrics
         )
-        self._move(progress.node, 100 * progress.done / progress.total if progress.total else 0.0)
+        try:
+            self._move(progress.node, 100 * progress.done / progress.total if progress.total else 0.0)
+        except httpx.TransportError as error:  # the server may be back before the job ends
+            get_run_logger().warning("the progress bar stands still: %s", error)
 
     def _move(self, node: str, percent: float) -> None:
         if node in self._bars:
