@@ -21,6 +21,7 @@ _DECIMAL = re.compile(r"[+-]?\d{1,9}\.\d{1,6}")
 _FRACTION = re.compile(r"([+-]?)(?:(\d{1,100})/(\d{1,100})|\\[dt]?frac\s*\{(\d{1,100})\}\s*\{(\d{1,100})\})")
 _IDENTICAL = re.compile(r"[0-9A-Za-z+\-*/^().\\{}_ ]*[0-9A-Za-z][0-9A-Za-z+\-*/^().\\{}_ ]*")
 _CHINESE_ENDS = re.compile(r"^[\u3400-\u9fff\s:]+|[\u3400-\u9fff\s]+$")
+_THIN_SPACE = re.compile(r"(?<=\d)\\[,!;](?=\d{3}(?!\d))")
 _EXPONENT = re.compile(r"(?:\^|\*\*)[\s{(]*-?(\d+)")
 _TOWER = re.compile(r"(?:\^|\*\*)[^,;=]{0,12}?(?:\^|\*\*)[^,;=]{0,12}?(?:\^|\*\*)")
 _FACTORIAL = re.compile(r"(\d{4,}|[)}\]])\s*!")
@@ -29,9 +30,10 @@ _CLOSE_TO = 1e-5
 
 
 def normalise(text: str) -> str:
-    """ASCII width; Chinese words around the expression, closing stops and one pair of `$` removed."""
+    """ASCII width; Chinese words around the expression, a closing stop, a leading dollar sign (money), thin
+    spaces between thousands and one pair of `$` removed."""
     text = _CHINESE_ENDS.sub("", fold_width(text)).strip()
-    text = text.removesuffix(".").strip()
+    text = _THIN_SPACE.sub("", text.removesuffix(".").removeprefix(r"\$")).strip()
     if len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
         text = text[1:-1].strip()
     return text

@@ -44,6 +44,8 @@ def _math(problem: Problem, answer: str) -> Judgement | Deferred:
     gold, given = plain_math.normalise(problem.answer), plain_math.normalise(answer)
     if not given:
         return Judgement(Verdict.unparseable, answer, "no expression")
+    if refusal := plain_math.screen(gold) or ("" if gold.strip(".") else "no expression"):
+        return Judgement(Verdict.error, answer, f"the gold answer {gold[:60]!r}: {refusal}; mend the problem")
     plain = plain_math.decide(gold, given)
     if plain is not None:
         return Judgement(Verdict.correct if plain else Verdict.wrong, answer)

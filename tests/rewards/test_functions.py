@@ -1,0 +1,132 @@
+"""Composition, schedule, routing, health, and the stress test: structure without an answer earns little."""
+
+import pytest
+
+from tasks.config import RewardTerm
+from tasks.rewards import Judgement, RewardFunction, RewardHealth, Scored, Verdict, format_reward
+from tasks.rewards.functions import is_active
+from tests.rewards.rows import completion, problem
+
+ZERO = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
+ALL = (*ZERO, RewardTerm(name="language", weight=0.5))
+
+FORMAT = {
+    "whole": ("<think> a </think> <answer> 1 </answer>", 1.0),
+    "no opening tag (no template here pre-fills it)": ("a </think> <answer> 1 </answer>", 0.0),
+    "empty thinking": ("<think> </think> <answer> 1 </answer>", 0.0),
+    "empty answer": ("<think> a </think> <answer> </answer>", 0.0),
+    "text after the answer": ("<think> a </think> <answer> 1 </answer> so", 0.0),
+    "text between": ("<think> a </think> so <answer> 1 </answer>", 0.0),
+    "two answers": ("<think> a </think> <answer> 1 </answer> <answer> 1 </answer>", 0.0),
+    "two thinkings": ("<think> a </think> <think> b </think> <answer> 1 </answer>", 0.0),
+    "wrong order": ("<answer> 1 </answer> <think> a </think>", 0.0),
+    "no tags": ("a 1", 0.0),
+    "nothing": ("", 0.0),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), FORMAT.values(), ids=FORMAT)
+def test_format(text, expected):
+    assert format_reward(text) == expected
+
+
+def test_terms_are_weighted_and_each_is_its_own_value(pool):
+    reward = RewardFunction(ALL, pool)
+    right, wrong = reward.score([problem(answer="7")] * 2, [completion("7"), completion("8", "等等")], 0, 10)
+    assert right.terms == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
+    assert right.total == 2.5
+    assert wrong.terms == {"accuracy": 0.0, "format": 1.0, "language": 0.0}
+    assert wrong.total == 1.0
+
+
+def test_a_term_of_the_last_steps_is_silent_before_them():
+    term = RewardTerm(name="helpful", last_steps=400)
+    assert [is_active(term, step, 1_700) for step in (0, 1_299, 1_300, 1_699)] == [False, False, True, True]
+
+
+def by_length(problems, completions):
+    return [float(len(c)) for c in completions]
+
+
+def test_general_problems_go_to_their_own_reward_model_and_no_rule(pool):
+    terms = (*ZERO, RewardTerm(name="helpful", last_steps=1), RewardTerm(name="safety"))
+    reward = RewardFunction(terms, pool, {"helpful": by_length, "safety": by_length})
+    asked = [problem(answer="7"), problem("rubric", set="helpfulness"), problem("rubric", set="harmlessness")]
+    texts = [completion("7")] * 3
+    early, late = (reward.score(asked, texts, step, 2) for step in (0, 1))
+    assert [sorted(s.terms) for s in early] == [["accuracy", "format"], ["format"], ["format", "safety"]]
+    assert [sorted(s.terms) for s in late] == [
+        ["accuracy", "format"],
+        ["format", "helpful"],
+        ["format", "safety"],
+    ]
+    assert [s.judgement is None for s in late] == [False, True, True]
+
+
+def test_a_term_without_its_reward_model_is_refused(pool):
+    with pytest.raises(ValueError, match="reward-models"):
+        RewardFunction((RewardTerm(name="helpful"),), pool)
+
+
+def rows(totals, verdict=Verdict.wrong):
+    return [Scored(Judgement(verdict, None, "a reason"), {}, total) for total in totals]
+
+
+def test_a_constant_reward_stops_the_stage_with_a_reason():
+    health = RewardHealth(constant_steps=3)
+    assert [health.observe(rows([1.0, 1.0])) for _ in range(2)] == [None, None]
+    assert "nothing to learn" in health.observe(rows([1.0, 1.0]))
+
+
+def test_a_reward_that_varies_once_is_no_constant():
+    health = RewardHealth(constant_steps=2)
+    assert [health.observe(rows([0.0, total])) for total in (1.0, 0.0, 0.0)] == [None, None, None]
+
+
+def test_errors_above_the_limit_stop_the_stage():
+    health = RewardHealth(error_limit=0.05, least_rows=20)
+    assert health.observe(rows([0.0, 1.0], Verdict.error)) is None
+    reason = health.observe(rows([0.0, 1.0] * 10))
+    assert "2 of 22" in reason
+    assert "a reason" in reason
+    assert RewardHealth().observe(rows([0.0, 1.0] * 20)) is None
+
+
+JUNK = {
+    "one letter": "<think></think>a",
+    "an empty answer": completion(""),
+    "any word": completion("a"),
+    "the question's words": completion("the answer"),
+    "every digit": completion("0 1 2 3 4 5 6 7 8 9"),
+    "many guesses": completion("7 or 8 or 9 or 10 or 11 or 12"),
+    "many boxes": completion(r"\boxed{11} \boxed{12}"),
+    "all letters": completion("A B C D"),
+    "all options": completion("11, 12, 13"),
+    "an option in another's text": completion("B. 13"),
+    "the answer in the thinking": completion("see above", "it is 12, A"),
+    "the gold's name": completion("gold"),
+    "an expression that absorbs": completion("x"),
+    "an infinity": completion(r"\infty"),
+    "not a number": completion("nan"),
+    "0/0": completion(r"\frac{0}{0}"),
+    "a whole line": completion(r"(-\infty, \infty)"),
+    "code that exits": completion("```python\nimport os; os._exit(0)\n```"),
+    "code that prints all": completion("```python\nprint(*range(99))\n```"),
+    "tags within tags": "<think> a </think> <answer> <answer> 12 </answer> </answer>",
+    "ten answers": "<think> a </think> " + "<answer> 12 </answer> " * 10,
+}  # fmt: skip
+ASKED = {
+    "math": problem(answer="12"),
+    "choice": problem("choice", "B", options={"A": "11", "B": "12", "C": "13"}),
+    "exact": problem("exact", "Ann Bob"),
+    "function": problem("code", "", entry_point="f", cases=[{"args": [1], "expected": 12}]),
+    "stdin": problem("code", "", cases=[{"stdin": "", "stdout": "12\n"}]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_junk_with_valid_structure_earns_no_accuracy(pool, kind):
+    scored = RewardFunction(ZERO, pool).score([ASKED[kind]] * len(JUNK), list(JUNK.values()), 0, 10)
+    accuracy = {name: s.terms["accuracy"] for name, s in zip(JUNK, scored, strict=True)}
+    assert accuracy == dict.fromkeys(JUNK, 0.0)
+    assert max(s.total for s in scored) <= 1.0
