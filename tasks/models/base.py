@@ -160,4 +160,11 @@ def _from_gguf(path: Path) -> tuple[Any, Any]:
     for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
         if mark in vars(model):
             delattr(model, mark)
+    _take_end_token(model, tokenizer)
     return model, tokenizer
+
+
+def _take_end_token(model: Any, tokenizer: Any) -> None:
+    """The file's own end token: transformers 5.17 gives a GGUF's tokenizer the start token in its place."""
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.clean_up_tokenization_spaces = False

