@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from tasks.config import RLConfig
 from tasks.problems.problem import Problem
 from tasks.train.models import load_policy, load_tokenizer
-from tasks.train.rl import build_trainer, grpo_arguments, prompt_rows
+from tasks.train.rl import Prompts, build_trainer, grpo_arguments
 
 PROBLEMS = [
     Problem(f"p{i}", "math", "en", f"what is {i * 7 % 90} + {i * 3 % 70} - {i % 10}?", "", "math")
@@ -75,7 +75,7 @@ def plain_trl(config: RLConfig, folder: Path, model_folder: Path) -> GRPOTrainer
     known = {name: ours[name] for name in _SAME}
     return GRPOTrainer(
         model=model, reward_funcs=digits, args=GRPOConfig(**known | changed),
-        train_dataset=prompt_rows(PROBLEMS, config, tokenizer), processing_class=tokenizer,
+        train_dataset=Prompts.of(PROBLEMS, config, tokenizer).dataset(1), processing_class=tokenizer,
     )  # fmt: skip
 
 
@@ -104,8 +104,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         theirs = measure(plain_trl(config, Path(scratch) / "trl", options.model))
         tokenizer, model = load_tokenizer(options.model), load_policy(options.model)
-        rows = prompt_rows(PROBLEMS, config, tokenizer)
-        ours = measure(build_trainer(config, Path(scratch) / "ours", model, tokenizer, rows, digits))
+        prompts = Prompts.of(PROBLEMS, config, tokenizer)
+        ours = measure(build_trainer(config, Path(scratch) / "ours", model, tokenizer, prompts, digits))
     for name, speed in (("TRL", theirs), ("this project", ours)):
         print(f"{name:13} {speed.seconds_per_step:6.2f} s/step {speed.tokens_per_second:8.0f} tokens/s")
     print(f"ratio of samples a second: {theirs.seconds_per_step / ours.seconds_per_step:.2f}")

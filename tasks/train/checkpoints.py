@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _MARKER = "complete.json"
@@ -50,9 +53,35 @@ def checkpoint_step(checkpoint: Path) -> int:
 
 
 class SealCheckpoints(TrainerCallback):
-    """Seals what the Trainer saved; the Trainer keeps two, so a kill in between leaves the one before."""
+    """Seals what the Trainer saved; it keeps at least two, so a kill in between leaves the one before.
+
+    With `keep_best` the checkpoint of the highest mean reward is never rotated away.
+    """
+
+    def __init__(self, keep_best: bool = False) -> None:
+        self._keep_best = keep_best
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(args.output_dir)
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(folder / f"checkpoint-{state.global_step}")
+        if self._keep_best and (best := best_checkpoint(folder, state.log_history)):
+            state.best_model_checkpoint = str(best)
+
+
+def best_checkpoint(folder: Path, log_history: Sequence[Mapping[str, Any]]) -> Path | None:
+    """The sealed checkpoint of the highest mean reward over the ten steps before it; the later of equals."""
+    rated = [
+        (score, checkpoint_step(c), c)
+        for c in folder.glob("checkpoint-*")
+        if is_sealed(c) and (score := _reward_before(checkpoint_step(c), log_history)) is not None
+    ]
+    return max(rated)[2] if rated else None
+
+
+def _reward_before(step: int, log_history: Sequence[Mapping[str, Any]], last: int = 10) -> float | None:
+    rewards = [e["reward"] for e in log_history if e.get("reward") is not None and e["step"] <= step][-last:]
+    return sum(rewards) / len(rewards) if rewards else None

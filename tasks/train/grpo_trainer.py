@@ -7,8 +7,12 @@ Where this differs from TRL 1.16.0, and why:
                     TRL's own.
     one backward    TRL's batch is one whole policy update; here it is cut into micro-batches of similar
     per micro-batch length, each trimmed to its own longest row. The loss is TRL's; micro-batch losses are
-                    weighted by rows, so their sum is TRL's mean over the batch (`loss_type="grpo"`).
+                    weighted by rows, so their sum is TRL's mean over the batch (`dapo` sums to it by itself).
     log-probs       the reference's and the old policy's are computed in such micro-batches too.
+    idle groups     all rewards equal, so all advantages 0: drawn again (`fresh_rows`, a bounded number of
+                    rounds), and left out of forward and backward (`skip_idle`).
+    canary          before the first rollout the sampler must follow a changed weight (`tasks.train.canary`);
+                    each step logs how far its log-probabilities are from the trainer's.
     reference       a checkpoint holds the reference policy once it was moved; TRL would start again
                     from the first one.
     length          `max_completion_length` may change with the step.
@@ -28,19 +32,25 @@ from safetensors.torch import load_model, save_model
 from trl import GRPOTrainer
 
 from tasks.config import Sampling
-from tasks.rollout.decoding import decode
+from tasks.rollout.decoding import write
 from tasks.rollout.engine import derived_seed
+from tasks.train import canary
 from tasks.train.checkpoints import checkpoint_step
 from tasks.train.metrics import OWN
+from tasks.train.micro_batches import Parts, bounds, by_length, idle_rows, refilled, trimmed
+from tasks.train.sharding import whole_weights
 
 TokenIds = list[int]
+Row = dict[str, Any]
 _REFERENCE = "reference.safetensors"
 
 
 class GroupTrainer(GRPOTrainer):
     """GRPO with micro-batches of `micro_batch_size` completions and a length by step.
 
-    `decode_batch` is how many completions are written at once.
+    `decode_batch` is how many completions are written at once. `fresh_rows(step, round, process, count)`
+    gives prompts for groups to draw again, in at most `refill_rounds` rounds. `on_written` hears of rows of
+    the dataset and their completions while others are still being written.
     """
 
     def __init__(
@@ -49,12 +59,60 @@ class GroupTrainer(GRPOTrainer):
         micro_batch_size: int,
         decode_batch: int,
         length_at: Callable[[int], int],
+        skip_idle: bool = False,
+        refill_rounds: int = 0,
+        fresh_rows: Callable[[int, int, int, int], list[Row]] | None = None,
+        on_written: Callable[[list[Row], list[str]], None] | None = None,
+        mismatch_limit: float = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.micro_batch_size = micro_batch_size
         self._decode_batch = decode_batch
         self._length_at = length_at
+        self._skip_idle = skip_idle
+        self._refill_rounds, self._fresh_rows, self._round = refill_rounds, fresh_rows, 0
+        self._on_written = on_written
+        self._mismatch_limit, self._sampler_checked = mismatch_limit, False
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    # ---- rollouts -----------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        """As TRL's, with `idle`: whether a row's group has no spread. Idle groups are drawn again first."""
+        self._round = 0
+        batch = self._rollout(inputs)
+        while self._round < self._refill_rounds:
+            groups = self._most(int(batch["idle"].sum()) // self.num_generations)
+            if groups == 0:
+                break
+            self._round += 1
+            batch = refilled(batch, self._rollout(self._fresh(groups)))
+            tokens = batch["completion_mask"].sum()
+            batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+        self._log(rollouts=1.0 + self._round, idle_share=float(batch["idle"].float().mean()))
+        return batch
+
+    def _rollout(self, rows: list[Row]) -> dict[str, Any]:
+        self._rows = rows
+        return super()._generate_and_score_completions(rows) | {"idle": self._idle}
+
+    def _fresh(self, groups: int) -> list[Row]:
+        rows = self._fresh_rows(self.state.global_step, self._round, self.accelerator.process_index, groups)
+        return [row for row in rows for _ in range(self.num_generations)]
+
+    def _calculate_rewards(self, inputs: list[Row], *args: Any) -> torch.Tensor:
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, *args)
+        first = self.accelerator.process_index * len(inputs)
+        idle = idle_rows(rewards.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), torch.nan),
+                         self.num_generations)  # fmt: skip
+        self._idle = idle[first : first + len(inputs)]
+        return rewards
+
+    def _most(self, count: int) -> int:
+        """The largest `count` of any process."""
+        mine = torch.tensor(count, device=self.accelerator.device)
+        return int(self.accelerator.gather(mine).max())
 
     # ---- generation ---------------------------------------------------------------------------
 
@@ -65,35 +123,92 @@ class GroupTrainer(GRPOTrainer):
         multimodal_fields: dict,
         num_generations: int,
         *args: Any,
-    ) -> tuple[list[TokenIds], list[list[float]] | None]:
-        started = time.perf_counter()
+    ) -> tuple[list[TokenIds], list[list[float]]]:
+        if not self._sampler_checked:
+            self._check_sampler(prompt_ids)
+        self._sync_sampler()
         self._set_length(self._length_at(self.state.global_step))
-        if self.use_vllm:
-            drawn = super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, *args
-            )
-        else:
-            drawn = self._sample(prompt_ids), None
-        self._log(generate_s=time.perf_counter() - started)
+        with self._timed("generate_s"):
+            if self.use_vllm:
+                drawn = super()._generate_single_turn(
+                    prompt_ids, images, multimodal_fields, num_generations, *args
+                )
+            else:
+                drawn = self._sample(prompt_ids, self._on_written and self._tell)
         return drawn
 
-    def _sample(self, prompt_ids: list[TokenIds]) -> list[TokenIds]:
+    def _sample(
+        self, prompt_ids: list[TokenIds], finished: Callable[[dict[int, TokenIds]], None] | None = None
+    ) -> tuple[list[TokenIds], list[list[float]]]:
         model = self.accelerator.unwrap_model(self.model)
         sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_completion_length)
         seed = rollout_seed(self.args.seed, self.state.global_step)
-        seeds = [derived_seed(seed, row) for row in range(len(prompt_ids))]
+        first = self._round * self.args.generation_batch_size
+        first += self.accelerator.process_index * len(prompt_ids)
+        seeds = [derived_seed(seed, first + row) for row in range(len(prompt_ids))]
         model.eval()
-        with self.accelerator.autocast():
-            drawn = decode(
-                model, prompt_ids, sampling, seeds, frozenset(self.eos_token_ids), self._decode_batch
-            )
+        with self.accelerator.autocast(), whole_weights(model):
+            written = write(
+                model, prompt_ids, sampling, seeds, frozenset(self.eos_token_ids), self._decode_batch,
+                scored=True, finished=finished,
+            )  # fmt: skip
         model.train()
-        return drawn
+        return [w.tokens for w in written], [w.logps for w in written]
+
+    def _tell(self, rows: dict[int, TokenIds]) -> None:
+        """As TRL decodes them."""
+        texts = self.processing_class.batch_decode(list(rows.values()), skip_special_tokens=True)
+        self._on_written([self._rows[i] for i in rows], texts)
 
     def _set_length(self, tokens: int) -> None:
         self.max_completion_length = tokens
         if self.use_vllm:
             self.vllm_generation.max_completion_length = tokens
+
+    def _sync_sampler(self, force: bool = False) -> None:
+        """Give vLLM the present weights; the embedded engine samples from the policy itself."""
+        with self._timed("sync_s"):
+            if self.use_vllm and (force or self.state.global_step != self._last_loaded_step):
+                self.vllm_generation.sync_weights()
+                self._last_loaded_step = self.state.global_step
+
+    def _check_sampler(self, prompt_ids: list[TokenIds]) -> None:
+        """The start-up canary.
+
+        Raises:
+            RuntimeError: the sampler does not follow the trainer's weights.
+        """
+        self._set_length(canary.TOKENS)
+        prompts = prompt_ids[:: max(1, len(prompt_ids) // canary.PROMPTS)][: canary.PROMPTS]
+        with canary.changed_weight(self.model):
+            self._sync_sampler(force=True)
+            tokens, drawn = self._canary_sample(prompts)
+            changed = self._scores(prompts, tokens)
+        found = canary.Canary(
+            mismatch=canary.mean_gap(drawn, changed),
+            effect=canary.mean_gap(changed, self._scores(prompts, tokens)),
+        )
+        self._sync_sampler(force=True)
+        self._log(canary_mismatch=found.mismatch, canary_effect=found.effect)
+        if complaint := found.complaint(self._mismatch_limit):
+            raise RuntimeError(complaint)
+        self._sampler_checked = True
+
+    def _canary_sample(self, prompts: list[TokenIds]) -> tuple[list[TokenIds], list[list[float]]]:
+        if not self.use_vllm:
+            return self._sample(prompts)
+        _, tokens, logps, _ = self.vllm_generation.generate(prompts=prompts, images=None, num_generations=1)
+        return tokens, [[lp[0] for lp in row] for row in logps]
+
+    @torch.no_grad()
+    def _scores(self, prompts: list[TokenIds], completions: list[TokenIds]) -> list[list[float]]:
+        """The trainer's log-probabilities of the completions, one row at a time."""
+        rows = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            ids = torch.tensor([prompt + completion], device=self.accelerator.device)
+            score = super()._get_per_token_logps_and_entropies
+            rows.append(score(self.model, ids, torch.ones_like(ids), len(completion))[0][0].float().tolist())
+        return rows
 
     # ---- log-probabilities and loss -----------------------------------------------------------
 
@@ -108,18 +223,21 @@ class GroupTrainer(GRPOTrainer):
         """As TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed."""
         score = super()._get_per_token_logps_and_entropies
         if torch.is_grad_enabled():
-            return score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
+            scored = score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
+            self._policy_logps = scored[0].detach()
+            return scored
         kwargs.pop("batch_size", None)
         out = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
         width = input_ids.shape[1]
-        for rows in self._micro_batches(attention_mask):
-            left, right = _bounds(attention_mask[rows])
-            right = max(right, width - logits_to_keep + 1)
-            keep = logits_to_keep - (width - right)
-            logps, _, _ = score(
-                model, input_ids[rows, left:right], attention_mask[rows, left:right], keep, **kwargs
-            )
-            out[rows, :keep] = logps.to(out.dtype)
+        with self._timed("score_s"):
+            for rows in by_length(attention_mask, self.micro_batch_size):
+                left, right = bounds(attention_mask[rows])
+                right = max(right, width - logits_to_keep + 1)
+                keep = logits_to_keep - (width - right)
+                logps, _, _ = score(
+                    model, input_ids[rows, left:right], attention_mask[rows, left:right], keep, **kwargs
+                )
+                out[rows, :keep] = logps.to(out.dtype)
         return out, None, None
 
     def training_step(
@@ -128,37 +246,64 @@ class GroupTrainer(GRPOTrainer):
         """One policy update's gradients; returns the loss (mean over the batch's completions)."""
         model.train()
         batch = self._prepare_inputs(inputs)
-        started = time.perf_counter()
         loss = torch.zeros((), device=self.accelerator.device)
-        parts = _Parts(self._metrics["train"])
-        slices = list(self._micro_batches(torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)))
-        for number, rows in enumerate(slices):
-            loss += self._backward(model, _trimmed(batch, rows), len(rows) / len(batch["advantages"]),
-                                   last=number == len(slices) - 1)  # fmt: skip
-            parts.close(weight=float(batch["completion_mask"][rows].sum()))
+        parts = Parts(self._metrics["train"])
+        with self._timed("update_s"):
+            slices = list(self._micro_batches(batch))
+            for number, rows in enumerate(slices):
+                share = 1.0 if self.loss_type == "dapo" else len(rows) / len(batch["advantages"])
+                loss += self._backward(model, trimmed(batch, rows), share, last=number == len(slices) - 1)
+                parts.close(weight=float(batch["completion_mask"][rows].sum()))
         parts.merge()
         self._step += 1
-        self._log(update_s=time.perf_counter() - started)
+        self._log(**self._seconds)
+        self._seconds.clear()
         return loss
+
+    def _micro_batches(self, batch: dict[str, Any]) -> Iterator[torch.Tensor]:
+        """Row numbers, `micro_batch_size` at a time, by rising length; idle rows left out if so wanted.
+
+        Every process makes equally many, or they would wait for each other forever.
+        """
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        if not self._skip_idle:
+            yield from by_length(mask, self.micro_batch_size)
+            return
+        working_first = batch["idle"].int().argsort(stable=True)
+        count = self._most(int((~batch["idle"]).sum()))
+        kept = working_first[: max(count, min(self.micro_batch_size, len(mask)))]
+        for rows in by_length(mask[kept], self.micro_batch_size):
+            yield kept[rows]
 
     def _backward(self, model: Any, micro_batch: dict[str, Any], share: float, last: bool) -> torch.Tensor:
         """Gradients of `share` of the loss; processes exchange them after the last micro-batch only."""
         with self._synchronised(model, last):
             with self.compute_loss_context_manager():
                 loss = self._compute_loss(model, micro_batch) * share
+            self._log(sampler_mismatch=self._mismatch(micro_batch))
             self.accelerator.backward(loss)
         return loss.detach()
+
+    def _mismatch(self, micro_batch: dict[str, Any]) -> float:
+        """Mean gap, in nats, between the sampler's log-probabilities and the policy's that it had."""
+        old = micro_batch.get("old_per_token_logps", self._policy_logps)
+        mask = micro_batch["completion_mask"]
+        gap = (old - micro_batch["sampling_per_token_logps"]).abs().nan_to_num() * mask
+        return float(gap.sum() / mask.sum().clamp(min=1))
 
     def _synchronised(self, model: Any, last: bool) -> Any:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
-    def _micro_batches(self, mask: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Row numbers, `micro_batch_size` at a time, by rising length."""
-        yield from mask.sum(dim=1).argsort(stable=True).split(self.micro_batch_size)
-
     def _log(self, **values: float) -> None:
         for name, value in values.items():
             self._metrics["train"][OWN + name].append(value)
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds inside to this step's `name`."""
+        started = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - started
 
     # ---- checkpoints --------------------------------------------------------------------------
 
@@ -182,52 +327,3 @@ class GroupTrainer(GRPOTrainer):
 def rollout_seed(seed: int, step: int) -> int:
     """The seed of everything that is drawn at a step."""
     return derived_seed("rollout", seed, step)
-
-
-class _Parts:
-    """Folds what TRL logs for each micro-batch into one value an update, weighted by tokens."""
-
-    def __init__(self, metrics: dict[str, list[float]]) -> None:
-        self._metrics = metrics
-        self._before = {name: len(values) for name, values in metrics.items()}
-        self._held: dict[str, list[tuple[float, float]]] = defaultdict(list)
-
-    def close(self, weight: float) -> None:
-        """End of a micro-batch of `weight` tokens."""
-        for name, values in self._metrics.items():
-            start = self._before.get(name, 0)
-            self._held[name] += [(value, weight) for value in values[start:]]
-            del values[start:]
-
-    def merge(self) -> None:
-        for name, pairs in self._held.items():
-            if pairs:
-                total = sum(weight for _, weight in pairs)
-                self._metrics[name].append(sum(v * w for v, w in pairs) / total if total else 0.0)
-
-
-def _bounds(mask: torch.Tensor) -> tuple[int, int]:
-    """First and one past the last column that any row uses."""
-    used = mask.any(dim=0).nonzero()
-    return int(used[0]), int(used[-1]) + 1
-
-
-def _trimmed(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    """The rows of a batch without the columns that only longer rows need.
-
-    Prompts are padded on the left, completions and what is per completion token on the right.
-    """
-    prompt = int(batch["prompt_mask"][rows].sum(dim=1).max())
-    completion = max(1, int(batch["completion_mask"][rows].sum(dim=1).max()))
-    width = batch["completion_ids"].shape[1]
-    out: dict[str, Any] = {}
-    for name, value in batch.items():
-        if not isinstance(value, torch.Tensor) or value.ndim == 0:
-            out[name] = value
-        elif name in ("prompt_ids", "prompt_mask"):
-            out[name] = value[rows][:, value.shape[1] - prompt :]
-        elif value.ndim == 2 and value.shape[1] == width:
-            out[name] = value[rows][:, :completion]
-        else:
-            out[name] = value[rows]
-    return out

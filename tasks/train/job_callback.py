@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tasks.job import Job, StopRequested
@@ -23,7 +25,7 @@ class JobCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if self._job.should_stop() and state.global_step < state.max_steps:
+        if state.global_step < state.max_steps and anyone(self._job.should_stop()):
             control.should_training_stop = True
             control.should_save = state.global_step % self._multiple == 0
         return control
@@ -32,8 +34,15 @@ class JobCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
         logs: dict[str, Any] | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
+        if not state.is_world_process_zero:
+            return
         shown = {name: logs[key] for name, key in self._shown.items() if logs and logs.get(key) is not None}
         self._job.progress(state.global_step, state.max_steps, f"step {state.global_step}", **shown)
+
+
+def anyone(stopping: bool) -> bool:
+    """Whether any of the processes that train together says so; all get the same answer."""
+    return any(gather_object([stopping])) if PartialState().num_processes > 1 else stopping
 
 
 def raise_if_stopped(job: Job, state: TrainerState) -> None:

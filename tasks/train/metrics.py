@@ -33,7 +33,6 @@ _NAMES = {
     "reward": "reward",
     "reward_std": "reward_std",
     "mean_token_accuracy": "token_accuracy",
-    "sampling/sampling_logp_difference/mean": "sampler_mismatch",
 }
 """TRL's name -> the name in the table. What this project logs itself starts with `r1/`."""
 OWN = "r1/"

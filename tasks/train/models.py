@@ -46,13 +46,19 @@ def load_policy(folder: Path) -> PreTrainedModel:
     )
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A folder that `from_pretrained`, vLLM and `generate` can use: safetensors, tokenizer, configs."""
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:  # fmt: skip
+    """A folder that `from_pretrained`, vLLM and `generate` can use: safetensors, tokenizer, configs.
+
+    `weights` stand for the model's own, where it holds only a part of them.
+    """
     if model.can_generate():
         ends = model.generation_config.eos_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id if ends is None else ends
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 
 

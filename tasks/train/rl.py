@@ -10,6 +10,7 @@ How the published settings reach TRL 1.16.0:
     clip epsilon (10 in stage 1)       epsilon, epsilon_high
     reference := policy every 400      sync_ref_model, ref_model_mixup_alpha 1.0, ref_model_sync_steps
     per-response objective (Eq. 1)     loss_type="grpo": per-token ratios, mean over a response's tokens
+                                       (options: "dapo", and "dr_grpo" with scale_rewards="none")
     temperature, no top-p or top-k     temperature, top_p 1, top_k 0 (a cut would bias the ratios)
     length 32,768, then 65,536         GroupTrainer(length_at=...)
     reward terms and prompts by step   tasks.rewards.RewardFunction, tasks.train.schedule
@@ -20,12 +21,16 @@ Run one by itself: `prefect deployment run rl-zero --param preset=tiny`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl import GRPOConfig
 
@@ -34,13 +39,26 @@ from tasks.job import Job
 from tasks.problems.problem import Problem, from_table
 from tasks.rendering import render_prompt
 from tasks.rewards import RewardFunction, RewardHealth, VerifierPool
-from tasks.train.checkpoints import SealCheckpoints, checkpoint_step, newest_checkpoint
+from tasks.train.checkpoints import SealCheckpoints, best_checkpoint, checkpoint_step, newest_checkpoint
+from tasks.train.curriculum import pass_rates
+from tasks.train.early_rewards import EarlyVerifier
 from tasks.train.grpo_trainer import GroupTrainer
+from tasks.train.health import HealthCallback
 from tasks.train.job_callback import JobCallback, raise_if_stopped
+from tasks.train.memory import check_memory
 from tasks.train.metrics import last_mean, write_metrics
 from tasks.train.models import CHECKPOINTING_FROM, end_token_ids, load_policy, load_tokenizer, save_model
+from tasks.train.processes import sharding_arguments, train_in_processes
 from tasks.train.recorder import RecordedReward, drop_from, finish
-from tasks.train.schedule import max_completion_length, prompt_schedule, training_problems
+from tasks.train.schedule import (
+    Stage,
+    curriculum_stages,
+    max_completion_length,
+    prompt_schedule,
+    refill_problems,
+    training_problems,
+)
+from tasks.train.sharding import is_sharded
 
 _SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completions/mean_length"}
 
@@ -49,83 +67,162 @@ def run(config: RLConfig, job: Job) -> None:
     """Trains `checkpoint` on `problems`; leaves `model/`, `samples.parquet` and `metrics.parquet`.
 
     Raises:
-        ValueError: settings that the inputs cannot serve, before anything is trained.
-        RuntimeError: the reward is broken (constant, or too many verifier errors).
+        ValueError: settings that the inputs or the machine cannot serve, before anything is trained.
+        RuntimeError: the reward is broken (constant, or too many verifier errors), or the sampler does not
+            follow the trainer's weights.
         StopRequested: asked to stop; the next run goes on from the checkpoint.
     """
-    engine = _engine_name(config)
     job.progress(0, config.steps, "loading the model")
-    source = job.inputs["checkpoint"].path / "model"
-    problems = training_problems(from_table(job.inputs["problems"].table("problems")), config)
-    tokenizer, model = load_tokenizer(source), load_policy(source)
-    rows = prompt_rows(problems, config, tokenizer)
-    _check_lengths(rows, config, model)
-
     resume = newest_checkpoint(job.state / "trainer")
     shards = job.state / "samples"
     shards.mkdir(exist_ok=True)
     drop_from(shards, checkpoint_step(resume) if resume else 0)
+    if config.launch.processes > 1:
+        train_in_processes(config, job)
+    else:
+        train(config, job)
+    finish(shards, job.draft / "samples.parquet")
 
-    with VerifierPool() as pool:
+
+def train(config: RLConfig, job: Job) -> None:
+    """What each process of a run does; the first leaves `model/` and `metrics.parquet`. Raises as `run`."""
+    source = job.inputs["checkpoint"].path / "model"
+    problems = training_problems(from_table(job.inputs["problems"].table("problems")), config)
+    tokenizer, model = load_tokenizer(source), load_policy(source)
+    resume = newest_checkpoint(job.state / "trainer")
+    engine = _engine_name(config)
+    with VerifierPool() as pool, EarlyVerifier(pool) as verifier:
+        rates = pass_rates(problems, config, source, verifier, job.state / "pass-rates.json")
+        prompts = Prompts.of(problems, config, tokenizer, rates)
+        _check_lengths(prompts, config, model)
+        check_memory(model, config, prompts.longest)
         reward = RecordedReward(
-            config, problems, RewardFunction(config.rewards, pool, _scorers(job, config)), RewardHealth(),
-            shards, job.inputs["checkpoint"].ref.digest, engine,
-            end_token_ids(model, tokenizer),
+            config, problems, RewardFunction(config.rewards, verifier, _scorers(job, config)), RewardHealth(),
+            job.state / "samples", job.inputs["checkpoint"].ref.digest, engine,
+            end_token_ids(model, tokenizer), PartialState().process_index,
         )  # fmt: skip
-        trainer = build_trainer(config, job.state / "trainer", model, tokenizer, rows, reward)
+        trainer = build_trainer(config, job.state / "trainer", model, tokenizer, prompts, reward, verifier)
+        health = HealthCallback(config.mismatch_limit)
+        trainer.add_callback(health)
         trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     raise_if_stopped(job, trainer.state)
-
-    save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, job.draft / "model")
-    write_metrics(job.draft, trainer.state.log_history)
-    finish(shards, job.draft / "samples.parquet")
-    log = trainer.state.log_history
-    job.summary(
-        steps=config.steps,
-        **{f"last_{name}": round(last_mean(log, key), 4) for name, key in (*_SHOWN.items(), ("kl", "kl"))},
-        seconds_per_step=round(sum(last_mean(log, f"r1/{part}") for part in ("generate_s", "update_s")), 2),
-    )
+    _leave(trainer, tokenizer, config, job)
+    if trainer.accelerator.is_main_process:
+        job.summary(**_headline(config, trainer.state.log_history), health=health.lines())
 
 
-def prompt_rows(problems: Sequence[Problem], config: RLConfig, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The prompts in the order of `prompt_schedule`: columns prompt, problem (index), prompt_tokens.
+def _leave(trainer: GroupTrainer, tokenizer: PreTrainedTokenizerBase, config: RLConfig, job: Job) -> None:
+    """The trained model, adapters merged, and the metrics; every process takes part in gathering weights."""
+    log, best = trainer.state.log_history, None
+    if config.publish == "best":
+        best = best_checkpoint(job.state / "trainer", log)
+    if best is not None:
+        trainer._load_from_checkpoint(str(best))
+        job.summary(published_step=checkpoint_step(best))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model) if is_sharded(model) else None
+    if trainer.accelerator.is_main_process:
+        merged = model.merge_and_unload() if config.lora else model
+        save_model(merged, tokenizer, job.draft / "model", weights)
+        write_metrics(job.draft, log)
 
-    The last rollout is filled up with the first steps' prompts where `mini_batches_per_rollout` does not
-    divide `steps`; what is drawn for them beyond the last step is not trained on.
-    """
-    schedule = prompt_schedule(problems, config)
-    missing = -len(schedule) % config.mini_batches_per_rollout
-    order = [i for step in schedule + schedule[:1] * missing for i in step]
-    prompts = [render_prompt(config.template, p.prompt) for p in problems]
-    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
-    return Dataset.from_dict(
-        {
-            "prompt": [prompts[i] for i in order],
-            "problem": order,
-            "prompt_tokens": [lengths[i] for i in order],
+
+def _headline(config: RLConfig, log: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
+    shown = (*_SHOWN.items(), ("kl", "kl"))
+    spent = sum(last_mean(log, f"r1/{part}") for part in ("generate_s", "update_s"))
+    return {
+        "steps": config.steps,
+        **{f"last_{name}": round(last_mean(log, key), 4) for name, key in shown},
+        "seconds_per_step": round(spent, 2),
+    }
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The problems as prompts, and the order in which they are asked."""
+
+    texts: list[str]
+    tokens: list[int]
+    order: list[list[int]]
+    """A step's problems (indices), as `prompt_schedule`."""
+    stages: list[Stage]
+    seed: int
+
+    @classmethod
+    def of(
+        cls, problems: Sequence[Problem], config: RLConfig, tokenizer: PreTrainedTokenizerBase,
+        rates: Sequence[float] | None = None,
+    ) -> Prompts:  # fmt: skip
+        texts = [render_prompt(config.template, p.prompt) for p in problems]
+        tokens = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+        order = prompt_schedule(problems, config, rates)
+        return cls(texts, tokens, order, curriculum_stages(problems, config, rates), config.seed)
+
+    @property
+    def longest(self) -> int:
+        """Tokens."""
+        return max(self.tokens)
+
+    def row(self, problem: int) -> dict[str, Any]:
+        return {
+            "prompt": self.texts[problem],
+            "problem": problem,
+            "prompt_tokens": self.tokens[problem],
         }
-    )
+
+    def dataset(self, mini_batches: int) -> Dataset:
+        """The rows in order: columns prompt, problem (index), prompt_tokens.
+
+        The last rollout is filled up with the first step's prompts where `mini_batches` does not divide the
+        steps; what is drawn for them beyond the last step is not trained on.
+        """
+        missing = -len(self.order) % mini_batches
+        return Dataset.from_list(
+            [self.row(i) for step in self.order + self.order[:1] * missing for i in step]
+        )
+
+    def fresh(self, step: int, draw: int, process: int, count: int) -> list[dict[str, Any]]:
+        """Rows for groups to be drawn again."""
+        chosen = refill_problems(self.stages, self.seed, step, draw, process, count)
+        return [self.row(i) for i in chosen]
 
 
 def build_trainer(
     config: RLConfig, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset, reward: RecordedReward,
+    prompts: Prompts, reward: Callable[..., list[float | None]], verifier: EarlyVerifier | None = None,
 ) -> GroupTrainer:  # fmt: skip
     """The trainer, its checkpoints in `folder`; nothing runs yet."""
     trainer = GroupTrainer(
         model=model,
         reward_funcs=reward,
-        args=grpo_arguments(config, folder, model.num_parameters(), max(rows["prompt_tokens"])),
-        train_dataset=rows,
+        args=grpo_arguments(config, folder, model.num_parameters(), prompts.longest),
+        train_dataset=prompts.dataset(config.mini_batches_per_rollout),
         processing_class=tokenizer,
-        callbacks=[SealCheckpoints()],
+        peft_config=_adapters(config),
+        callbacks=[SealCheckpoints(keep_best=config.publish == "best")],
         micro_batch_size=config.micro_batch_size,
         decode_batch=config.engine.batch_size,
         length_at=lambda step: max_completion_length(config, step),
+        skip_idle=config.skip_zero_advantage or config.kl_coef == 0,
+        refill_rounds=config.refill_rounds,
+        fresh_rows=prompts.fresh,
+        on_written=reward.early(verifier) if verifier else None,
+        mismatch_limit=config.mismatch_limit,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _adapters(config: RLConfig) -> LoraConfig | None:
+    if config.lora is None:
+        return None
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        target_modules=config.lora.targets,
+        task_type="CAUSAL_LM",
+    )
 
 
 def grpo_arguments(config: RLConfig, folder: Path, parameters: int, longest_prompt: int) -> GRPOConfig:
@@ -134,7 +231,7 @@ def grpo_arguments(config: RLConfig, folder: Path, parameters: int, longest_prom
     return GRPOConfig(
         output_dir=str(folder),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size // config.launch.processes,
         gradient_accumulation_steps=1,
         steps_per_generation=per_rollout,
         num_generations=config.group_size,
@@ -148,13 +245,13 @@ def grpo_arguments(config: RLConfig, folder: Path, parameters: int, longest_prom
         warmup_steps=config.warmup_steps,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        loss_type="grpo",
-        scale_rewards="group",
+        loss_type=config.loss,
+        scale_rewards="none" if config.loss == "dr_grpo" else "group",
         beta=config.kl_coef,
         use_bias_correction_kl=False,
         epsilon=config.clip_epsilon,
         epsilon_high=config.clip_epsilon,
-        sync_ref_model=config.kl_coef > 0,
+        sync_ref_model=config.kl_coef > 0 and config.lora is None,
         ref_model_mixup_alpha=1.0,
         ref_model_sync_steps=config.reference_sync_steps,
         disable_dropout=True,
@@ -165,10 +262,11 @@ def grpo_arguments(config: RLConfig, folder: Path, parameters: int, longest_prom
         shuffle_dataset=False,
         logging_steps=1,
         save_steps=-(-config.checkpoint_every // per_rollout) * per_rollout,
-        save_total_limit=2,
-        report_to=[],
+        save_total_limit=config.keep_checkpoints,
+        report_to=list(config.report_to),
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        **sharding_arguments(config.launch),
         **_vllm_arguments(config, longest_prompt),
     )
 
@@ -189,8 +287,8 @@ def _longest_completion(config: RLConfig) -> int:
     return max([config.max_completion_length, *(s.max_completion_length for s in config.length_schedule)])
 
 
-def _check_lengths(rows: Dataset, config: RLConfig, model: PreTrainedModel) -> None:
-    longest, room = max(rows["prompt_tokens"]), model.config.max_position_embeddings
+def _check_lengths(prompts: Prompts, config: RLConfig, model: PreTrainedModel) -> None:
+    longest, room = prompts.longest, model.config.max_position_embeddings
     if longest + _longest_completion(config) > room:
         raise ValueError(
             f"a prompt of {longest} tokens and a completion of {_longest_completion(config)} do not fit the "

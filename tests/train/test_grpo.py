@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 from tasks.config import RLConfig
 from tasks.problems.problem import Problem
 from tasks.train.models import load_policy, load_tokenizer
-from tasks.train.rl import build_trainer, grpo_arguments, prompt_rows
+from tasks.train.rl import Prompts, build_trainer, grpo_arguments
 from tests.train import grpo_reference
 
 QUESTIONS = [Problem(f"q{i}", "math", "en", f"what is {'1 + ' * i}2?", "", "math") for i in range(4)]
@@ -37,10 +37,10 @@ def trainer(tiny_model, tmp_path):
     return trainer
 
 
-def build(config, folder, path):
+def build(config, folder, path, reward=count_of_commas):
     tokenizer, model = load_tokenizer(folder), load_policy(folder)
     made = build_trainer(
-        config, path, model, tokenizer, prompt_rows(QUESTIONS, config, tokenizer), count_of_commas
+        config, path, model, tokenizer, Prompts.of(QUESTIONS, config, tokenizer), reward
     )
     made.eos_token_ids = ENDS
     made.create_optimizer()

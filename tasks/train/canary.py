@@ -1,0 +1,60 @@
+"""The start-up canary: does the sampler sample from the weights that the trainer trains?
+
+A weight is changed, the sampler is given the new weights, and draws a few tokens; the trainer scores them
+with the changed weight and with the old one. A sampler that kept its old weights agrees with the
+latter; one that computes something else (another attention, mask or temperature) agrees with neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+PROMPTS, TOKENS = 4, 16
+_SCALE, _SHIFT = 1.5, 0.05
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Mean differences of log-probabilities, in nats a token."""
+
+    mismatch: float
+    """Between the sampler and the trainer with the changed weight."""
+    effect: float
+    """What changing the weight did, by the trainer's account."""
+
+    def complaint(self, limit: float) -> str:
+        """Why training must not start; empty where it may."""
+        if self.mismatch <= limit and self.mismatch <= max(self.effect / 2, limit / 100):
+            return ""
+        stale = self.effect / 2 < self.mismatch < 2 * self.effect
+        cause = "it did not take the new weights" if stale else "it computes something else than the trainer"
+        return (
+            f"the sampler's log-probabilities differ from the trainer's by {self.mismatch:.4f} a token "
+            f"(mismatch_limit {limit:g}; changing one weight made {self.effect:.4f}): {cause}; check the "
+            "engine's version and precision, or set engine.name to transformers"
+        )
+
+
+@contextmanager
+def changed_weight(model: torch.nn.Module) -> Iterator[None]:
+    """The last trainable matrix of the model scaled (shifted where it is zero), then put back exactly."""
+    weight = [p for p in model.parameters() if p.requires_grad and p.ndim > 1][-1]
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(_SCALE).add_((before == 0) * _SHIFT)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def mean_gap(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """Mean absolute difference over all tokens; tokens that either could not score (NaN) left out."""
+    pairs = [pair for a, b in zip(ours, theirs, strict=True) for pair in zip(a, b, strict=True)]
+    gaps = [abs(a - b) for a, b in pairs if a == a and b == b]
+    return sum(gaps) / len(gaps) if gaps else float("nan")

@@ -1,0 +1,104 @@
+"""Cutting one policy update's rollout into micro-batches of similar length, and joining rollouts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+
+class Parts:
+    """Folds what TRL logs for each micro-batch into one value an update, weighted by tokens."""
+
+    def __init__(self, metrics: dict[str, list[float]]) -> None:
+        self._metrics = metrics
+        self._before = {name: len(values) for name, values in metrics.items()}
+        self._held: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def close(self, weight: float) -> None:
+        """End of a micro-batch of `weight` tokens."""
+        for name, values in self._metrics.items():
+            start = self._before.get(name, 0)
+            self._held[name] += [(value, weight) for value in values[start:]]
+            del values[start:]
+
+    def merge(self) -> None:
+        for name, pairs in self._held.items():
+            if pairs:
+                total = sum(weight for _, weight in pairs)
+                self._metrics[name].append(sum(v * w for v, w in pairs) / total if total else 0.0)
+
+
+def by_length(mask: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """Row numbers, `size` at a time, by rising length."""
+    yield from mask.sum(dim=1).argsort(stable=True).split(size)
+
+
+def bounds(mask: torch.Tensor) -> tuple[int, int]:
+    """First and one past the last column that any row uses."""
+    used = mask.any(dim=0).nonzero()
+    return int(used[0]), int(used[-1]) + 1
+
+
+def trimmed(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """The rows of a batch without the columns that only longer rows need.
+
+    Prompts are padded on the left, completions and what is per completion token on the right.
+    """
+    prompt = int(batch["prompt_mask"][rows].sum(dim=1).max())
+    completion = max(1, int(batch["completion_mask"][rows].sum(dim=1).max()))
+    width = batch["completion_ids"].shape[1]
+    out: dict[str, Any] = {}
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor) or value.ndim == 0:
+            out[name] = value
+        elif name in ("prompt_ids", "prompt_mask"):
+            out[name] = value[rows][:, value.shape[1] - prompt :]
+        elif value.ndim == 2 and value.shape[1] == width:
+            out[name] = value[rows][:, :completion]
+        else:
+            out[name] = value[rows]
+    return out
+
+
+def idle_rows(rewards: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Rows (booleans) of groups whose rewards are all the same; NaN rewards do not count. Exact equality."""
+    groups = rewards.view(-1, group_size)
+    unknown = groups.isnan()
+    highest = groups.masked_fill(unknown, -torch.inf).amax(dim=1)
+    lowest = groups.masked_fill(unknown, torch.inf).amin(dim=1)
+    return (highest <= lowest).repeat_interleave(group_size)
+
+
+def refilled(batch: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """`batch` with idle rows replaced by rows of `fresh` that are not idle, in order, as many as there are.
+
+    Both hold whole groups of one size, so whole groups are replaced. `num_items_in_batch` is left as it was.
+    """
+    away = batch["idle"].nonzero().squeeze(1)
+    taken = (~fresh["idle"]).nonzero().squeeze(1)[: len(away)]
+    away = away[: len(taken)]
+    out: dict[str, Any] = {}
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor) and value.ndim > 0:
+            left = name in ("prompt_ids", "prompt_mask")
+            out[name], new = _same_width(value, fresh[name], left)
+            out[name][away] = new[taken]
+        else:
+            out[name] = value
+    return out
+
+
+def _same_width(a: torch.Tensor, b: torch.Tensor, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Copies of equal width, padded with zeros; masks say that the zeros are padding."""
+    if a.ndim < 2:
+        return a.clone(), b
+    width = max(a.shape[1], b.shape[1])
+    a, b = (torch.nn.functional.pad(x, _padding(width - x.shape[1], left)) for x in (a, b))
+    return a.clone(), b
+
+
+def _padding(missing: int, left: bool) -> tuple[int, int]:
+    return (missing, 0) if left else (0, missing)

@@ -1,0 +1,150 @@
+"""One RL run in several processes on this machine, with Accelerate's data parallelism or sharding.
+
+    ddp                 each process holds the model; gradients are averaged
+    fsdp2               weights, gradients and optimiser are shared out (torch `fully_shard`)
+    deepspeed-zero2, 3  the same through DeepSpeed (to be installed by hand); ZeRO-2 keeps whole weights
+
+Each process draws and scores its share of the rollout; a draw depends on the row's place in the whole, so
+the completions are those of a single process. `torchrun` starts them; they live in the job's process group,
+so that cancelling the job ends them all. A stop reaches every one and is agreed on at a step's end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from artifacts.refs import Ref
+from tasks.config import LaunchSettings, RLConfig
+from tasks.job import Input, Job, StopRequested, write_json
+
+_STOPPED = 3
+_POLL = 0.2
+_CHECKPOINT_SECONDS = 30
+
+
+def sharding_arguments(launch: LaunchSettings) -> dict[str, Any]:
+    """The strategy as arguments of the Trainer."""
+    if launch.strategy == "fsdp2":
+        return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
+    if launch.strategy.startswith("deepspeed"):
+        return {"deepspeed": _deepspeed(int(launch.strategy[-1]))}
+    return {}
+
+
+def _deepspeed(stage: int) -> dict[str, Any]:
+    automatic = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    return {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": stage == 3},
+        "bf16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        **dict.fromkeys(automatic, "auto"),
+    }
+
+
+def train_in_processes(config: RLConfig, job: Job) -> None:
+    """Runs `tasks.train.rl.train` in `launch.processes` processes and waits for them.
+
+    Raises:
+        StopRequested: stopped after a checkpoint.
+        RuntimeError: a process failed, with its reason.
+    """
+    spec = job.folder / "processes"
+    spec.mkdir(exist_ok=True)
+    for old in spec.iterdir():
+        old.unlink()
+    write_json(spec / "spec.json", _document(config, job))
+    processes = subprocess.Popen(_command(config, spec), env=_environment(config.launch))
+    _wait(processes, job)
+    reasons = sorted(path.read_text() for path in spec.glob("reason-*"))
+    if any(spec.glob("stopped-*")):
+        raise StopRequested(f"{job.node}: stopped in {config.launch.processes} processes")
+    if processes.returncode != 0:
+        raise RuntimeError(reasons[0] if reasons else f"a process ended with code {processes.returncode}")
+    job.summary(**json.loads((spec / "summary.json").read_text()))
+
+
+def _document(config: RLConfig, job: Job) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "node": job.node,
+        "stage": job.stage,
+        "folder": str(job.folder),
+        "inputs": {n: [i.ref.kind.value, i.ref.digest, str(i.path)] for n, i in job.inputs.items()},
+    }
+
+
+def _command(config: RLConfig, spec: Path) -> list[str]:
+    count = f"--nproc-per-node={config.launch.processes}"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", count]
+    return [*launcher, "-m", "tasks.train.processes", str(spec)]
+
+
+def _environment(launch: LaunchSettings) -> dict[str, str]:
+    """For Accelerate: what `accelerate launch` would set. Threads are shared out."""
+    threads = str(max(1, (os.cpu_count() or 1) // launch.processes))
+    return os.environ | {"OMP_NUM_THREADS": threads}
+
+
+def _wait(processes: subprocess.Popen[bytes], job: Job) -> None:
+    """Until they end; asked to stop, they get SIGTERM once and time to write a checkpoint."""
+    asked: float | None = None
+    while processes.poll() is None:
+        if asked is None and job.should_stop():
+            (job.folder / "processes" / "stop").touch()
+            asked = time.monotonic()
+        if asked is not None and time.monotonic() > asked + _CHECKPOINT_SECONDS:
+            processes.kill()
+        time.sleep(_POLL)
+
+
+def main(spec: Path) -> None:
+    """One process."""
+    from accelerate import PartialState
+
+    from tasks.train.rl import train
+
+    rank = os.environ["RANK"]
+    document = json.loads((spec / "spec.json").read_text())
+    job = _job(document)
+    _watch_for_stop(spec, job)
+    try:
+        train(RLConfig.model_validate(document["config"]), job)
+    except StopRequested:
+        (spec / f"stopped-{rank}").touch()
+        sys.exit(0)
+    except Exception as error:
+        (spec / f"reason-{rank}").write_text(" ".join(str(error).split()) or type(error).__name__)
+        raise
+    if PartialState().is_main_process:
+        write_json(spec / "summary.json", job.headline)
+    PartialState().destroy_process_group()
+
+
+def _job(document: dict[str, Any]) -> Job:
+    inputs = {n: Input(Ref(kind=k, digest=d), Path(p)) for n, (k, d, p) in document["inputs"].items()}
+    return Job(document["node"], document["stage"], inputs, Path(document["folder"]))
+
+
+def _watch_for_stop(spec: Path, job: Job) -> None:
+    """SIGTERM, or the file `stop`, asks for a stop."""
+    signal.signal(signal.SIGTERM, lambda *_: job.stop.set())
+
+    def watch() -> None:
+        while not job.stop.is_set():
+            if (spec / "stop").exists():
+                job.stop.set()
+            time.sleep(_POLL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
