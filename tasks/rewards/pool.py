@@ -30,6 +30,8 @@ Reply = tuple[Verdict, str]
 
 _LOAD = 120.0
 """Seconds that a worker may take to start and import a verifier's library."""
+_GRACE = 2.0
+"""Seconds beyond an item's time after which a worker that has not ended it itself is killed."""
 _REMEMBERED = 20_000
 """Judged (gold, answer) pairs kept; a group's samples often give the same answer."""
 _ATTEMPTS = 2
@@ -38,7 +40,7 @@ _ATTEMPTS = 2
 class VerifierPool:
     """Judges completions by rule. Use it as a context manager: leaving it ends its processes."""
 
-    def __init__(self, workers: int = 2, seconds_per_item: float = 2.0) -> None:
+    def __init__(self, workers: int = 2, seconds_per_item: float = 1.9) -> None:
         if workers < 1 or seconds_per_item <= 0:
             raise ValueError("VerifierPool needs at least one worker and a positive time per item")
         self._seconds = seconds_per_item
@@ -140,14 +142,15 @@ class Worker:
             self._loaded.add(operation)
 
     def judge(self, operation: str, arguments: dict[str, Any], seconds: float) -> Reply:
-        return self._call(operation, arguments, seconds)
+        """The verdict, within `seconds`; `PeerTimeout` where the worker's own alarm fails."""
+        return self._call(operation, arguments, seconds, _GRACE)
 
     def close(self) -> None:
         self._peer.close()
 
-    def _call(self, operation: str, arguments: dict[str, Any], seconds: float) -> Reply:
+    def _call(self, operation: str, arguments: dict[str, Any], seconds: float, grace: float = 0.0) -> Reply:
         request = {"operation": operation, "arguments": arguments, "seconds": seconds}
-        reply = json.loads(self._peer.call(json.dumps(request).encode(), seconds))
+        reply = json.loads(self._peer.call(json.dumps(request).encode(), seconds + grace))
         return Verdict(reply["verdict"]), reply["detail"]
 
 

@@ -44,14 +44,18 @@ def _math(problem: Problem, answer: str) -> Judgement | Deferred:
     gold, given = plain_math.normalise(problem.answer), plain_math.normalise(answer)
     if not given:
         return Judgement(Verdict.unparseable, answer, "no expression")
-    if refusal := plain_math.screen(gold) or ("" if gold.strip(".") else "no expression"):
-        return Judgement(Verdict.error, answer, f"the gold answer {gold[:60]!r}: {refusal}; mend the problem")
+    if fault := _fault(gold):
+        return Judgement(Verdict.error, answer, f"the gold answer {gold[:60]!r}: {fault}; mend the problem")
     plain = plain_math.decide(gold, given)
     if plain is not None:
         return Judgement(Verdict.correct if plain else Verdict.wrong, answer)
     if refusal := plain_math.screen(given):
         return Judgement(Verdict.unparseable, answer[: plain_math.MAX_ANSWER], refusal)
     return Deferred("math", answer, {"gold": gold, "answer": given})
+
+
+def _fault(gold: str) -> str | None:
+    return plain_math.screen(gold) if gold.strip(".") else "no expression"
 
 
 def _choice(problem: Problem, answer: str) -> Judgement:

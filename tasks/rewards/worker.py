@@ -1,13 +1,16 @@
 r"""The process in which untrusted answers meet sympy and reasoning-gym: `python -m tasks.rewards.worker`.
 
-Reads one JSON request a frame from standard input and answers with one: {"verdict", "detail"}. Imports a
-verifier's library when first told to `load` it, never torch. Every item runs under an alarm that the
-kernel enforces, so a worker whose owner has died cannot outlive its item; memory is limited.
+Reads one JSON request a frame from standard input and answers with one: {"verdict", "detail"}. Two processes:
+a keeper that imports a verifier's library when first told to `load` it (never torch), and the judge that it
+forks. The kernel's alarm kills the judge when an item's time is up; the keeper says so and forks the next
+one, warm, in milliseconds. Memory is limited, and a judge is replaced after `ITEMS` items.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import mmap
 import os
 import resource
 import signal
@@ -17,12 +20,17 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, BinaryIO
 
+from tasks.rewards.sandbox import isolation
 from tasks.rewards.verdict import Verdict
 
-MEMORY = 2 * 2**30
-"""Bytes of address space; sympy with its parser takes 0.3 GiB of it."""
-GRACE = 1.0
-"""Seconds after the owner's deadline when the kernel's alarm ends the worker."""
+MEMORY = 512 * 2**20
+"""Bytes of private memory for one process; sympy with its parser takes a fifth of it."""
+ITEMS = 5_000
+"""A judge is replaced after so many, because sympy's caches grow."""
+OUT_OF_MEMORY = "out of memory"
+_TIRED = 3
+_LOADS = {4: "math", 5: "reasoning_gym"}
+"""Exit statuses of a judge, beside 0 for the end of the input."""
 
 Reply = tuple[Verdict, str]
 
@@ -79,37 +87,71 @@ _OPERATIONS: dict[str, Callable[..., Reply]] = {
 
 def answer_request(request: dict[str, Any]) -> dict[str, str]:
     """Run one request; whatever the libraries raise becomes an `error` verdict that names it."""
-    signal.setitimer(signal.ITIMER_REAL, request["seconds"] + GRACE)
     try:
         verdict, detail = _OPERATIONS[request["operation"]](**request["arguments"])
     except MemoryError:
-        verdict, detail = Verdict.timeout, "out of memory"
+        verdict, detail = Verdict.timeout, OUT_OF_MEMORY
     except Exception as failure:  # noqa: BLE001 - third-party scorers raise anything; it is reported, not hidden
         verdict, detail = Verdict.error, f"{type(failure).__name__}: {failure}"[:300]
-    signal.setitimer(signal.ITIMER_REAL, 0)
     return {"verdict": verdict.value, "detail": detail}
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not mix with the replies
     import logging
 
     logging.disable(logging.WARNING)
-    serve(requests, replies)
+    keep(requests, replies)
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer frames until the input ends."""
-    while len(head := requests.read(4)) == 4:
+def keep(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Fork a judge, warm with what is loaded so far, as often as one ends for a known reason."""
+    working = mmap.mmap(-1, 1)  # shared with the judge: 1 while it judges an item, between the two frames
+    while True:
+        judge = os.fork()
+        if judge == 0:
+            isolation.die_with_parent()
+            os._exit(serve(requests, replies, working))
+        status = os.waitstatus_to_exitcode(os.waitpid(judge, 0)[1])
+        if status == -signal.SIGALRM and working[0]:
+            _send(replies, {"verdict": Verdict.timeout.value, "detail": "not decided in time"})
+        elif status in _LOADS:
+            _send(replies, answer_request({"operation": "load", "arguments": {"verifier": _LOADS[status]}}))
+            gc.freeze()
+        elif status != _TIRED:
+            return
+        working[0] = 0
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, working: mmap.mmap) -> int:
+    """Answer frames until the input ends, a library has to be loaded, or it is time for a fresh process."""
+    for _ in range(ITEMS):
+        head = requests.read(4)
+        if len(head) < 4:
+            return 0
         request = json.loads(requests.read(struct.unpack(">I", head)[0]))
-        reply = json.dumps(answer_request(request)).encode()
-        replies.write(struct.pack(">I", len(reply)) + reply)
-        replies.flush()
+        if request["operation"] == "load":
+            return next(status for status, name in _LOADS.items() if name == request["arguments"]["verifier"])
+        working[0] = 1
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+        reply = answer_request(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        working[0] = 0
+        _send(replies, reply)
+        if reply["detail"] == OUT_OF_MEMORY:
+            break
+    return _TIRED
+
+
+def _send(replies: BinaryIO, reply: dict[str, str]) -> None:
+    data = json.dumps(reply).encode()
+    replies.write(struct.pack(">I", len(data)) + data)
+    replies.flush()
 
 
 if __name__ == "__main__":

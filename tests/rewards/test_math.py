@@ -144,8 +144,8 @@ def number_pairs(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 SAME = r"""
-    x A x+1 2x abc x^2 \pi \sqrt{2} (1) a/b 12a 1e5 \frac{x}{2} i 00 0.50 e 1. () 1- -x --1 x_1 f(x) \infty 0/1
-    1/0 \frac{1}{0} None pi 3\,4 12abc {x} x^{2} 2^3 -- 1/2/3 1.2.3 +-1 0.0 -0 1_000 .5
+    x A x+1 2x abc x^2 \pi \sqrt{2} (1) a/b 12a 1e5 \frac{x}{2} i 00 0.50 e 1. () 1- -x --1 x_1 f(x)
+    \infty 1/0 \frac{1}{0} None pi 3\,4 12abc {x} x^{2} 2^3 -- 1/2/3 1.2.3 +-1 0.0 -0 1_000 .5
 """
 TEXTS = SAME.split()
 

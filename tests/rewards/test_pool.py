@@ -95,3 +95,8 @@ def test_rubric_problems_are_refused(pool):
 def test_lengths_must_match(pool):
     with pytest.raises(ValueError, match=r"shorter|longer"):
         pool.verify([problem(answer="1")], [])
+
+
+def test_an_answer_that_eats_memory_is_stopped_and_the_worker_goes_on(pool):
+    pairs = [("1", r"\binom{1000000}{500000}+x"), *SUMS[:4]]
+    assert verdicts(pool, pairs) in (["timeout", *EXPECTED[:4]], ["wrong", *EXPECTED[:4]])
