@@ -31,7 +31,7 @@ test-fast: setup
 
 # The whole tiny pipeline on its own port and folder: kill -9, restart, second run, cancel, lost database.
 e2e: setup
-	.venv/bin/python -m pytest -m e2e -x --durations=0
+	.venv/bin/python -m pytest tests/e2e -m e2e -x --durations=0
 
 down:
 	@if [ -x .venv/bin/r1 ]; then .venv/bin/r1 down; fi

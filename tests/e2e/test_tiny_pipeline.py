@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 PRESET = os.environ.get("R1_E2E_PRESET", "tiny")
 PIPELINE = load_pipeline(PRESET)
 NODES = list(wiring(PIPELINE))
-A_RUN = 14 * 60.0
+A_RUN = 20 * 60.0
 A_RERUN = 180.0
 
 
