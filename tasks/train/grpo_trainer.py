@@ -186,10 +186,10 @@ class GroupTrainer(GRPOTrainer):
             changed = self._scores(prompts, tokens)
         found = canary.Canary(
             mismatch=canary.mean_gap(drawn, changed),
-            effect=canary.mean_gap(changed, self._scores(prompts, tokens)),
+            stale=canary.mean_gap(drawn, self._scores(prompts, tokens)),
         )
         self._sync_sampler(force=True)
-        self._log(canary_mismatch=found.mismatch, canary_effect=found.effect)
+        self._log(canary_mismatch=found.mismatch, canary_stale=found.stale)
         if complaint := found.complaint(self._mismatch_limit):
             raise RuntimeError(complaint)
         self._sampler_checked = True

@@ -87,7 +87,12 @@ def _plateau(rows: Log) -> str:
         return ""
     late, early = mean(rows[-_PLATEAU:], "reward"), mean(rows[-2 * _PLATEAU : -_PLATEAU], "reward")
     passed = mean(rows[-_PLATEAU:], "r1/pass_rate")
-    if not (late and early and passed) or passed.value > 0.9 or late.clearly_above(early):
+    if (
+        not (late and early and passed)
+        or passed.value > 0.9
+        or late.clearly_above(early)
+        or early.clearly_above(late)
+    ):
         return ""
     return (
         f"reward {late.value:.3f} over the last {_PLATEAU} steps, {early.value:.3f} over the {_PLATEAU} "

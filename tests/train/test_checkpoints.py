@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.train.checkpoints import checkpoint_step, is_sealed, newest_checkpoint, seal
+from tasks.train.checkpoints import best_checkpoint, checkpoint_step, is_sealed, newest_checkpoint, seal
 
 
 def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:
@@ -41,3 +41,13 @@ def test_a_torn_checkpoint_is_passed_over_and_removed(tmp_path, damage):
     assert not is_sealed(torn)
     assert newest_checkpoint(tmp_path) == good
     assert not torn.exists()
+
+
+def test_the_best_is_the_one_with_the_highest_reward_before_it(tmp_path):
+    rewards = [0.1] * 10 + [0.9] * 10 + [0.5] * 10
+    log = [{"step": n + 1, "reward": r} for n, r in enumerate(rewards)] + [{"step": 30, "train_loss": 1.0}]
+    for step in (10, 20, 30):
+        checkpoint(tmp_path, step)
+    checkpoint(tmp_path, 15, sealed=False)
+    assert best_checkpoint(tmp_path, log) == tmp_path / "checkpoint-20"
+    assert best_checkpoint(tmp_path, []) is None

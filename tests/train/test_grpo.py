@@ -39,9 +39,7 @@ def trainer(tiny_model, tmp_path):
 
 def build(config, folder, path, reward=count_of_commas):
     tokenizer, model = load_tokenizer(folder), load_policy(folder)
-    made = build_trainer(
-        config, path, model, tokenizer, Prompts.of(QUESTIONS, config, tokenizer), reward
-    )
+    made = build_trainer(config, path, model, tokenizer, Prompts.of(QUESTIONS, config, tokenizer), reward)
     made.eos_token_ids = ENDS
     made.create_optimizer()
     made.current_gradient_accumulation_steps = 1
@@ -140,6 +138,153 @@ def step_loss(trainer, batch) -> float:
 def test_a_rollout_repeats_for_the_same_step(tiny_model, tmp_path):
     first, second = (sequences(rollout(build(CONFIG, tiny_model, tmp_path / str(i)))) for i in range(2))
     assert first == second
+
+
+# ---- groups without spread, rewards without a number ------------------------------------------
+
+
+def one_group_agrees(completions, problem, **_):
+    """Problem 1's outputs all get 0.3; of problem 2's one has no reward."""
+    rewards = [float(len(text)) for text in completions]
+    agreed = [0.3 if p == 1 else r for p, r in zip(problem, rewards, strict=True)]
+    first = problem.index(2) if 2 in problem else -1  # groups lie together
+    return [float("nan") if i == first else r for i, r in enumerate(agreed)]
+
+
+def group_of(trainer, problem: int) -> slice:
+    """Its rows in a rollout."""
+    place = trainer.train_dataset["problem"].index(problem)
+    return slice(4 * place, 4 * place + 4)
+
+
+def test_a_reward_that_is_no_number_counts_nowhere(tiny_model, tmp_path):
+    trainer = build(CONFIG, tiny_model, tmp_path, one_group_agrees)
+    batch = rollout(trainer)
+    texts = trainer.processing_class.batch_decode([c for _, c in sequences(batch)], skip_special_tokens=True)
+    advantages, group = batch["advantages"].numpy(), group_of(trainer, 2)
+    others = np.array([[float(len(t)) for t in texts[group][1:]]])
+    expected = [0.0, *grpo_reference.advantages(others)[0]]
+    np.testing.assert_allclose(advantages[group], expected, rtol=1e-4, atol=1e-5)
+    assert [i for i, idle in enumerate(batch["idle"].tolist()) if idle] == list(range(16))[
+        group_of(trainer, 1)
+    ]
+
+
+def test_groups_without_spread_cost_no_pass_and_leave_the_gradient(tiny_model, tmp_path):
+    """Without a KL term; with one their KL gradient is what is lost."""
+    config = CONFIG.model_copy(update={"kl_coef": 0.0})
+    trainer = build(config, tiny_model, tmp_path, one_group_agrees)
+    batch = rollout(trainer)
+    kept = [row for rows in trainer._micro_batches(batch) for row in rows.tolist()]
+    assert set(range(16)) - set(kept) == set(range(16)[group_of(trainer, 1)])
+    step_loss(trainer, batch)
+    ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    trainer._skip_idle = False
+    step_loss(trainer, batch)
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_groups_without_spread_are_drawn_again_at_most_so_often(tiny_model, tmp_path, rounds):
+    config = CONFIG.model_copy(update={"refill_rounds": rounds})
+    trainer = build(config, tiny_model, tmp_path, one_group_agrees)
+    batch = rollout(trainer)
+    idle = batch["idle"].reshape(4, 4)[:, 0]
+    logged = trainer._metrics["train"]
+    assert idle.any() == (rounds == 0)
+    assert len(batch["advantages"]) == 16
+    assert logged["r1/rollouts"][0] == 1 if rounds == 0 else 1 < logged["r1/rollouts"][0] <= 4
+    assert float(batch["num_items_in_batch"]) == float(batch["completion_mask"].sum())
+    expected = scored(trainer.ref_model, batch)
+    for row, values in zip(batch["ref_per_token_logps"], expected, strict=True):
+        np.testing.assert_allclose(row[: len(values)].numpy(), values, atol=2e-5)
+
+
+def test_refilling_gives_up_after_its_rounds(tiny_model, tmp_path):
+    config = CONFIG.model_copy(update={"refill_rounds": 2})
+    trainer = build(config, tiny_model, tmp_path, lambda completions, **_: [1.0] * len(completions))
+    batch = rollout(trainer)
+    assert batch["idle"].all()
+    assert trainer._metrics["train"]["r1/rollouts"] == [3.0]
+
+
+@pytest.mark.parametrize("loss", ["dapo", "dr_grpo"])
+def test_other_losses_are_trls_own_on_the_whole_batch(tiny_model, tmp_path, loss):
+    trainer = build(CONFIG.model_copy(update={"loss": loss}), tiny_model, tmp_path)
+    batch = rollout(trainer)
+    trainer._set_length(CONFIG.max_completion_length)
+    ours = step_loss(trainer, batch)
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    whole = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+    whole.backward()
+    assert ours == pytest.approx(whole.item(), abs=1e-6)
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
+    if loss == "dr_grpo":
+        rewards = batch["advantages"].reshape(4, 4)
+        assert rewards.abs().max() > 2
+
+
+# ---- the sampler ------------------------------------------------------------------------------
+
+
+def test_the_canary_passes_and_leaves_the_weights_alone(tiny_model, tmp_path):
+    trainer = build(CONFIG, tiny_model, tmp_path)
+    before = copy.deepcopy(trainer.model.state_dict())
+    batch = rollout(trainer)
+    logged = trainer._metrics["train"]
+    assert logged["r1/canary_mismatch"][0] < 1e-4
+    assert logged["r1/canary_stale"][0] > 5e-3
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    step_loss(trainer, batch)
+    assert 0 <= trainer._metrics["train"]["r1/sampler_mismatch"][0] < 1e-4
+
+
+def test_a_sampler_that_keeps_old_weights_is_refused(tiny_model, tmp_path):
+    """The sampler reads a copy that nobody updates, as vLLM does where a sync is lost."""
+    trainer = build(CONFIG, tiny_model, tmp_path)
+    stale, draw = load_policy(tiny_model), trainer._sample
+
+    def from_the_copy(prompts, finished=None):
+        policy, trainer.model = trainer.model, stale
+        try:
+            return draw(prompts, finished)
+        finally:
+            trainer.model = policy
+
+    trainer._sample = from_the_copy
+    with pytest.raises(RuntimeError, match="did not take the new weights"):
+        rollout(trainer)
+
+
+def test_a_sampler_at_another_temperature_is_refused(tiny_model, tmp_path):
+    trainer = build(CONFIG, tiny_model, tmp_path)
+    draw = trainer._sample
+
+    def cooler(prompts, finished=None):
+        trainer.temperature = 0.5
+        drawn = draw(prompts, finished)
+        trainer.temperature = 1.0
+        return drawn
+
+    trainer._sample = cooler
+    with pytest.raises(RuntimeError, match="differ from the trainer's"):
+        rollout(trainer)
+
+
+def test_completions_are_told_before_the_rollout_ends(tiny_model, tmp_path):
+    trainer, told = build(CONFIG, tiny_model, tmp_path), []
+    trainer._on_written = lambda rows, texts: told.extend(
+        zip([r["problem"] for r in rows], texts, strict=True)
+    )
+    batch = rollout(trainer)
+    texts = trainer.processing_class.batch_decode([c for _, c in sequences(batch)], skip_special_tokens=True)
+    asked = trainer.train_dataset["problem"]
+    assert 0 < len(told) < 16
+    assert set(told) <= {(asked[i // 4], text) for i, text in enumerate(texts)}
 
 
 def test_published_settings_reach_trl(tmp_path):

@@ -2,9 +2,16 @@
 
 import pytest
 
-from tasks.config import LengthStep, RLConfig
+from tasks.config import Curriculum, CurriculumStage, LengthStep, RLConfig
 from tasks.problems.problem import Problem
-from tasks.train.schedule import last_steps_begin, max_completion_length, prompt_schedule, training_problems
+from tasks.train.schedule import (
+    curriculum_stages,
+    last_steps_begin,
+    max_completion_length,
+    prompt_schedule,
+    refill_problems,
+    training_problems,
+)
 
 
 def problem(i: int, domain: str = "math", split: str = "train") -> Problem:
@@ -64,3 +71,36 @@ def test_length_schedule_boundary():
 @pytest.mark.parametrize(("last", "begin"), [(None, 1700), (400, 1300), (5000, 0)])
 def test_last_steps(last, begin):
     assert last_steps_begin(1700, last) == begin
+
+
+STAGED = CONFIG.model_copy(
+    update={
+        "curriculum": Curriculum(
+            stages=(CurriculumStage(step=0, min_pass_rate=0.5), CurriculumStage(step=6, max_pass_rate=0.4)),
+        )
+    }
+)
+RATES = [0.0, 0.2, 0.4, 0.5, 0.8, 0.9, 1.0]
+
+
+def test_a_curriculum_asks_what_is_in_reach_at_its_step():
+    problems = training_problems(PROBLEMS, STAGED)
+    order = prompt_schedule(problems, STAGED, RATES)
+    assert {i for step in order[:6] for i in step} == {3, 4, 5, 6}
+    assert {i for step in order[6:] for i in step} == {0, 1, 2}
+    assert order == prompt_schedule(problems, STAGED, RATES)
+
+
+def test_an_empty_stage_of_a_curriculum_is_refused():
+    with pytest.raises(ValueError, match=r"step 6: none of 7 problems .* highest 1.00\): widen"):
+        prompt_schedule(training_problems(PROBLEMS, STAGED), STAGED, [1.0] * 7)
+
+
+def test_what_is_drawn_again_is_a_pure_function_of_step_round_and_process():
+    stages = curriculum_stages(training_problems(PROBLEMS, STAGED), STAGED, RATES)
+    first = refill_problems(stages, 0, 2, 1, 0, 4)
+    assert sorted(first) == [3, 4, 5, 6]
+    assert first == refill_problems(stages, 0, 2, 1, 0, 4)
+    others = [refill_problems(stages, 0, *at, 4) for at in ((3, 1, 0), (2, 2, 0), (2, 1, 1), (2, 3, 0))]
+    assert any(other != first for other in others)
+    assert set(refill_problems(stages, 0, 7, 1, 0, 5)) <= {0, 1, 2}
