@@ -1,7 +1,8 @@
 """Code problems: run the program in the sandbox, compare what it gave with what was expected, here.
 
-All cases must pass. Function-call problems run all cases in one process, stdin problems one process a
-case, stopping at the first case that fails.
+All cases must pass; the share that does is given too. Function-call problems run all cases in one process,
+stdin problems one process a case, stopping at the first case that fails. Bug-fix problems come with unit
+tests, whose assertions become calls (`tasks.rewards.unit_tests`).
 """
 
 from __future__ import annotations
@@ -9,25 +10,46 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.rewards.sandbox import Run, Sandbox
+from tasks.rewards.unit_tests import UnitTestError, as_calls
 from tasks.rewards.verdict import Verdict
 
-Reply = tuple[Verdict, str]
-
 TOTAL_FACTOR = 5
-"""All stdin cases of one program together may take this many times the limit of one."""
+"""All cases of one program together may take this many times the limit of one."""
 
 
-def judge_code(sandbox: Sandbox, program: str, arguments: Mapping[str, Any], seconds: float) -> Reply:
-    """Verdict and the reason where it is not `correct`. `arguments` are the problem's `verifier_args`."""
+@dataclass(frozen=True)
+class Graded:
+    verdict: Verdict
+    detail: str
+    """The reason where the verdict is not `correct`."""
+    share: float
+    """Of the cases, those that passed."""
+
+
+def judge_code(
+    sandbox: Sandbox, program: str, arguments: Mapping[str, Any], seconds: float, every_case: bool = False
+) -> Graded:
+    """Verdict, reason and share of cases passed. `arguments` are the problem's `verifier_args`.
+
+    With `every_case` each case runs in a process of its own and none is skipped after a failure.
+    """
+    if "unit_tests" in arguments:
+        try:
+            program, arguments = as_calls(program, arguments["unit_tests"])
+        except UnitTestError as fault:
+            return Graded(Verdict.error, f"unit_tests: {fault}", 0.0)
+        except (SyntaxError, ValueError):
+            return Graded(Verdict.wrong, "the program does not compile", 0.0)
     cases = arguments.get("cases")
     if not cases:
-        return Verdict.error, "the problem has no cases: mend its verifier_args"
-    if "entry_point" in arguments:
+        return Graded(Verdict.error, "the problem has no cases: mend its verifier_args", 0.0)
+    if "entry_point" in arguments and not every_case:
         return _judge_calls(sandbox, program, arguments["entry_point"], cases, seconds)
-    return _judge_stdin(sandbox, program, cases, seconds)
+    return _judge_each(sandbox, program, arguments.get("entry_point"), cases, seconds, every_case)
 
 
 def same_value(expected: Any, value: Any) -> bool:
@@ -57,38 +79,66 @@ def same_text(expected: str, printed: bytes) -> bool:
     return _lines(expected) == _lines(printed.decode(errors="replace"))
 
 
-def _judge_calls(sandbox: Sandbox, program: str, entry_point: str, cases: list[Any], seconds: float) -> Reply:
+def _judge_calls(
+    sandbox: Sandbox, program: str, entry_point: str, cases: list[Any], seconds: float
+) -> Graded:
     run, values = sandbox.run_calls(program, entry_point, [case["args"] for case in cases], seconds)
     if run.outcome != "ended" or values is None:
-        return _failure(run, "returned no plain values")
+        return _failure(run, 0, len(cases))
     passed = sum(same_value(case["expected"], value) for case, value in zip(cases, values, strict=True))
     return _counted(passed, len(cases))
 
 
-def _judge_stdin(sandbox: Sandbox, program: str, cases: list[Any], seconds: float) -> Reply:
+def _judge_each(
+    sandbox: Sandbox,
+    program: str,
+    entry_point: str | None,
+    cases: list[Any],
+    seconds: float,
+    every_case: bool,
+) -> Graded:
     deadline = time.monotonic() + TOTAL_FACTOR * seconds
-    for passed, case in enumerate(cases):
+    passed, failed = 0, None
+    for case in cases:
         left = deadline - time.monotonic()
         if left <= 0:
-            return Verdict.timeout, f"{passed} of {len(cases)} cases passed in {TOTAL_FACTOR * seconds:g} s"
-        run = sandbox.run_stdin(program, case["stdin"], min(seconds, left))
-        if run.outcome != "ended" or run.status != 0:
-            return _failure(run, f"ended with status {run.status}")
-        if not same_text(case["stdout"], run.output):
-            return _counted(passed, len(cases))
-    return _counted(len(cases), len(cases))
+            reason = f"{passed} of {len(cases)} cases passed in {TOTAL_FACTOR * seconds:g} s"
+            return Graded(Verdict.timeout, reason, passed / len(cases))
+        run, ok = _run_case(sandbox, program, entry_point, case, min(seconds, left))
+        passed += ok
+        failed = failed if ok else failed or run
+        if failed and not every_case:
+            break
+    return _counted(passed, len(cases)) if failed is None else _failure(failed, passed, len(cases))
 
 
-def _failure(run: Run, reason: str) -> Reply:
+def _run_case(
+    sandbox: Sandbox, program: str, entry_point: str | None, case: Any, seconds: float
+) -> tuple[Run, bool]:
+    if entry_point is None:
+        run = sandbox.run_stdin(program, case["stdin"], seconds)
+        return run, run.outcome == "ended" and run.status == 0 and same_text(case["stdout"], run.output)
+    run, values = sandbox.run_calls(program, entry_point, [case["args"]], seconds)
+    return run, values is not None and same_value(case["expected"], values[0])
+
+
+def _failure(run: Run, passed: int, total: int) -> Graded:
     if run.outcome == "deadline":
-        return Verdict.timeout, "ran past its time"
-    return Verdict.wrong, "wrote more than 1 MiB" if run.outcome == "output" else reason
+        return Graded(
+            Verdict.timeout, f"{passed} of {total} cases passed, one ran past its time", passed / total
+        )
+    if run.outcome == "output":
+        return Graded(Verdict.wrong, "wrote more than 1 MiB", passed / total)
+    if run.status != 0:
+        reason = f"{passed} of {total} cases passed, one ended with status {run.status}"
+        return Graded(Verdict.wrong, reason, passed / total)
+    return _counted(passed, total)
 
 
-def _counted(passed: int, total: int) -> Reply:
+def _counted(passed: int, total: int) -> Graded:
     if passed == total:
-        return Verdict.correct, ""
-    return Verdict.wrong, f"{passed} of {total} cases passed"
+        return Graded(Verdict.correct, "", 1.0)
+    return Graded(Verdict.wrong, f"{passed} of {total} cases passed", passed / total)
 
 
 def _close(a: float, b: float) -> bool:

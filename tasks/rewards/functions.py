@@ -88,7 +88,7 @@ class RewardFunction:
         judgements: Sequence[Judgement | None],
     ) -> list[float | None]:
         if name == "accuracy":
-            return [None if j is None else float(j.verdict is Verdict.correct) for j in judgements]
+            return [None if j is None else _accuracy(j) for j in judgements]
         if name == "format":
             return [format_reward(completion) for completion in completions]
         if name == "language":
@@ -116,6 +116,10 @@ def format_reward(completion: str) -> float:
 def is_active(term: RewardTerm, step: int, total_steps: int) -> bool:
     """Whether a term counts at `step` (from 0): always, or in its last N steps only."""
     return term.last_steps is None or step >= total_steps - term.last_steps
+
+
+def _accuracy(judgement: Judgement) -> float:
+    return float(judgement.verdict is Verdict.correct) if judgement.share is None else judgement.share
 
 
 def _scored(

@@ -40,13 +40,20 @@ _ATTEMPTS = 2
 class VerifierPool:
     """Judges completions by rule. Use it as a context manager: leaving it ends its processes."""
 
-    def __init__(self, workers: int = 2, seconds_per_item: float = 1.9) -> None:
+    def __init__(
+        self, workers: int = 2, seconds_per_item: float = 1.9, partial_credit: bool = False,
+        allow_weak_sandbox: bool = False,
+    ) -> None:  # fmt: skip
+        """`partial_credit`: run every case of a code problem, so that judgements carry the share that passed.
+
+        `allow_weak_sandbox`: run programs even where the kernel lacks a layer that the sandbox needs.
+        """
         if workers < 1 or seconds_per_item <= 0:
             raise ValueError("VerifierPool needs at least one worker and a positive time per item")
-        self._seconds = seconds_per_item
+        self._seconds, self._partial_credit = seconds_per_item, partial_credit
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="verify")
         self._workers: _Shelf[Worker] = _Shelf(Worker)
-        self._sandboxes: _Shelf[Sandbox] = _Shelf(Sandbox)
+        self._sandboxes: _Shelf[Sandbox] = _Shelf(lambda: Sandbox(allow_weak_sandbox))
         self._remembered: dict[tuple[str, str, str], Judgement] = {}
 
     def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement]:
@@ -54,6 +61,7 @@ class VerifierPool:
 
         Raises:
             ValueError: a problem has the verifier `rubric`, or the lengths differ.
+        WeakSandboxError: there is code to run and this kernel cannot isolate it.
         """
         rows = [judge_or_defer(p, c) for p, c in zip(problems, completions, strict=True)]
         deferred = {key: row for row in rows if isinstance(row, Deferred) and (key := _key(row))}
@@ -79,34 +87,39 @@ class VerifierPool:
     def _judge(self, key: tuple[str, str, str], row: Deferred) -> Judgement:
         if known := self._remembered.get(key):
             return known
-        verdict, detail = self._attempts(row)
-        judgement = Judgement(verdict, row.extracted, detail)
-        if verdict not in (Verdict.timeout, Verdict.error) and len(self._remembered) < _REMEMBERED:
+        judgement = self._attempts(row)
+        if judgement.verdict not in (Verdict.timeout, Verdict.error) and len(self._remembered) < _REMEMBERED:
             self._remembered[key] = judgement
         return judgement
 
-    def _attempts(self, row: Deferred) -> Reply:
+    def _attempts(self, row: Deferred) -> Judgement:
         lost = ""
         for _ in range(_ATTEMPTS):
             try:
-                return self._run_code(row) if row.operation == "code" else self._run_worker(row)
+                if row.operation == "code":
+                    return self._run_code(row)
+                return self._run_worker(row)
             except (PeerDied, PeerTimeout) as loss:
                 lost = str(loss)
             except SandboxError as failure:
-                return Verdict.error, str(failure)
-        return Verdict.error, f"lost {_ATTEMPTS} {row.operation} processes on this answer: {lost}"
+                return Judgement(Verdict.error, row.extracted, str(failure))
+        detail = f"lost {_ATTEMPTS} {row.operation} processes on this answer: {lost}"
+        return Judgement(Verdict.error, row.extracted, detail)
 
-    def _run_worker(self, row: Deferred) -> Reply:
+    def _run_worker(self, row: Deferred) -> Judgement:
         with self._workers.borrow() as worker:
             worker.load(row.operation)
             try:
-                return worker.judge(row.operation, row.arguments, self._seconds)
+                verdict, detail = worker.judge(row.operation, row.arguments, self._seconds)
             except PeerTimeout:
-                return Verdict.timeout, f"not decided in {self._seconds:g} s"
+                verdict, detail = Verdict.timeout, f"not decided in {self._seconds:g} s"
+        return Judgement(verdict, row.extracted, detail)
 
-    def _run_code(self, row: Deferred) -> Reply:
+    def _run_code(self, row: Deferred) -> Judgement:
         with self._sandboxes.borrow() as sandbox:
-            return judge_code(sandbox, row.extracted, row.arguments, self._seconds)
+            graded = judge_code(sandbox, row.extracted, row.arguments, self._seconds, self._partial_credit)
+        share = graded.share if self._partial_credit else None
+        return Judgement(graded.verdict, row.extracted, graded.detail, share)
 
 
 class Worker:

@@ -26,3 +26,5 @@ class Judgement:
     """The final answer that was judged; None where there was none."""
     detail: str = ""
     """Why, where the verdict alone does not say it."""
+    share: float | None = None
+    """Code problems under partial credit: the share of cases that passed."""

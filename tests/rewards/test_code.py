@@ -2,7 +2,10 @@
 
 import pytest
 
+from tasks.config import RewardTerm
+from tasks.rewards import RewardFunction, VerifierPool, sandbox
 from tasks.rewards.code_rules import same_text, same_value
+from tasks.rewards.sandbox import Sandbox, WeakSandboxError
 from tests.rewards.rows import problem
 
 ADD = {"entry_point": "f", "cases": [{"args": [1, 2], "expected": 3}, {"args": [-1, 1], "expected": 0}]}
@@ -79,3 +82,76 @@ def test_lines_compare_without_trailing_space():
     assert same_text("a\nb", b"a  \nb\n\n")
     assert not same_text("a\nb", b"a b")
     assert not same_text("a", b"\xff")
+
+
+TESTS = """
+def test_add():
+    s = Stack()
+    s.push(1)
+    assert s.pop() == 1
+    assert s.items == []
+def test_empty():
+    with pytest.raises(IndexError):
+        Stack().pop()
+    assert not Stack().full()
+"""
+STACK = """
+class Stack:
+    def __init__(self): self.items = []
+    def push(self, x): self.items.append(x)
+    def pop(self): return self.items.pop()
+    def full(self): return False
+"""
+FORGED = """
+class Stack:
+    items = []
+    def push(self, x): pass
+    def pop(self): return self
+    def full(self): return self
+    def __eq__(self, other): return True
+    def __bool__(self): return False
+"""
+
+
+def test_a_bug_fix_is_graded_by_unit_tests_that_it_cannot_talk_to(pool):
+    assert judged(pool, {"unit_tests": TESTS}, STACK).verdict.value == "correct"
+    broken = STACK.replace("self.items.pop()", "self.items[-1] if self.items else None")
+    assert judged(pool, {"unit_tests": TESTS}, broken).detail == "0 of 2 cases passed"
+    assert judged(pool, {"unit_tests": TESTS}, FORGED).verdict.value == "wrong"
+    assert judged(pool, {"unit_tests": TESTS}, "class Stack").verdict.value == "wrong"
+
+
+UNFIT = [
+    "def test_a(): assert f() == g()",
+    "def test_a(): pass",
+    "x = 1",
+    "def test_a(",
+    "def test_a():\n  for i in x:\n    assert i",
+]
+
+
+@pytest.mark.parametrize("tests", UNFIT)
+def test_unit_tests_that_only_the_program_could_judge_are_an_error(pool, tests):
+    assert judged(pool, {"unit_tests": tests}, "def f(): pass").verdict.value == "error"
+
+
+def test_partial_credit_is_the_share_of_cases(pool):
+    half = "def f(a, b):\n    if a < 0:\n        raise ValueError\n    return 3"
+    with VerifierPool(workers=1, partial_credit=True) as generous:
+        reward = RewardFunction((RewardTerm(name="accuracy"),), generous)
+        asked = [problem("code", "", **arguments) for arguments in (ADD, ADD, ECHO)]
+        texts = [
+            f"<think> a </think>\n```\n{program}\n```" for program in (half, CALLS["right"][0], "print(7)")
+        ]
+        assert [s.total for s in reward.score(asked, texts, 0, 1)] == [0.5, 1.0, 0.5]
+    assert judged(pool, ADD, half).verdict.value == "wrong"
+
+
+def test_a_kernel_without_a_needed_layer_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(sandbox, "NEEDED", ("resource_limits", "a_layer_of_the_future"))
+    with pytest.raises(WeakSandboxError, match="no a_layer_of_the_future: .* `allow_weak_sandbox: true`"):
+        Sandbox()
+    with VerifierPool(workers=1) as strict, pytest.raises(WeakSandboxError):
+        judged(strict, ADD, CALLS["right"][0])
+    with VerifierPool(workers=1, allow_weak_sandbox=True) as weak:
+        assert judged(weak, ADD, CALLS["right"][0]).verdict.value == "correct"

@@ -12,9 +12,9 @@ Layers, each used where the kernel allows it (`sandbox_layers()` says which hold
     processes, no signals to others, no mounts).
 
 What it does not isolate: the kernel itself (a kernel exploit gets out; a virtual machine would be needed),
-CPU caches and timing, total CPU time of many programs at once, and on systems without Landlock or
-namespaces whatever the missing layer would have covered: then readable files of this machine are
-readable to the program. Not Linux: not supported.
+CPU caches and timing, total CPU time of many programs at once, and remains of earlier programs in the memory
+of the zygote. A kernel that lacks one of the `NEEDED` layers is refused unless the settings allow a weak
+sandbox. Not Linux: not supported.
 """
 
 from __future__ import annotations
@@ -34,6 +34,21 @@ _START = 30.0
 _REPLY = 5.0
 """Seconds beyond the program's own that its zygote may take to clean up and reply."""
 _BOOT = "import sys; sys.path.insert(0, {folder!r}); import zygote; del sys.path[0]; zygote.main()"
+
+
+NEEDED = (
+    "separate_process_group",
+    "resource_limits",
+    "empty_environment",
+    "file_rules",
+    "system_call_filter",
+)
+"""Without these a program could read this machine's files, use its network or reach other processes. The
+namespaces and the private folder stand behind them as a second wall."""
+
+
+class WeakSandboxError(RuntimeError):
+    """This kernel lacks a layer that is needed, and the settings do not allow to go without."""
 
 
 class SandboxError(RuntimeError):
@@ -57,11 +72,13 @@ class Sandbox:
         PeerDied, PeerTimeout: the zygote was lost; make a new one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, allow_weak: bool = False) -> None:
+        """Raises WeakSandboxError where a needed layer is missing, unless `allow_weak`."""
         boot = _BOOT.format(folder=str(Path(__file__).parent))
         self._peer = Peer([sys.executable, "-I", "-S", "-c", boot], {})
         self.layers: dict[str, bool] = json.loads(self._peer.call(b'{"layers": true}', _START))
-        _say_what_is_missing(self.layers)
+        if missing := [name for name in NEEDED if not self.layers.get(name)]:
+            self._weak(missing, allow_weak)
 
     @property
     def pid(self) -> int:
@@ -92,6 +109,16 @@ class Sandbox:
     def kill(self) -> None:
         self._peer.kill()
 
+    def _weak(self, missing: list[str], allowed: bool) -> None:
+        if allowed:
+            logging.getLogger(__name__).warning("code runs without %s, as allowed", ", ".join(missing))
+            return
+        self.close()
+        raise WeakSandboxError(
+            f"this kernel gives the code sandbox no {', '.join(missing)}: use another machine, leave the "
+            "code domain out, or set `allow_weak_sandbox: true` for the stage if you trust the model's programs"
+        )
+
     def _run(self, request: dict[str, Any]) -> tuple[Run, bytes]:
         reply = self._peer.call(json.dumps(request).encode(), request["seconds"] + _REPLY)
         head, _, output = reply.partition(b"\n")
@@ -103,7 +130,7 @@ class Sandbox:
 
 def sandbox_layers() -> dict[str, bool]:
     """Which layers hold on this machine, by name. Starts and ends a sandbox (about 0.2 s)."""
-    sandbox = Sandbox()
+    sandbox = Sandbox(allow_weak=True)
     sandbox.close()
     return sandbox.layers
 
@@ -123,11 +150,3 @@ def _values(run: Run, nonce: bytes, count: int) -> list[Any] | None:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
-
-
-def _say_what_is_missing(layers: dict[str, bool]) -> None:
-    missing = [name for name in ("file_rules", "system_call_filter", "process_namespace") if not layers[name]]
-    if missing:
-        logging.getLogger(__name__).warning(
-            "code sandbox: %s not available on this kernel", ", ".join(missing)
-        )
