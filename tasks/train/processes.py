@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from artifacts.refs import Ref
 from tasks.config import LaunchSettings, RLConfig
 from tasks.job import Input, Job, StopRequested, write_json
@@ -71,6 +73,11 @@ def train_in_processes(config: RLConfig, job: Job) -> None:
     job.summary(**json.loads((spec / "summary.json").read_text()))
 
 
+def process_number() -> int:
+    """Of this process among those that train together; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def _document(config: RLConfig, job: Job) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
@@ -90,7 +97,8 @@ def _command(config: RLConfig, spec: Path) -> list[str]:
 def _environment(launch: LaunchSettings) -> dict[str, str]:
     """For Accelerate: what `accelerate launch` would set. Threads are shared out."""
     threads = str(max(1, (os.cpu_count() or 1) // launch.processes))
-    return os.environ | {"OMP_NUM_THREADS": threads}
+    on_cpu = str(not torch.cuda.is_available()).lower()
+    return os.environ | {"OMP_NUM_THREADS": threads, "ACCELERATE_USE_CPU": on_cpu}
 
 
 def _wait(processes: subprocess.Popen[bytes], job: Job) -> None:
@@ -111,7 +119,7 @@ def main(spec: Path) -> None:
 
     from tasks.train.rl import train
 
-    rank = os.environ["RANK"]
+    rank = process_number()
     document = json.loads((spec / "spec.json").read_text())
     job = _job(document)
     _watch_for_stop(spec, job)

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
@@ -48,7 +47,7 @@ from tasks.train.job_callback import JobCallback, raise_if_stopped
 from tasks.train.memory import check_memory
 from tasks.train.metrics import last_mean, write_metrics
 from tasks.train.models import CHECKPOINTING_FROM, end_token_ids, load_policy, load_tokenizer, save_model
-from tasks.train.processes import sharding_arguments, train_in_processes
+from tasks.train.processes import process_number, sharding_arguments, train_in_processes
 from tasks.train.recorder import RecordedReward, drop_from, finish
 from tasks.train.schedule import (
     Stage,
@@ -99,7 +98,7 @@ def train(config: RLConfig, job: Job) -> None:
         reward = RecordedReward(
             config, problems, RewardFunction(config.rewards, verifier, _scorers(job, config)), RewardHealth(),
             job.state / "samples", job.inputs["checkpoint"].ref.digest, engine,
-            end_token_ids(model, tokenizer), PartialState().process_index,
+            end_token_ids(model, tokenizer), process_number(),
         )  # fmt: skip
         trainer = build_trainer(config, job.state / "trainer", model, tokenizer, prompts, reward, verifier)
         health = HealthCallback(config.mismatch_limit)
@@ -266,6 +265,7 @@ def grpo_arguments(config: RLConfig, folder: Path, parameters: int, longest_prom
         report_to=list(config.report_to),
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         **sharding_arguments(config.launch),
         **_vllm_arguments(config, longest_prompt),
     )
