@@ -2,6 +2,7 @@
 
     r1 run --preset tiny       everything: server, workers, the pipeline, its table and report
     r1 plan --preset tiny      what a run would do, and why
+    r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
@@ -93,6 +94,20 @@ def plan(preset: Preset = "tiny") -> None:
     ]
     store_commands.print_table(["node", "stage", "pool", "key", "", "why"], cells)
     typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
+
+
+@app.command()
+def estimate(preset: Preset = "tiny") -> None:
+    """Tokens, steps, memory and hours of the RL stages, from three real steps of each."""
+    from flows import estimate as estimates
+
+    with _one_line_errors():
+        _say("running three steps of each RL stage on its base")
+        rows = estimates.estimate(_pipeline(preset), _store())
+    store_commands.print_table(list(estimates.COLUMNS), [estimates.cells(row) for row in rows])
+    typer.echo(
+        "`hours` at the length the base writes now, `at most` were every completion as long as allowed"
+    )
 
 
 @app.command()

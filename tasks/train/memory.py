@@ -21,7 +21,6 @@ _FLOAT = 4
 _ADAM = 2
 _LAYER_VALUES = 24
 """Values of the hidden size that a layer keeps for the backward pass, per token (with recomputation 1)."""
-_SHARDED = {"ddp": 1, "fsdp2": 0, "deepspeed-zero2": 0, "deepspeed-zero3": 0}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
     tokens = config.micro_batch_size * (longest_prompt + longest)
     trained = _adapter_parameters(model, config.lora.rank) if config.lora else parameters
     copies = 2 if config.kl_coef > 0 and config.lora is None else 1
-    share = 1 if _SHARDED[config.launch.strategy] else config.launch.processes
+    share = 1 if config.launch.strategy == "ddp" else config.launch.processes
     kept = 1 if parameters >= CHECKPOINTING_FROM else _LAYER_VALUES
     activations = tokens * shape.hidden_size * (shape.num_hidden_layers * kept + _LAYER_VALUES)
     logits = 2 * config.micro_batch_size * longest * shape.vocab_size
@@ -70,10 +69,12 @@ def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) 
     Raises:
         ValueError: the worst step does not fit this machine.
     """
+    need = worst_case(model, config, longest_prompt)
     if torch.cuda.is_available():
-        _try_worst_step(model.cuda(), config, longest_prompt)
+        if config.launch.processes == 1 and config.lora is None:
+            _try_worst_step(model.cuda(), config, longest_prompt, need)
         return
-    need, free = worst_case(model, config, longest_prompt), psutil.virtual_memory().available
+    free = psutil.virtual_memory().available
     if config.launch.processes * need.peak > free:
         raise ValueError(
             f"the longest step needs about {need.peak / 2**30:.1f} GiB a process "
@@ -82,17 +83,19 @@ def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) 
         )
 
 
-def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:
-    """One forward and backward pass of a full micro-batch, with room left for what else training holds.
+def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int, need: Memory) -> None:
+    """One forward and backward pass of a full micro-batch, with room for what else training and vLLM hold.
 
     Raises:
         ValueError: out of memory.
     """
-    need = worst_case(model, config, longest_prompt)
-    free, total = torch.cuda.mem_get_info()
+    total = torch.cuda.mem_get_info()[1]
+    free = total * (1 - config.engine.gpu_memory_share if config.engine.name == "vllm" else 1)
+    torch.cuda.reset_peak_memory_stats()
     try:
         worst_step(model, config, longest_prompt)
-        used = torch.cuda.max_memory_allocated() + need.training - _FLOAT * model.num_parameters()
+        held = 2 * _FLOAT * model.num_parameters()  # weights and gradients are in the peak already
+        used = torch.cuda.max_memory_allocated() + need.training + need.weights - held
     except torch.cuda.OutOfMemoryError:
         used = total + 1
     model.zero_grad(set_to_none=True)

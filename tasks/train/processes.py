@@ -123,6 +123,7 @@ def main(spec: Path) -> None:
     document = json.loads((spec / "spec.json").read_text())
     job = _job(document)
     _watch_for_stop(spec, job)
+    torch.serialization.register_package(0, lambda _: None, _on_numbered_cpu)
     try:
         train(RLConfig.model_validate(document["config"]), job)
     except StopRequested:
@@ -139,6 +140,11 @@ def main(spec: Path) -> None:
 def _job(document: dict[str, Any]) -> Job:
     inputs = {n: Input(Ref(kind=k, digest=d), Path(p)) for n, (k, d, p) in document["inputs"].items()}
     return Job(document["node"], document["stage"], inputs, Path(document["folder"]))
+
+
+def _on_numbered_cpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    """Accelerate names the CPU of a gloo process `cpu:0`, which torch cannot load a checkpoint to."""
+    return storage if location.startswith("cpu:") else None
 
 
 def _watch_for_stop(spec: Path, job: Job) -> None:

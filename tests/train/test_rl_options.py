@@ -64,6 +64,17 @@ def test_two_processes_stop_and_go_on(inputs, tmp_path):  # noqa: F811
     assert Counter(row["step"] for row in samples(job)) == dict.fromkeys(range(4), 16)
 
 
+def test_shared_out_weights_learn_what_whole_ones_do(inputs, tmp_path):  # noqa: F811
+    """FSDP2 in two processes (gloo, CPU): gathered to sample, gathered to publish."""
+    one = finished(SHORT, local_job(tmp_path, "one", "rl-zero", inputs))
+    shared = SHORT.model_copy(update={"launch": LaunchSettings(processes=2, strategy="fsdp2")})
+    two = finished(shared, local_job(tmp_path, "two", "rl-zero", inputs))
+    assert [r["completion"] for r in samples(one)] == [r["completion"] for r in samples(two)]
+    ours, theirs = (load_policy(j.draft / "model").state_dict() for j in (one, two))
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=5e-4, rtol=0)
+
+
 def test_a_reason_in_one_of_the_processes_is_the_jobs(inputs, tmp_path):  # noqa: F811
     config = SHORT.model_copy(update={"max_completion_length": 512, "launch": LaunchSettings(processes=2)})
     with pytest.raises(RuntimeError, match="lower max_completion_length to 5"):
