@@ -135,6 +135,8 @@ class GroupTrainer(GRPOTrainer):
                 )
             else:
                 drawn = self._sample(prompt_ids, self._on_written and self._tell)
+        written = sum(len(tokens) for tokens in drawn[0])
+        self._log(tokens_per_second=written / self._seconds["generate_s"])
         return drawn
 
     def _sample(
