@@ -16,6 +16,7 @@ from typing import Any
 
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
+from flows.runner import JOB_ENVIRONMENT
 from tasks.config import BaseConfig, RLConfig
 from tasks.presets import REPOSITORY, PresetError
 
@@ -33,11 +34,10 @@ def estimate(pipeline: Pipeline, store: ArtifactStore) -> list[Row]:
         spec, result = Path(scratch) / "spec.json", Path(scratch) / "result.json"
         spec.write_text(json.dumps(_spec(pipeline, store)))
         log = Path(scratch) / "log.txt"
-        with log.open("wb") as output:
+        with log.open("wb") as errors:
             command = [sys.executable, "-m", "tasks.train.probe", str(spec), str(result)]
-            subprocess.run(
-                command, cwd=REPOSITORY, stdout=output, stderr=output, env=_environment(), check=False
-            )
+            environment = os.environ | JOB_ENVIRONMENT
+            subprocess.run(command, cwd=REPOSITORY, stderr=errors, env=environment, check=False)
         if not result.exists():
             last = (log.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"])[-1]
             raise PresetError(f"the probe of {pipeline.name} died: {last}")
@@ -88,7 +88,3 @@ def _built(pipeline: Pipeline, store: ArtifactStore, node: str) -> str:
     """The folder of a node's artifact; empty where it is not built, or not with these settings."""
     ref = store.lookup(key_of(pipeline.node(node), {}))
     return str(store.fetch(ref)) if ref else ""
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}

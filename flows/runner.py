@@ -34,7 +34,7 @@ SILENCE_SECONDS = 300.0
 
 OnProgress = Callable[[Progress], None]
 
-_QUIET = {
+JOB_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -116,7 +116,7 @@ def _job_folder(spec: JobSpec) -> Path:
 
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    return {**_QUIET, **os.environ, "PYTHONPATH": path}
+    return {**JOB_ENVIRONMENT, **os.environ, "PYTHONPATH": path}
 
 
 def _wait(job: JobProcess, spec: JobSpec, on_progress: OnProgress) -> str:

@@ -70,7 +70,8 @@ def estimates(spec: ProbeSpec, folder: Path) -> Iterator[Estimate]:
     problems = (
         Path(spec.problems_folder) if spec.problems_folder else _made(stage.run, spec.problems, folder / "p")
     )
-    for probe in spec.stages:
+    for number, probe in enumerate(spec.stages, 1):
+        print(f"{number}/{len(spec.stages)} {probe.node}", flush=True)
         place = folder / probe.node
         model = Path(probe.base_folder) if probe.base_folder else _made(base.run, probe.base, place / "base")
         yield _estimate(probe, {"checkpoint": model, "problems": problems}, place)
