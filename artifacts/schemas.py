@@ -58,6 +58,8 @@ SAMPLES = _schema(
     reward_language=(pa.float64(),),
     reward_helpful=(pa.float64(),),
     reward_safety=(pa.float64(),),
+    reward_repetition=(pa.float64(),),
+    reward_overlength=(pa.float64(),),
 )
 
 SFT = _schema(

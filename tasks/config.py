@@ -115,7 +115,7 @@ class BaseConfig(Settings):
     Qwen2.5-Math comes with 4,096, and the paper fine-tunes it at 32,768."""
 
 
-RewardName = Literal["accuracy", "format", "language", "helpful", "safety"]
+RewardName = Literal["accuracy", "format", "language", "helpful", "safety", "repetition", "overlength"]
 
 
 class RewardTerm(Settings):
@@ -125,6 +125,14 @@ class RewardTerm(Settings):
     weight: Annotated[float, Field(gt=0)] = 1.0
     last_steps: Annotated[int | None, Field(ge=1)] = None
     """Active only in the last N steps (final RL: preference rewards in the last 400)."""
+
+
+class CodeChecking(Settings):
+    """A stage that runs the model's programs."""
+
+    allow_weak_sandbox: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
+    """Run them even where this machine's kernel lacks a layer that the sandbox needs (`r1 doctor` shows
+    them): they could then read files, use the network or reach other processes."""
 
 
 class LengthStep(Settings):
@@ -179,7 +187,7 @@ class LaunchSettings(Settings):
 _BIASED = ("top_p", "top_k", "min_p", "typical_p")
 
 
-class RLConfig(Settings):
+class RLConfig(CodeChecking):
     """GRPO as published (Eq. 1-3; Methods): rl-zero, reasoning-rl, final-rl and the RL-only student."""
 
     template: Template = "r1"
@@ -201,6 +209,12 @@ class RLConfig(Settings):
     max_completion_length: Positive = 32_768
     length_schedule: tuple[LengthStep, ...] = ()
     rewards: tuple[RewardTerm, ...] = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
+    partial_credit: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
+    """The accuracy term of a code problem is the share of its cases that pass, not 1 for all and else 0."""
+    repetition_ngram: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 8
+    """The `repetition` term: minus the share of a completion's runs of so many words that are repeats."""
+    overlength_buffer: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 4_096
+    """The `overlength` term (DAPO's): falls from 0 to -1 over so many tokens before the limit."""
     general_last_steps: Annotated[int | None, Field(ge=1)] = None
     """General prompts enter only in the last N steps (final RL: 400)."""
     general_share: Share = 0.5
@@ -318,7 +332,7 @@ class Readability(Settings):
     allow_code_in_thinking: bool = False
 
 
-class ColdStartConfig(Settings):
+class ColdStartConfig(CodeChecking):
     """Cold-start curation from R1-Zero's samples (B.3.2)."""
 
     template: Template = "r1"
@@ -335,7 +349,7 @@ class ColdStartConfig(Settings):
     seed: int = 1
 
 
-class RejectionSamplingConfig(Settings):
+class RejectionSamplingConfig(CodeChecking):
     """The 800k-style mixture: verified reasoning traces from Dev2 and general data (B.3.3, Table 5)."""
 
     template: Template = "r1"
@@ -372,7 +386,7 @@ class RewardModelsConfig(Settings):
     seed: int = 3
 
 
-class EvaluateConfig(Settings):
+class EvaluateConfig(CodeChecking):
     """One protocol for every checkpoint (D.1): temperature 0.6, top-p 0.95, several samples a question."""
 
     template: Template = "r1"

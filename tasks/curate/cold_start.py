@@ -51,7 +51,7 @@ def run(config: ColdStartConfig, job: Job) -> None:
     )
     samples = sample_checkpoint(
         checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
-        config.engine, job,
+        config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
     kept, dropped, refined = curate(candidates(samples, problems), config)
     require_some(kept, dropped, "cold start")

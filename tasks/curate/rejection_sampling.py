@@ -51,7 +51,7 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
     general = general_candidates(everything, config)
     samples = sample_checkpoint(
         checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
-        config.engine, job,
+        config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
     kept, dropped = curate(candidates(samples, problems), config)
     require_some(kept, dropped, "rejection sampling")

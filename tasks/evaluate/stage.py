@@ -28,7 +28,7 @@ def run(config: EvaluateConfig, job: Job) -> None:
     problems = held_out(from_table(job.inputs["problems"].table("problems")), config.problems_per_domain)
     samples = sample_checkpoint(
         job.inputs["checkpoint"], problems, config.template, config.sampling, config.samples_per_problem,
-        config.seed, config.engine, job,
+        config.seed, config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
     table = scores(samples, problems, config.samples_per_problem, config.seed)
     write_table(job.draft / "samples.parquet", samples, "samples")

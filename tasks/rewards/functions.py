@@ -5,6 +5,10 @@
     language   all                                       share of thinking words in the problem's language
     helpful    general problems of the helpfulness set   the reward model's score
     safety     general problems of the harmlessness set  the reward model's score
+    repetition all                                       minus the share of repeated runs of words
+    overlength all                                       0, falling to -1 just before the length limit
+
+`repetition` and `overlength` are options that the paper does not have.
 
 A term with `last_steps: N` counts only in the last N steps. The paper does not publish weights (all 1
 here unless the preset says otherwise).
@@ -17,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.rendering import parse_completion
-from tasks.rewards.language import language_consistency
+from tasks.rewards.language import language_consistency, repetition_penalty
 from tasks.rewards.verdict import Judgement, Verdict
 
 if TYPE_CHECKING:
@@ -48,12 +52,15 @@ class RewardFunction:
     """Scores batches; holds no state of its own."""
 
     def __init__(
-        self, terms: Sequence[RewardTerm], pool: VerifierPool, models: Mapping[str, ModelScorer] | None = None
-    ) -> None:
+        self, terms: Sequence[RewardTerm], pool: VerifierPool,
+        models: Mapping[str, ModelScorer] | None = None,
+        repetition_ngram: int = 8, overlength_buffer: int = 4_096,
+    ) -> None:  # fmt: skip
         """Raises ValueError where a term needs a reward model that `models` does not hold."""
         self._terms = tuple(terms)
         self._pool = pool
         self._models = dict(models or {})
+        self._ngram, self._buffer = repetition_ngram, overlength_buffer
         missing = [t.name for t in self._terms if t.name in _SETS and t.name not in self._models]
         if missing:
             raise ValueError(
@@ -62,12 +69,18 @@ class RewardFunction:
             )
 
     def score(
-        self, problems: Sequence[Problem], completions: Sequence[str], step: int, total_steps: int
-    ) -> list[Scored]:
-        """One `Scored` a row, in order. `step` counts from 0."""
+        self, problems: Sequence[Problem], completions: Sequence[str], step: int, total_steps: int,
+        tokens: Sequence[int] = (), limit: int = 0,
+    ) -> list[Scored]:  # fmt: skip
+        """One `Scored` a row, in order. `step` counts from 0.
+
+        `tokens` are the completions' lengths and `limit` the longest allowed; only `overlength` needs them.
+        """
         judgements = self._judgements(problems, completions)
         columns: dict[str, list[float | None]] = {
-            term.name: self._column(term.name, problems, completions, judgements)
+            term.name: self._overlength(completions, tokens, limit)
+            if term.name == "overlength"
+            else self._column(term.name, problems, completions, judgements)
             for term in self._terms
             if is_active(term, step, total_steps)
         }
@@ -80,6 +93,15 @@ class RewardFunction:
         found = dict(zip(rows, verified, strict=True))
         return [found.get(row) for row in range(len(problems))]
 
+    def _overlength(
+        self, completions: Sequence[str], tokens: Sequence[int], limit: int
+    ) -> list[float | None]:
+        if len(tokens) != len(completions) or limit < 1:
+            raise ValueError(
+                "the term overlength needs `tokens`, one a completion, and `limit`: pass them to score"
+            )
+        return [overlength_penalty(length, limit, self._buffer) for length in tokens]
+
     def _column(
         self,
         name: str,
@@ -91,6 +113,8 @@ class RewardFunction:
             return [None if j is None else _accuracy(j) for j in judgements]
         if name == "format":
             return [format_reward(completion) for completion in completions]
+        if name == "repetition":
+            return [repetition_penalty(completion, self._ngram) for completion in completions]
         if name == "language":
             pairs = zip(problems, completions, strict=True)
             return [language_consistency(parse_completion(c).thinking, p.language) for p, c in pairs]
@@ -111,6 +135,11 @@ class RewardFunction:
 def format_reward(completion: str) -> float:
     """1.0 where the whole completion is one thinking block and one answer block, neither empty; else 0.0."""
     return float(parse_completion(completion).well_formed)
+
+
+def overlength_penalty(tokens: int, limit: int, buffer: int) -> float:
+    """0 up to `buffer` tokens before the limit, then in a straight line to -1 at the limit (DAPO Eq. 13)."""
+    return -min(1.0, max(0.0, (tokens - (limit - buffer)) / buffer))
 
 
 def is_active(term: RewardTerm, step: int, total_steps: int) -> bool:

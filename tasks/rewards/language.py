@@ -52,6 +52,12 @@ def repetition(text: str, ngram: int) -> int:
     return max(counts.values(), default=0)
 
 
+def repetition_penalty(text: str, ngram: int) -> float:
+    """Minus the share of runs of `ngram` words that stood there before, -1 to 0."""
+    runs = list(zip(*(words[at:] for at in range(ngram)), strict=False)) if (words := _words(text)) else []
+    return len(set(runs)) / len(runs) - 1.0 if runs else 0.0
+
+
 def _share(target: int, others: int) -> float:
     return target / (target + others) if target + others else 1.0
 

@@ -25,6 +25,8 @@ _THIN_SPACE = re.compile(r"(?<=\d)\\[,!;](?=\d{3}(?!\d))")
 _EXPONENT = re.compile(r"(?:\^|\*\*)[\s{(]*-?(\d+)")
 _TOWER = re.compile(r"(?:\^|\*\*)[^,;=]{0,12}?(?:\^|\*\*)[^,;=]{0,12}?(?:\^|\*\*)")
 _FACTORIAL = re.compile(r"(\d{4,}|[)}\]])\s*!")
+_UNFINISHED = re.compile(r"(?<!\^)[+\-*/=]\s*$|\^\s*$")
+"""`5 +`: math-verify reads the 5 and calls it equal to 5. `\\mathbb{R}^+` is finished."""
 _CLOSE_TO = 1e-5
 """Decimals nearer than this are math-verify's to decide (it rounds to six places)."""
 
@@ -60,6 +62,8 @@ def screen(text: str) -> str | None:
         return f"brackets nested more than {MAX_NESTING} deep"
     if any(len(digits) > 4 for digits in _EXPONENT.findall(text)) or _TOWER.search(text):
         return "an exponent too large to work out"
+    if _UNFINISHED.search(text):
+        return "an unfinished expression"
     if (match := _FACTORIAL.search(text)) and (match[1].isdigit() or "^" in text or "**" in text):
         return "a factorial too large to work out"
     return None

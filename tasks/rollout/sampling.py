@@ -49,6 +49,7 @@ def sample_checkpoint(
     seed: int,
     engine: EngineSettings,
     job: Job,
+    allow_weak_sandbox: bool = False,
 ) -> pa.Table:
     """`sample_problems` and `judge` with the engine and the verifiers opened and closed around them."""
     opened = open_engine(engine, checkpoint.path / "model")
@@ -59,7 +60,7 @@ def sample_checkpoint(
     finally:
         opened.close()
     job.progress(table.num_rows, table.num_rows, "verify")
-    with VerifierPool() as pool:
+    with VerifierPool(allow_weak_sandbox=allow_weak_sandbox) as pool:
         return judge(table, problems, pool)
 
 

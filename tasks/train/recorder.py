@@ -72,7 +72,10 @@ class RecordedReward:
     ) -> list[float | None]:  # fmt: skip
         started, step = time.perf_counter(), trainer_state.global_step
         asked = [self._problems[i] for i in problem]
-        scored = self._reward.score(asked, completions, step, self._config.steps)
+        scored = self._reward.score(
+            asked, completions, step, self._config.steps,
+            [len(ids) for ids in completion_ids], max_completion_length(self._config, step),
+        )  # fmt: skip
         rollout = Rollout(
             step, asked, prompts, prompt_tokens, completions, [len(ids) for ids in completion_ids],
             [ids[-1] in self._end_tokens for ids in completion_ids], scored,

@@ -90,13 +90,13 @@ def train(config: RLConfig, job: Job) -> None:
     tokenizer, model = load_tokenizer(source), load_policy(source)
     resume = newest_checkpoint(job.state / "trainer")
     engine = _engine_name(config)
-    with VerifierPool() as pool, EarlyVerifier(pool) as verifier:
+    with _pool(config) as pool, EarlyVerifier(pool) as verifier:
         rates = pass_rates(problems, config, source, verifier, job.state / "pass-rates.json")
         prompts = Prompts.of(problems, config, tokenizer, rates)
         _check_lengths(prompts, config, model)
         check_memory(model, config, prompts.longest)
         reward = RecordedReward(
-            config, problems, RewardFunction(config.rewards, verifier, _scorers(job, config)), RewardHealth(),
+            config, problems, _reward_function(config, verifier, job), RewardHealth(),
             job.state / "samples", job.inputs["checkpoint"].ref.digest, engine,
             end_token_ids(model, tokenizer), process_number(),
         )  # fmt: skip
@@ -294,6 +294,16 @@ def _check_lengths(prompts: Prompts, config: RLConfig, model: PreTrainedModel) -
             f"a prompt of {longest} tokens and a completion of {_longest_completion(config)} do not fit the "
             f"model's {room} positions: lower max_completion_length to {room - longest} or less"
         )
+
+
+def _pool(config: RLConfig) -> VerifierPool:
+    return VerifierPool(partial_credit=config.partial_credit, allow_weak_sandbox=config.allow_weak_sandbox)
+
+
+def _reward_function(config: RLConfig, verifier: EarlyVerifier, job: Job) -> RewardFunction:
+    return RewardFunction(
+        config.rewards, verifier, _scorers(job, config), config.repetition_ngram, config.overlength_buffer
+    )
 
 
 def _scorers(job: Job, config: RLConfig) -> dict:

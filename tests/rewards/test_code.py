@@ -149,7 +149,7 @@ def test_partial_credit_is_the_share_of_cases(pool):
 
 def test_a_kernel_without_a_needed_layer_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setattr(sandbox, "NEEDED", ("resource_limits", "a_layer_of_the_future"))
-    with pytest.raises(WeakSandboxError, match="no a_layer_of_the_future: .* `allow_weak_sandbox: true`"):
+    with pytest.raises(WeakSandboxError, match=r"no a_layer_of_the_future: .* `allow_weak_sandbox: true`"):
         Sandbox()
     with VerifierPool(workers=1) as strict, pytest.raises(WeakSandboxError):
         judged(strict, ADD, CALLS["right"][0])

@@ -5,6 +5,7 @@ import pytest
 from tasks.config import RewardTerm
 from tasks.rewards import Judgement, RewardFunction, RewardHealth, Scored, Verdict, format_reward
 from tasks.rewards.functions import is_active
+from tasks.rewards.language import repetition_penalty
 from tests.rewards.rows import completion, problem
 
 ZERO = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
@@ -37,6 +38,22 @@ def test_terms_are_weighted_and_each_is_its_own_value(pool):
     assert right.total == 2.5
     assert wrong.terms == {"accuracy": 0.0, "format": 1.0, "language": 0.0}
     assert wrong.total == 1.0
+
+
+def test_length_and_repetition_cost(pool):
+    terms = [RewardTerm(name=name) for name in ("accuracy", "repetition", "overlength")]
+    reward = RewardFunction(terms, pool, repetition_ngram=2, overlength_buffer=100)
+    texts = [completion("7", thinking) for thinking in ("a b c d", "a b c d", "no " * 50)]
+    scored = reward.score([problem(answer="7")] * 3, texts, 0, 1, [900, 950, 1_000], 1_000)
+    assert [s.terms["overlength"] for s in scored] == [0.0, -0.5, -1.0]
+    assert [s.terms["repetition"] < -0.8 for s in scored] == [False, False, True]
+    assert scored[0].terms["repetition"] == repetition_penalty("x y z", 2) == 0.0
+    assert scored[1].total == 0.5
+
+
+def test_the_overlength_term_says_what_it_lacks(pool):
+    with pytest.raises(ValueError, match="tokens"):
+        RewardFunction([RewardTerm(name="overlength")], pool).score([problem(answer="7")], ["7"], 0, 1)
 
 
 def test_a_term_of_the_last_steps_is_silent_before_them():

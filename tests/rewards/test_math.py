@@ -50,6 +50,7 @@ CORRECT = {
     "dollars": [("12", "$12$"), ("12", r"\text{12}")],
 }  # fmt: skip
 NOT_CORRECT = {
+    "unfinished": [("5", "5 +"), ("5", "5 ="), ("5", "5^"), ("5", "5 -")],
     "numbers": [
         ("12", "13"),
         ("12", "-12"),
@@ -105,7 +106,9 @@ def test_what_would_hang_is_refused_before_sympy_sees_it(answer):
     assert judged.verdict.value == "unparseable"
 
 
-@pytest.mark.parametrize("answer", ["x^{10}", "10!", r"\frac{1}{2^{100}}", "(((x)))", "2^{3^2}"])
+@pytest.mark.parametrize(
+    "answer", [r"\mathbb{R}^+", "x^{10}", "10!", r"\frac{1}{2^{100}}", "(((x)))", "2^{3^2}"]
+)
 def test_what_is_harmless_passes_the_screen(answer):
     assert screen(answer) is None
 

@@ -116,7 +116,7 @@ class Sandbox:
         self.close()
         raise WeakSandboxError(
             f"this kernel gives the code sandbox no {', '.join(missing)}: use another machine, leave the "
-            "code domain out, or set `allow_weak_sandbox: true` for the stage if you trust the model's programs"
+            "code domain out, or set `allow_weak_sandbox: true` for the stage if you trust the programs"
         )
 
     def _run(self, request: dict[str, Any]) -> tuple[Run, bytes]:
