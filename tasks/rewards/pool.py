@@ -52,8 +52,8 @@ class VerifierPool:
             raise ValueError("VerifierPool needs at least one worker and a positive time per item")
         self._seconds, self._partial_credit = seconds_per_item, partial_credit
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="verify")
-        self._workers: _Shelf[Worker] = _Shelf(Worker)
-        self._sandboxes: _Shelf[Sandbox] = _Shelf(lambda: Sandbox(allow_weak_sandbox))
+        self._workers: _Shelf[Worker] = _Shelf(Worker, workers)
+        self._sandboxes: _Shelf[Sandbox] = _Shelf(lambda: Sandbox(allow_weak_sandbox), workers)
         self._remembered: dict[tuple[str, str, str], Judgement] = {}
 
     def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement]:
@@ -94,11 +94,11 @@ class VerifierPool:
 
     def _attempts(self, row: Deferred) -> Judgement:
         lost = ""
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             try:
                 if row.operation == "code":
-                    return self._run_code(row)
-                return self._run_worker(row)
+                    return self._run_code(row, fresh=attempt > 0)
+                return self._run_worker(row, fresh=attempt > 0)
             except (PeerDied, PeerTimeout) as loss:
                 lost = str(loss)
             except SandboxError as failure:
@@ -106,8 +106,8 @@ class VerifierPool:
         detail = f"lost {_ATTEMPTS} {row.operation} processes on this answer: {lost}"
         return Judgement(Verdict.error, row.extracted, detail)
 
-    def _run_worker(self, row: Deferred) -> Judgement:
-        with self._workers.borrow() as worker:
+    def _run_worker(self, row: Deferred, fresh: bool) -> Judgement:
+        with self._workers.borrow(fresh) as worker:
             worker.load(row.operation)
             try:
                 verdict, detail = worker.judge(row.operation, row.arguments, self._seconds)
@@ -115,8 +115,8 @@ class VerifierPool:
                 verdict, detail = Verdict.timeout, f"not decided in {self._seconds:g} s"
         return Judgement(verdict, row.extracted, detail)
 
-    def _run_code(self, row: Deferred) -> Judgement:
-        with self._sandboxes.borrow() as sandbox:
+    def _run_code(self, row: Deferred, fresh: bool) -> Judgement:
+        with self._sandboxes.borrow(fresh) as sandbox:
             graded = judge_code(sandbox, row.extracted, row.arguments, self._seconds, self._partial_credit)
         share = graded.share if self._partial_credit else None
         return Judgement(graded.verdict, row.extracted, graded.detail, share)
@@ -179,24 +179,38 @@ P = TypeVar("P", bound=_Process)
 
 
 class _Shelf(Generic[P]):
-    """Idle processes of one kind; a borrowed one comes back only while it lives."""
+    """At most `size` idle processes of one kind; a borrowed one comes back only while it lives."""
 
-    def __init__(self, make: Callable[[], P]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], P], size: int) -> None:
+        self._make, self._size = make, size
         self._lock = threading.Lock()
         self.idle: list[P] = []
 
     @contextmanager
-    def borrow(self) -> Iterator[P]:
-        with self._lock:
-            process = self.idle.pop() if self.idle else None
-        process = process or self._make()
+    def borrow(self, fresh: bool) -> Iterator[P]:
+        """An idle process or a new one; always a new one where `fresh`."""
+        process = self._make() if fresh else self._take() or self._make()
         try:
             yield process
         finally:
-            if process.alive:
-                with self._lock:
-                    self.idle.append(process)
+            if not self._put_back(process):
+                process.close()
+
+    def _take(self) -> P | None:
+        with self._lock:
+            while self.idle:
+                process = self.idle.pop()
+                if process.alive:
+                    return process
+                process.close()
+        return None
+
+    def _put_back(self, process: P) -> bool:
+        with self._lock:
+            kept = process.alive and len(self.idle) < self._size
+            if kept:
+                self.idle.append(process)
+        return kept
 
     def close(self) -> None:
         with self._lock:

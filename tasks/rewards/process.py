@@ -44,8 +44,8 @@ class Peer:
 
     @property
     def alive(self) -> bool:
-        """False once it was killed here; a process that died by itself is found out by the next call."""
-        return not self._killed
+        """False once it was killed or has ended; its children may die a moment before it does."""
+        return not self._killed and self._process.poll() is None
 
     def call(self, message: bytes, seconds: float) -> bytes:
         """The answer to `message`.
