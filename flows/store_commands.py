@@ -38,7 +38,6 @@ PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain n
 class Drawing(StrEnum):
     tree = "tree"
     mermaid = "mermaid"
-    svg = "svg"
 
 
 class Layout(StrEnum):
@@ -107,7 +106,7 @@ def lineage(
 
     with _store() as store:
         graph = trace(store, store.resolve(artifact, preset))
-        text = {Drawing.tree: graph.tree, Drawing.mermaid: graph.mermaid, Drawing.svg: graph.svg}[draw]()
+        text = graph.tree() if draw is Drawing.tree else graph.mermaid()
         if out is None:
             typer.echo(text)
         else:

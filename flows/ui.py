@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from artifacts.lineage import Lineage
+    from tasks.report.plot import Drawing
 
 MAX_BYTES = 100_000
 MAX_TEXT = 600
@@ -83,9 +84,10 @@ def stage_page(manifest: Manifest, folder: Path, ref: Ref) -> str:
     """
     head = f"**{manifest.node}**: {manifest.kind} `{ref.digest}`, made by `{manifest.stage}`\n"
     graph = _lineage(ref)
-    picture = data_uri(_drawn(graph), "Lineage") + "\n"
     diagram = f"```mermaid\n{graph.mermaid()}\n```\n"
-    return fitted([head, *_curves(folder, manifest.node), picture, diagram])
+    drawings = [*_curves(folder, manifest.node), _recipe(graph)]
+    images = [data_uri(d.svg, d.label) + "\n" for d in drawings if d is not None]
+    return fitted([head, *images, diagram])
 
 
 def report_page(folder: Path) -> str:
@@ -216,14 +218,14 @@ def _sample_row(row: Mapping[str, Any]) -> Row:
     }
 
 
-def _curves(folder: Path, node: str) -> list[str]:
+def _curves(folder: Path, node: str) -> list[Drawing | None]:
     if not (folder / "metrics.parquet").exists():
         return []
     from artifacts.tables import read_table
-    from tasks.report.curves import by_name, one_stage
+    from tasks.report.curves import one_stage
+    from tasks.report.data import by_name
 
-    figure = one_stage(node, by_name(read_table(folder / "metrics.parquet")))
-    return [data_uri(figure.standalone(dark=False), figure.label) + "\n"] if figure else []
+    return [one_stage(node, by_name(read_table(folder / "metrics.parquet")))]
 
 
 def _lineage(ref: Ref) -> Lineage:
@@ -234,16 +236,16 @@ def _lineage(ref: Ref) -> Lineage:
     return lineage(ArtifactStore.open(absolute_store_url()), ref)
 
 
-def _drawn(graph: Lineage) -> str:
-    """An SVG: the nodes at their places of the recipe; where none has one, in columns."""
-    from tasks.report.graph import Node, recipe_figure
+def _recipe(graph: Lineage) -> Drawing | None:
+    """The artifacts at their places of the recipe."""
+    from tasks.report.data import Node
+    from tasks.report.recipe import recipe_figure
 
     nodes = [
         Node(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))
         for digest, node in graph.nodes.items()
     ]
-    figure = recipe_figure(nodes, {})
-    return figure.standalone(dark=False) if figure else graph.svg()
+    return recipe_figure(nodes, {})
 
 
 def _shown(value: float | int | str) -> str | float | int:

@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.report.charts import Panel, Series, grid
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
 from tasks.report.names import DOMAIN_TITLES, VERIFIABLE, role, title
-from tasks.report.svg import Figure
+from tasks.report.plot import Drawing, canvas, color, short_numbers, to_svg
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from tasks.report.data import Metrics
 
-Metrics = Mapping[str, Sequence[tuple[float, float]]]
-"""Metric name -> (step, value), steps rising."""
+Points = Sequence[tuple[float, float]]
+"""(step, value), steps rising."""
+
+MAX_POINTS = 70
+"""Points drawn of one line, first and last among them."""
+POINTS_IN_ALL = 2_000
+"""Points of all pale lines of a figure, which bounds its size: crowded figures draw fewer of each."""
 
 PANELS = {
     "reward": ("Reward", 0.0, None),
@@ -33,72 +43,121 @@ PANELS = {
     "loss": ("Loss", None, None),
     "token_accuracy": ("Token accuracy", None, 1.0),
 }
-"""Metric -> title, lowest and highest value that the axis shows at least."""
+"""Metric -> title, and the bounds that its axis ends at."""
+_STEPS = (1, 2, 2.5, 5, 10)
 SFT_PANELS = ("loss", "token_accuracy")
 RL_PANELS = tuple(name for name in PANELS if name not in SFT_PANELS)
 
 
-def by_name(table: pa.Table) -> dict[str, list[tuple[float, float]]]:
-    """The curves of a `metrics` table; of a step logged twice the last value counts."""
-    curves: dict[str, dict[float, float]] = {}
-    columns = (table.column(c).to_pylist() for c in ("step", "name", "value"))
-    for step, name, value in zip(*columns, strict=True):
-        if value == value:
-            curves.setdefault(name, {})[step] = value
-    return {name: sorted(points.items()) for name, points in curves.items()}
+@dataclass(frozen=True)
+class Panel:
+    """One small chart."""
+
+    title: str
+    lines: Mapping[str, Points]
+    """By role or domain, which is also its colour."""
+    floor: float | None = None
+    ceiling: float | None = None
 
 
-def overlay(stages: Mapping[str, Metrics], names: Sequence[str], label: str) -> Figure | None:
+def overlay(stages: Mapping[str, Metrics], names: Sequence[str], label: str) -> Drawing | None:
     """A panel a metric, a line a stage; None where no stage has any of them."""
-    panels = [
-        Panel(PANELS[name][0], lines, PANELS[name][1], PANELS[name][2])
-        for name in names
-        if (lines := [Series(title(n), role(n), m[name]) for n, m in stages.items() if m.get(name)])
-    ]
-    return grid(panels, label) if panels else None
+    lines = {n: {node: m[n] for node, m in stages.items() if m.get(n)} for n in names}
+    return _grid([_panel(name, found) for name, found in lines.items() if found], label)
 
 
-def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Figure | None:
+def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Drawing | None:
     """A panel a stage, a line a domain."""
-    panels = [
-        Panel(f"{title(node)}: pass rate", lines, 0.0, 1.0)
-        for node, metrics in stages.items()
-        if (lines := _domain_lines(metrics))
-    ]
-    return grid(panels, "Pass rate in training by domain", columns=max(2, len(panels))) if panels else None
+    lines = {node: _by_domain(metrics) for node, metrics in stages.items()}
+    panels = [Panel(title(node), found, 0.0, 1.0) for node, found in lines.items() if found]
+    return _grid(panels, "Pass rate in training by domain", columns=4)
 
 
-def one_stage(node: str, metrics: Metrics) -> Figure | None:
+def one_stage(node: str, metrics: Metrics) -> Drawing | None:
     """Everything worth seeing of one stage's training; None where nothing was logged."""
-    panels = [
-        Panel(words, [Series(title(node), role(node), metrics[name])], floor, ceiling)
-        for name, (words, floor, ceiling) in PANELS.items()
-        if metrics.get(name)
-    ]
-    if lines := _domain_lines(metrics):
-        panels.append(Panel("Pass rate by domain", lines, 0.0, 1.0))
-    return grid(panels, f"Training curves of {title(node)}") if panels else None
+    panels = [_panel(name, {node: metrics[name]}) for name in PANELS if metrics.get(name)]
+    if domains := _by_domain(metrics):
+        panels.append(Panel("Pass rate by domain", domains, 0.0, 1.0))
+    return _grid(panels, f"Training curves of {title(node)}")
 
 
-def _domain_lines(metrics: Metrics) -> list[Series]:
-    return [
-        Series(DOMAIN_TITLES[d], d, metrics[f"pass_rate_{d}"])
-        for d in VERIFIABLE
-        if metrics.get(f"pass_rate_{d}")
-    ]
+def _panel(name: str, lines: Mapping[str, Points]) -> Panel:
+    words, floor, ceiling = PANELS[name]
+    return Panel(words, lines, floor, ceiling)
+
+
+def _by_domain(metrics: Metrics) -> dict[str, Points]:
+    return {d: metrics[f"pass_rate_{d}"] for d in VERIFIABLE if metrics.get(f"pass_rate_{d}")}
+
+
+def _grid(panels: Sequence[Panel], label: str, *, columns: int = 3) -> Drawing | None:
+    """Panels of equal size, row by row, under one legend of the lines that share a panel."""
+    if not panels:
+        return None
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    limit = max(4, min(MAX_POINTS, POINTS_IN_ALL // sum(len(p.lines) for p in panels)))
+    figure = canvas(168 * rows + 24)
+    drawn: dict[str, Line2D] = {}
+    for place, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        lines = _draw(axes, panel, limit)
+        drawn |= lines if len(lines) > 1 else {}
+    if drawn:
+        names = [DOMAIN_TITLES.get(name) or title(name) for name in drawn]
+        figure.legend(list(drawn.values()), names, loc="outside upper left", ncols=len(names))
+    return to_svg(figure, label)
+
+
+def _draw(axes: Axes, panel: Panel, limit: int) -> dict[str, Line2D]:
+    """Each line pale step by step and strong as a moving mean; the strong ones by name."""
+    strong = {}
+    for name, points in panel.lines.items():
+        series, hue = np.array(points, dtype=float), color(role(name))
+        if len(series) >= 20:
+            axes.plot(*thin(series, limit).T, color=hue, clip_on=False, linewidth=1, alpha=0.35)
+        mean = thin(np.column_stack([series[:, 0], smooth(series[:, 1])]), limit // 2)
+        form = "." if len(mean) == 1 else "-"
+        (strong[name],) = axes.plot(*mean.T, form, color=hue, clip_on=False, linewidth=1.7)
+    _scale(axes, panel)
+    return strong
+
+
+def _scale(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
+    axes.xaxis.set_major_formatter(short_numbers)
+    axes.yaxis.set_major_formatter(short_numbers)
+    low, high = axes.dataLim.intervaly
+    if panel.floor is not None and low >= panel.floor:
+        axes.set_ylim(bottom=panel.floor)
+    if panel.ceiling is not None and high <= panel.ceiling:
+        axes.set_ylim(top=panel.ceiling)
+
+
+def thin(series: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` rows at equal distances, first and last among them."""
+    return series[np.linspace(0, len(series) - 1, min(limit, len(series))).round().astype(int)]
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """A centred moving mean over a tenth of the series, shorter at its ends."""
+    window = np.ones(2 * (len(values) // 20) + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def main(artifact: Path, out: Path) -> None:
     """Write the curves of the artifact in folder `artifact`."""
-    import json
+    from artifacts.manifest import MANIFEST_NAME, Manifest
+    from artifacts.tables import read_table
+    from tasks.report.data import by_name
 
-    import pyarrow.parquet as pq
-
-    node = json.loads((artifact / "manifest.json").read_text())["node"]
-    figure = one_stage(node, by_name(pq.read_table(artifact / "metrics.parquet")))
-    if figure is None:
+    node = Manifest.parse((artifact / MANIFEST_NAME).read_bytes(), str(artifact)).node
+    drawing = one_stage(node, by_name(read_table(artifact / "metrics")))
+    if drawing is None:
         sys.exit(f"{artifact}/metrics.parquet holds no training metric that is drawn")
-    out.write_text(figure.standalone())
+    out.write_text(drawing.svg)
 
 
 if __name__ == "__main__":

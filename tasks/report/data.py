@@ -15,11 +15,22 @@ from artifacts.tables import read_table
 from tasks.job import Input
 from tasks.problems.problem import VERIFIABLE, Problem, from_table
 from tasks.report.claims import Finding, check_all
-from tasks.report.curves import Metrics, by_name
-from tasks.report.graph import Node
 from tasks.report.names import in_order, role
 from tasks.report.tables import StageRow, stage_table
 from tasks.rewards.rubric import rubric_score
+
+Metrics = Mapping[str, Sequence[tuple[float, float]]]
+"""Metric name -> (step, value), steps rising."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact of the run."""
+
+    name: str
+    digest: str
+    parents: tuple[str, ...]
+    """Names of the nodes it was made from."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,7 @@ def load_run(inputs: Mapping[str, Input]) -> Run:
     parts = _parts(inputs, ("problems", "checkpoint", "dataset", "reward_models"))
     problems = {p.id: p for p in from_table(inputs["problems"].table("problems"))}
     samples = {name: _samples(part.path) for name, part in evaluations.items()}
-    curves = {name: by_name(read_table(file)) for name, file in _metrics_files(parts)}
+    curves: dict[str, Metrics] = {name: by_name(read_table(file)) for name, file in _metrics_files(parts)}
     seconds = {name: part.manifest.seconds for name, part in parts.items()}
     return Run(
         preset=next(iter(evaluations.values())).manifest.preset,
@@ -131,6 +142,16 @@ def load_run(inputs: Mapping[str, Input]) -> Run:
         examples=_examples(samples, {n: p.path for n, p in evaluations.items()}, problems),
         costs=_costs([*parts.values(), *evaluations.values()]),
     )
+
+
+def by_name(table: pa.Table) -> dict[str, list[tuple[float, float]]]:
+    """The curves of a `metrics` table; of a step logged twice the last value counts."""
+    curves: dict[str, dict[float, float]] = {}
+    columns = (table.column(c).to_pylist() for c in ("step", "name", "value"))
+    for step, name, value in zip(*columns, strict=True):
+        if value == value:
+            curves.setdefault(name, {})[step] = value
+    return {name: sorted(points.items()) for name, points in curves.items()}
 
 
 def _parts(inputs: Mapping[str, Input], kinds: Sequence[str]) -> dict[str, Part]:

@@ -10,8 +10,8 @@ from tasks.report import words
 from tasks.report.claims import Finding, Verdict
 from tasks.report.data import Example, Funnel, Run, Sample
 from tasks.report.names import DOMAIN_TITLES, role, title
+from tasks.report.plot import Drawing, color
 from tasks.report.style import STYLE
-from tasks.report.svg import DARK, FONT, LIGHT, MONO, Figure, color, variables
 from tasks.report.tables import LEGEND, Column, StageRow, duration, shown_columns
 
 MAX_COMPLETION = 1_600
@@ -21,7 +21,7 @@ _TONES = {Verdict.reproduces: "good", Verdict.does_not: "bad", Verdict.noise: "u
 _TAG = re.compile(r"&lt;(/?(?:think|answer))&gt;")
 
 
-def render(run: Run, figures: Mapping[str, Figure]) -> str:
+def render(run: Run, figures: Mapping[str, Drawing]) -> str:
     """The whole page."""
     sections = [
         _section("The recipe and what it scored", _figure(figures, "recipe", _RECIPE_NOTE)),
@@ -33,14 +33,12 @@ def render(run: Run, figures: Mapping[str, Figure]) -> str:
         _section("Cost", _figure(figures, "cost", _COST_NOTE), _costs(run)),
         _section("Lineage, versions and how to reproduce", _lineage(run), _versions(run)),
     ]
-    palette = f":root{{{variables(LIGHT)};--font:{FONT};--mono:{MONO}}}"
-    dark = f"@media(prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}"
     name = f"R1 recipe, preset {run.preset}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<style>{palette}{dark}{STYLE}</style></head><body><main>{_masthead(run)}{''.join(sections)}"
+        f"<style>{STYLE}</style></head><body><main>{_masthead(run)}{''.join(sections)}"
         "</main></body></html>\n"
     )
 
@@ -66,11 +64,11 @@ def _masthead(run: Run) -> str:
     )
 
 
-def _figure(figures: Mapping[str, Figure], name: str, note: str) -> str:
+def _figure(figures: Mapping[str, Drawing], name: str, note: str) -> str:
     if name not in figures:
         return ""
     caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
-    return f"<figure>{figures[name].inline()}{caption}</figure>"
+    return f"<figure>{figures[name].svg}{caption}</figure>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
@@ -121,9 +119,9 @@ def _claims(findings: Sequence[Finding]) -> str:
     return table(["Claim", "Published", "This run", "Verdict"], body, "claims") + note
 
 
-def _training(figures: Mapping[str, Figure]) -> list[str]:
+def _training(figures: Mapping[str, Drawing]) -> list[str]:
     notes = {
-        "rl-curves": "RL stages by policy update. Pale: each step; strong: mean over a tenth of the run.",
+        "rl-curves": "RL stages by policy update. Pale: single steps; strong: mean over a tenth of the run.",
         "rl-domains": "Share of correct completions in training, by domain.",
         "sft-curves": "Fine-tuning stages by optimizer step.",
     }
@@ -142,7 +140,7 @@ def _funnel(funnel: Funnel) -> str:
     lines += [("Kept in all", funnel.kept_total, "good")]
     body = "".join(
         f"<tr><th scope=row>{escape(label)}</th><td>{count:,}</td>"
-        f'<td class=bar><i style="width:{100 * count / widest:.1f}%;background:{color(tone)}"></i></td></tr>'
+        f'<td class=bar><i style="width:{100 * count / widest:.1f}%;background:var(--{tone})"></i></td></tr>'
         for label, count, tone in lines
     )
     return (

@@ -8,11 +8,11 @@ from tasks.report import words
 from tasks.report.claims import Finding
 from tasks.report.data import Cost, Funnel, Run
 from tasks.report.names import DOMAIN_TITLES, title
-from tasks.report.svg import Figure
+from tasks.report.plot import Drawing
 from tasks.report.tables import duration, to_markdown
 
 
-def render(run: Run, figures: Mapping[str, Figure]) -> str:
+def render(run: Run, figures: Mapping[str, Drawing]) -> str:
     """The page; figures are linked by file name (`NAME.svg` beside it)."""
     images = {name: f"![{figure.label}]({name}.svg)\n" for name, figure in figures.items()}
     facts = "\n".join(f"- {name}: {value}" for name, value in words.facts(run))

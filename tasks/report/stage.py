@@ -23,7 +23,7 @@ def run(config: ReportConfig, job: Job) -> None:
     job.progress(1, 2, "drawing")
     drawn = figures(loaded)
     for name, figure in drawn.items():
-        (job.draft / f"{name}.svg").write_text(figure.standalone())
+        (job.draft / f"{name}.svg").write_text(figure.svg)
     (job.draft / "report.html").write_text(html.render(loaded, drawn))
     (job.draft / "report.md").write_text(markdown.render(loaded, drawn))
     (job.draft / STAGES_FILE).write_text(rows_to_json(loaded.rows))

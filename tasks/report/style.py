@@ -1,6 +1,36 @@
-"""The style sheet of the report's page."""
+"""Colours and the style sheet of the report's page."""
 
-STYLE = """
+INK, MUTED, FAINT = "#1d2126", "#727a83", "#dcdfe3"
+COLORS = {
+    "base": "#7f868e", "r1-zero": "#d55e00", "dev1": "#c48a00", "dev2": "#009e73", "dev3": "#3f9bd6",
+    "r1": "#1b7cc2", "student-base": "#9a86ad", "student-distilled": "#9c52b8", "student-rl-only": "#cc6fa0",
+    "math": "#1b7cc2", "code": "#d55e00", "stem": "#009e73", "logic": "#cc6fa0",
+}  # fmt: skip
+"""By role of a checkpoint or by domain: after Okabe and Ito for colour-blind readers, of middle lightness so
+that they stand out from a white page and from a black one."""
+
+LIGHT = {
+    "paper": "#ffffff", "panel": "#f7f7f5", "ink": INK, "muted": MUTED, "faint": FAINT,
+    "good": "#1f7a4d", "bad": "#b3372b", "unsure": "#8a6d1a",
+}  # fmt: skip
+DARK = {
+    "paper": "#14171a", "panel": "#1c2024", "ink": "#e8eaed", "muted": "#9aa3ad", "faint": "#353b42",
+    "good": "#5cc48f", "bad": "#ee8074", "unsure": "#d9b755",
+}  # fmt: skip
+FONT = (
+    "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue','Noto Sans CJK SC','DejaVu Sans',sans-serif"
+)
+MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Noto Sans Mono CJK SC',monospace"
+
+
+def _variables(palette: dict[str, str]) -> str:
+    return ";".join(f"--{name}:{value}" for name, value in palette.items())
+
+
+STYLE = (
+    f":root{{{_variables(LIGHT)};--font:{FONT};--mono:{MONO}}}"
+    f"@media(prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}"
+    + """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.55 var(--font)}
 main{max-width:1088px;margin:0 auto;padding:48px 24px 96px}
@@ -15,7 +45,7 @@ section{margin-top:52px}
 .facts dt{color:var(--muted);font-size:12px}
 .facts dd{margin:0;font-size:14px}
 figure{margin:20px 0 24px;overflow-x:auto}
-figure svg{width:100%;min-width:720px;height:auto;display:block;font-family:var(--font)}
+figure svg{width:100%;min-width:720px;height:auto;display:block}
 figcaption,.note{color:var(--muted);font-size:13px;max-width:60em;margin:10px 0 0}
 .scroll{overflow-x:auto;margin:0 0 8px}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
@@ -53,3 +83,4 @@ code,pre{font-family:var(--mono);font-size:12.5px}
 pre{background:var(--panel);border-radius:6px;padding:12px 14px;overflow-x:auto}
 @media print{main{max-width:none;padding:0}section{break-inside:avoid-page}}
 """
+)

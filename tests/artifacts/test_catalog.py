@@ -205,17 +205,12 @@ def test_lineage_reaches_the_roots(any_store, tmp_path):
     assert graph.mermaid().startswith("flowchart LR\n")
 
 
-def test_the_drawing_is_well_formed_whatever_the_names(store, tmp_path):
-    from xml.etree import ElementTree
-
+def test_odd_names_end_no_mermaid_label(store, tmp_path):
     odd = publish(store, tmp_path, 'a"<b>&', config={})
     child = publish(store, tmp_path, "child", {'in"<put>': odd})
-    graph = lineage(store, child)
-    drawing = ElementTree.fromstring(graph.svg())
-    texts = [element.text for element in drawing.iter("{http://www.w3.org/2000/svg}text")]
-    assert 'a"<b>&' in texts
-    assert len(list(drawing.iter("{http://www.w3.org/2000/svg}path"))) == 1
-    assert '"<b>' not in graph.mermaid()
+    diagram = lineage(store, child).mermaid()
+    assert "a&quot;&lt;b&gt;&amp;" in diagram
+    assert '-->|"in&quot;&lt;put&gt;"|' in diagram
 
 
 def test_sql_sees_every_table(any_store, tmp_path):
@@ -248,11 +243,3 @@ def test_evaluations_are_found_by_their_checkpoint(store, tmp_path):
     assert [m.ref for m in catalog.evaluations_of(store, refs["dev1"])] == [evaluation]
     assert catalog.evaluations_of(store, Ref(kind=Kind.checkpoint, digest="0" * 64)) == []
     assert load_manifest(store.fetch(evaluation)).parents == {"checkpoint": refs["dev1"]}
-
-
-def test_no_line_of_the_drawing_passes_a_box(store, tmp_path):
-    graph = lineage(store, publish_recipe(store, tmp_path)["dev1"])
-    places, lanes = graph._layout()
-    passed = [place for lane in lanes.values() for place in lane.items()]
-    assert passed
-    assert len({*places.values(), *passed}) == len(places) + len(passed)

@@ -5,13 +5,19 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-from tasks.report.charts import MAX_POINTS, thin
+import numpy as np
+import pytest
+
+from artifacts.tables import read_table
 from tasks.report.claims import Verdict
-from tasks.report.curves import RL_PANELS, overlay
+from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
+from tasks.report.data import by_name
+from tasks.report.figures import figures
 from tasks.report.html import completion, render
-from tasks.report.svg import ticks
 from tests.report.synthetic import HOSTILE
 
+SVG = "http://www.w3.org/2000/svg"
+SVG_NAMESPACES = {SVG, "http://www.w3.org/1999/xlink"}
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 
@@ -39,9 +45,11 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report):
     assert checker.open == []
     assert not checker.tags & {"script", "link", "img", "iframe", "object"}
     assert not [name for name, _ in checker.attributes if name in ("src", "href") or name.startswith("on")]
-    assert {v for _, v in checker.attributes if "//" in v} == {"http://www.w3.org/2000/svg"}
-    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    assert {v for _, v in checker.attributes if "//" in v} == SVG_NAMESPACES
+    style = "".join(re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL))
     assert not re.search(r"url\(|@import|//", style)
+    links = {value for name, value in checker.attributes if name == "xlink:href" or "url(" in value}
+    assert all(link.startswith(("#", "url(#")) for link in links)
 
 
 def test_model_text_is_escaped():
@@ -71,24 +79,39 @@ def test_figures_are_small_xml_files(report):
         assert path.stat().st_size < 100_000, path.name
 
 
-def test_the_largest_figure_stays_small_however_long_the_run():
-    steps = [(step, 0.123456 * step % 7) for step in range(10_400)]
-    stages = {f"stage-{i}": dict.fromkeys(RL_PANELS, steps) for i in range(8)}
-    figure = overlay(stages, RL_PANELS, "curves")
-    assert len(figure.standalone()) < 100_000
+def test_equal_data_makes_equal_bytes(loaded, report):
+    drawn = figures(loaded)
+    assert {name: d.svg for name, d in drawn.items()} == {
+        path.stem: path.read_text() for path in report.draft.glob("*.svg")
+    }
 
 
-def test_thinning_keeps_the_mean():
-    points = [(float(i), float(i)) for i in range(10 * MAX_POINTS)]
-    thinned = thin(points)
-    assert len(thinned) == MAX_POINTS
-    assert sum(y for _, y in thinned) / MAX_POINTS == sum(y for _, y in points) / len(points)
+@pytest.mark.parametrize("steps", [1, 50, 10_400])
+def test_figures_stay_small_however_long_the_run(steps):
+    points = [(step, 0.123456 * step % 7) for step in range(steps)]
+    stages = {f"stage-{i}": dict.fromkeys(RL_PANELS, points) for i in range(8)}
+    assert len(overlay(stages, RL_PANELS, "curves").svg) < 100_000
+    domains = {f"pass_rate_{domain}": points for domain in ("math", "code", "stem", "logic")}
+    alone = one_stage("r1", stages["stage-0"] | domains).svg
+    assert len(alone) < 45_000  # in base64 beside a lineage, on a page of 100 KB
+    words = [element.text for element in ElementTree.fromstring(alone).iter(f"{{{SVG}}}text")]
+    assert {"KL to the reference", "Pass rate by domain", "Math"} <= set(words)
 
 
-def test_ticks_are_round_and_inside():
-    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1]
-    assert ticks(37, 61) == [40, 45, 50, 55, 60]
-    assert ticks(3, 3) == [3]
+def test_thinning_keeps_the_ends_and_real_steps():
+    series = np.array([(step, step**2) for step in range(1_000)])
+    thinned = thin(series, 80)
+    assert len(thinned) == 80
+    assert thinned[[0, -1], 0].tolist() == [0, 999]
+    assert (thinned[:, 1] == thinned[:, 0] ** 2).all()
+    assert (thin(series, 2_000) == series).all()
+
+
+def test_the_moving_mean_is_over_the_steps_there_are():
+    values = np.arange(40.0)
+    assert smooth(values)[20] == pytest.approx(20)  # two steps on each side
+    assert smooth(values)[0] == pytest.approx(1)  # steps 0, 1 and 2
+    assert smooth(np.array([3.0, 5.0])).tolist() == [3, 5]
 
 
 def test_markdown_names_every_stage_claim_and_parent(report, loaded):
@@ -111,4 +134,5 @@ def test_curves_of_one_artifact_from_the_command_line(report, r1_zero, tmp_path)
     out = tmp_path / "curves.svg"
     command = [sys.executable, "-m", "tasks.report.curves", str(r1_zero), str(out)]
     subprocess.run(command, check=True)
-    assert "Training curves of R1-Zero" in out.read_text()
+    metrics = by_name(read_table(r1_zero / "metrics"))
+    assert out.read_text() == one_stage("r1-zero", metrics).svg  # also from process to process
