@@ -123,10 +123,13 @@ def percent_and_interval(score: Score | None) -> str:
 
 
 def plain(score: Score | None) -> str:
-    """A mean in its own unit: tokens, or points of a rubric."""
-    if score is None:
-        return MISSING
-    return f"{score.value:,.0f}" if abs(score.value) >= 10 else f"{score.value:.1f}"
+    """A mean in points of a rubric."""
+    return MISSING if score is None else f"{score.value:.1f}"
+
+
+def whole(score: Score | None) -> str:
+    """A mean without decimals: tokens."""
+    return MISSING if score is None else f"{score.value:,.0f}"
 
 
 def duration(seconds: float | None) -> str:
@@ -163,7 +166,7 @@ COLUMNS = (
     Column("pass@k", "verifiable", "pass_at_k", percent_and_interval, percent, "p@k"),
     Column("Format", "verifiable", "format", percent_and_interval, percent, "Fmt"),
     Column("Lang", "verifiable", "language_consistency", percent_and_interval, percent),
-    Column("Len", "verifiable", "length", plain, plain),
+    Column("Len", "verifiable", "length", whole, whole),
     Column("Help", "general", "helpfulness", plain, plain),
     Column("Safe", "general", "safe_share", percent_and_interval, percent),
 )
