@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, BinaryIO
 
+from tasks.rewards.numeric import plainly_equal
 from tasks.rewards.sandbox import isolation
 from tasks.rewards.verdict import Verdict
 
@@ -43,7 +44,8 @@ def judge_math(gold: str, answer: str) -> Reply:
     if not expected:
         return Verdict.error, f"the gold answer {gold[:60]!r} cannot be parsed: mend the problem"
     found = math_verify.parse(as_latex(answer), parsing_timeout=None)
-    if math_verify.verify(expected, found, timeout_seconds=None):
+    plain = plainly_equal(expected[0], found[0]) if found else None
+    if math_verify.verify(expected, found, timeout_seconds=None) if plain is None else plain:
         return Verdict.correct, ""
     return (Verdict.unparseable if all(isinstance(f, str) for f in found) else Verdict.wrong), ""
 
