@@ -1,8 +1,9 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
 Sources: the tiny world's generators, reasoning-gym's (`tasks.problems.gym`), or Parquet files of the
-`problems` schema. Training problems that repeat a question or share a long n-gram with a held-out one go
-to `rejected.parquet` with the reason.
+`problems` schema, where code problems may come with submissions and generators in place of test cases
+(`tasks.problems.test_cases`). Training problems that repeat a question or share a long n-gram with a
+held-out one go to `rejected.parquet` with the reason.
 
     prefect deployment run problems --param preset=tiny
 """
@@ -21,6 +22,7 @@ from tasks.config import ProblemsConfig
 from tasks.job import Job
 from tasks.problems.gym import gym_problems
 from tasks.problems.problem import Problem, from_table, to_table
+from tasks.problems.test_cases import with_cases
 from tasks.problems.tiny_world import Exercise, exercises
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ def run(config: ProblemsConfig, job: Job) -> None:
 def draw(config: ProblemsConfig) -> tuple[list[Problem], list[dict[str, str]]]:
     """The problems of the source, and rows for `rejected.parquet`."""
     if config.source == "parquet":
-        return from_parquet(config.path), []
+        return with_cases(from_parquet(config.path))
     if config.source == "tiny-world":
         return tiny_world(config), []
     problems, refused = gym_problems(config.tasks, config.seed)
