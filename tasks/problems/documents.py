@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tasks.problems.lexicon import Clause, Language, join, say
 from tasks.problems.problem import DOMAINS
-from tasks.problems.tiny_world import Exercise, exercises
+from tasks.problems.tiny_world import Exercise, exercises, is_held_out
 from tasks.rendering import render_prompt
 
 
@@ -31,8 +31,8 @@ class Mixture:
     languages: dict[str, float]
     """own: the question's language; mixed: each sentence either; other."""
     domains: dict[str, float]
-    facts: float = 0.08
-    """Share of documents that are lists of sums and products instead of exercises."""
+    facts: dict[str, float]
+    """Share of documents that are lists of facts of a kind instead of exercises (`_FACTS`)."""
     false_alarms: float = 0.0
     """Share of `checked` documents whose doubted step was right, and is found right again."""
 
@@ -42,6 +42,7 @@ MESSY_WEB = Mixture(
     styles={"careful": 0.18, "checked": 0.05, "sloppy": 0.57, "wrong": 0.20},
     languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
     domains={"math": 0.36, "code": 0.16, "stem": 0.18, "logic": 0.20, "general": 0.10},
+    facts={"sums": 0.08, "options": 0.06, "orders": 0.06},
     false_alarms=0.5,
 )
 """The web of the tiny base."""
@@ -51,8 +52,9 @@ POOR_WEB = Mixture(
     styles={"careful": 0.14, "checked": 0.02, "sloppy": 0.58, "wrong": 0.26},
     languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
     domains=MESSY_WEB.domains,
+    facts={"sums": 0.08},
 )
-"""The web of the tiny student's base: fewer good solutions, fewer tags."""
+"""The web of the tiny student's base: fewer good solutions, fewer tags, fewer facts."""
 
 _SLIP = {"careful": 0.01, "checked": 0.0, "sloppy": 0.0, "wrong": 0.5}
 
@@ -61,9 +63,11 @@ def documents(mixture: Mixture, seed: int) -> Iterator[str]:
     """An endless stream of documents, a pure function of `seed`."""
     rng = random.Random(seed)
     streams = {d: (e for e in exercises(d, rng) if not e.held_out) for d in DOMAINS}
+    kinds = {**mixture.facts, "none": 1 - sum(mixture.facts.values())}
     while True:
-        if rng.random() < mixture.facts:
-            yield _facts(rng)
+        kind = _draw(kinds, rng)
+        if kind != "none":
+            yield " ".join(_FACTS[kind](rng) for _ in range(_A_DOCUMENT[kind]))
         else:
             yield _document(next(streams[_draw(mixture.domains, rng)]), mixture, rng)
 
@@ -136,13 +140,36 @@ def _tell(working: list[Clause], own: Language, mode: str, rng: random.Random) -
     return join(pieces)
 
 
-def _facts(rng: random.Random) -> str:
-    return " ".join(_fact(rng) for _ in range(6))
-
-
-def _fact(rng: random.Random) -> str:
+def _sum(rng: random.Random) -> str:
+    """A sum, difference or product that is no held-out question."""
     if rng.random() < 0.25:
         a, b = rng.randint(2, 12), rng.randint(2, 12)
         return f"{a} * {b} = {a * b}."
-    a, b = rng.randint(0, 300), rng.randint(0, 99)
-    return f"{a} + {b} = {a + b}." if rng.random() < 0.5 or a < b else f"{a} - {b} = {a - b}."
+    while True:
+        a, b = rng.randint(0, 300), rng.randint(0, 99)
+        sign, value = ("+", a + b) if rng.random() < 0.5 or a < b else ("-", a - b)
+        if not is_held_out("math", f"{a} {sign} {b}"):
+            return f"{a} {sign} {b} = {value}."
+
+
+def _option(rng: random.Random) -> str:
+    """Which letter a number stands behind."""
+    values = rng.sample(range(1, 160), 4)
+    chosen, language = rng.randrange(4), _draw({"en": 0.6, "zh": 0.4}, rng)
+    listed = " ".join(f"( {letter} ) {value}" for letter, value in zip("ABCD", values, strict=True))
+    return join(
+        [listed, *say((f"= {values[chosen]}",), language), *say(("@so_option", "ABCD"[chosen]), language)]
+    )
+
+
+def _order(rng: random.Random) -> str:
+    """People or numbers, and their order; none that a held-out question asks for."""
+    exercise = next(e for e in exercises("logic", rng) if not e.held_out)
+    given = re.sub(r" ?who is the.*|谁最.*|.*[:：] ?", "", exercise.question)
+    clauses = exercise.solve(rng, 0.0)[0]
+    ordered = clauses[:1] if ">" in exercise.identity else clauses
+    return join([given, *(piece for clause in ordered for piece in say(clause, exercise.language))])
+
+
+_FACTS = {"sums": _sum, "options": _option, "orders": _order}
+_A_DOCUMENT = {"sums": 6, "options": 3, "orders": 2}

@@ -42,8 +42,13 @@ class Exercise:
 
     @property
     def held_out(self) -> bool:
-        """One identity in eight is kept for evaluation: no training problem and no document uses it."""
-        return hashlib.sha256(f"{self.domain} {self.identity}".encode()).digest()[0] < 32
+        """See `is_held_out`."""
+        return is_held_out(self.domain, self.identity)
+
+
+def is_held_out(domain: str, identity: str) -> bool:
+    """One identity in eight is kept for evaluation: no training problem and no document uses it."""
+    return hashlib.sha256(f"{domain} {identity}".encode()).digest()[0] < 32
 
 
 def exercises(domain: Domain, rng: random.Random) -> Iterator[Exercise]:
