@@ -52,19 +52,21 @@ class Speed:
     tokens_per_second: float
 
 
-def measure(trainer: GRPOTrainer) -> Speed:
+def measure(trainer: GRPOTrainer, warm_up: int = 1) -> Speed:
+    """Train, and look at the steps after the first `warm_up`."""
     clock = Clock()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
     trainer.train()
-    (start, seen), (end, total) = clock.marks[0], clock.marks[-1]
-    return Speed((end - start) / (len(clock.marks) - 1), (total - seen) / (end - start))
+    marks = clock.marks[warm_up - 1 :]
+    (start, seen), (end, total) = marks[0], marks[-1]
+    return Speed((end - start) / (len(marks) - 1), (total - seen) / (end - start))
 
 
 def plain_trl(config: RLConfig, folder: Path, model_folder: Path) -> GRPOTrainer:
     tokenizer = load_tokenizer(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    ours = grpo_arguments(config, folder, model.num_parameters(), longest_prompt=64).to_dict()
+    ours = grpo_arguments(config, folder, model.num_parameters(), longest_prompt=160).to_dict()
     parts = config.batch_size // config.micro_batch_size
     changed = {
         "per_device_train_batch_size": config.micro_batch_size,
@@ -85,7 +87,8 @@ _SAME = (
     "loss_type", "scale_rewards", "beta", "use_bias_correction_kl", "epsilon", "epsilon_high",
     "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "disable_dropout",
     "gradient_checkpointing", "bf16", "use_cpu", "seed", "shuffle_dataset", "logging_steps", "save_steps",
-    "report_to", "disable_tqdm", "dataloader_pin_memory",
+    "report_to", "disable_tqdm", "dataloader_pin_memory", "use_vllm", "vllm_mode",
+    "vllm_gpu_memory_utilization", "vllm_max_model_length",
 )  # fmt: skip
 
 

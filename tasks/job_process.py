@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -55,8 +55,17 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     spec = JobSpec.model_validate_json(options.spec.read_bytes())
+    os.environ |= visible_gpus(spec, os.environ)
     with Watch(options.spec.parent, options.parent) as watch:
         sys.exit(run_builds(spec, options.spec.parent, watch))
+
+
+def visible_gpus(spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str]:
+    """One GPU (the first that is visible) for a job of one process: with several in sight, the trainers would
+    copy the model to all of them in one process, which TRL refuses. Set before anything imports torch."""
+    if any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]}
 
 
 def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:

@@ -130,7 +130,7 @@ class Worker:
         environment = {
             "PATH": os.defpath,
             "LANG": "C.UTF-8",
-            "PYTHONPATH": root,
+            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",

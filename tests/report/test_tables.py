@@ -76,7 +76,10 @@ def test_a_full_terminal_table_fits_100_columns():
     out = io.StringIO()
     Console(file=out, width=100).print(to_rich([StageRow("tiny-student-distilled", full, 3599.0)]))
     head, _, row = out.getvalue().splitlines()[1:4]
-    assert head.split() == "Stage Math Code STEM Logic All c@k p@k Fmt Lang Len Help Safe Time".split()
+    assert head.split() == [
+        "Stage", "Math", "Code", "STEM", "Logic", "All", "c@k", "p@k", "Fmt", "Lang", "Len", "Help", "Safe",
+        "Time",
+    ]  # fmt: skip
     percents = "100±10 100±10 100±10 100±10 100±10 100 100 100 100"
     assert row.split("distilled")[1].split() == f"{percents} 12,345 1.0 100 59:59 min".split()
     assert max(map(len, out.getvalue().splitlines())) <= 100
