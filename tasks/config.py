@@ -52,7 +52,7 @@ class EngineSettings(Settings):
     gpu_memory_share: Annotated[float, Field(gt=0, le=0.95, json_schema_extra=VOLATILE)] = 0.45
     """Share of the GPU's memory that vLLM takes."""
     server_url: Annotated[str, Field(json_schema_extra=VOLATILE)] = ""
-    """`vllm-server` only: the address of `trl vllm-serve`."""
+    """`vllm-server` only: the server's address (`tasks.rollout.vllm_server` says how to start one)."""
 
 
 class Sampling(Settings):

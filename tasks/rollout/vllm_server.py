@@ -1,6 +1,7 @@
 """A vLLM server over its OpenAI interface: one rollout fleet for several machines or stages.
 
-    VLLM_SERVER_DEV_MODE=1 vllm serve BASE --weight-transfer-config '{"backend": "nccl"}'
+    VLLM_SERVER_DEV_MODE=1 vllm serve BASE --weight-transfer-config '{"backend": "nccl"}' \\
+        --logprobs-mode processed_logprobs --max-logprobs -1
 
 The server keeps its architecture and gets each checkpoint's weights pushed over NCCL by TRL's
 `VLLMClient` when it does not serve that folder already; that push needs a GPU here as well. One job

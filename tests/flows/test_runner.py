@@ -15,6 +15,7 @@ from artifacts.keys import cache_key
 from artifacts.store import ArtifactStore
 from flows import places, runner
 from flows.processes import is_alive
+from tasks.job_process import visible_gpus
 from tasks.job_spec import BuildSpec, ExitRecord, JobSpec
 
 ENTRY = "tests.flows.job_entry"
@@ -153,3 +154,19 @@ def test_two_runs_of_one_key_build_once(store):
     assert sorted(record.results[0].cached for record in records) == [False, True]
     assert starts(spec, store) == [0]
     assert len(store.digests()) == 1
+
+
+@pytest.mark.parametrize(
+    ("processes", "visible", "expected"),
+    [
+        (1, {}, "0"),
+        (1, {"CUDA_VISIBLE_DEVICES": "2,3"}, "2"),
+        (1, {"CUDA_VISIBLE_DEVICES": ""}, ""),
+        (2, {}, None),
+    ],
+)
+def test_a_job_of_one_process_sees_one_gpu(tmp_path, processes, visible, expected):
+    config = {"launch": {"processes": processes}}
+    build = BuildSpec(node="n", stage="rl-zero", config=config, inputs={}, key="k", ref_name="p/n")
+    spec = JobSpec(store="memory://", work_root=tmp_path, preset="p", builds=(build,))
+    assert visible_gpus(spec, visible).get("CUDA_VISIBLE_DEVICES") == expected
