@@ -4,39 +4,50 @@
     python -m benchmarks.gpu_engines MODEL_FOLDER --case vllm  one
 
 Each case runs in a process of its own. All update the same model on the same prompts with the same reward;
-the first two steps (start-up, compilation) are not counted. `gap` is the mean distance, in nats a token,
-between the sampler's log-probabilities and the trainer's: after the canary's weight change, to the weights as
-they were before it (must be far), and over the steps. `trl` is TRL's own GRPOTrainer with vLLM colocated.
+the first two steps (start-up, compilation) are not counted. `canary_mismatch` is the mean distance, in nats
+a token, between the sampler's log-probabilities and the trainer's after the canary's weight change,
+`canary_stale` that to the weights as they were before it (must be far), `sampler_mismatch` the first over the
+steps.
+`lost-server` kills its vLLM server on the way. `trl` is TRL's own GRPOTrainer with vLLM colocated.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from artifacts.keys import cache_key
+from artifacts.manifest import ManifestDraft
 from artifacts.refs import Kind, Ref
+from artifacts.store import ArtifactStore
 from artifacts.tables import read_table, write_table
 from benchmarks.rl_step import PROBLEMS, digits, measure, plain_trl
+from flows.runner import JobFailed, kill, run_job
 from tasks.config import EngineSettings, LaunchSettings, RewardTerm, RLConfig, Sampling
-from tasks.job import Input, Job
+from tasks.job import Input, Job, Progress
+from tasks.job_spec import BuildSpec, JobSpec
 from tasks.problems.problem import to_table
 from tasks.rollout.engine import open_engine
+from tasks.rollout.server import stay_on_loopback
 
 SERVER = "http://127.0.0.1:8123"
 WARM_UP = 2
-_SECONDS = 240.0
+_SECONDS = 280.0
 
 
 def settings(engine: EngineSettings, steps: int, processes: int = 1) -> RLConfig:
@@ -80,31 +91,88 @@ def trl(model: Path, steps: int, scratch: Path) -> dict[str, float]:
     return {"seconds_per_step": measure(trainer, WARM_UP).seconds_per_step}
 
 
+def inputs(model: Path, scratch: Path) -> dict[str, tuple[Kind, Path]]:
+    """The stage's inputs, laid out like artifacts."""
+    problems, checkpoint = scratch / "problems", scratch / "checkpoint"
+    rows = to_table(replace(p, answer="1") for p in PROBLEMS)
+    write_table(problems / "problems.parquet", rows, "problems")
+    checkpoint.mkdir()
+    (checkpoint / "model").symlink_to(model.resolve())
+    return {"checkpoint": (Kind.checkpoint, checkpoint), "problems": (Kind.problems, problems)}
+
+
+def stage_figures(artifact: Path) -> dict[str, float]:
+    """From a finished stage's metrics."""
+    rows = read_table(artifact / "metrics.parquet").to_pylist()
+    steps = range(1 + max(r["step"] for r in rows))
+    found = figures([{f"r1/{r['name']}": r["value"] for r in rows if r["step"] == step} for step in steps])
+    spent = sum(found[name] for name in ("generate_s", "sync_s", "score_s", "update_s"))
+    return {"seconds_per_step": spent, **found}
+
+
 def two_processes(model: Path, steps: int, scratch: Path) -> dict[str, float]:
     """The whole stage, in two processes with vLLM colocated in each, rewarded for short answers."""
     from tasks.train import rl
 
-    write_table(
-        scratch / "in" / "problems.parquet", to_table(replace(p, answer="1") for p in PROBLEMS), "problems"
-    )
-    (scratch / "model-in").mkdir()
-    (scratch / "model-in" / "model").symlink_to(model.resolve())
-    inputs = {
-        "checkpoint": (Kind.checkpoint, scratch / "model-in"),
-        "problems": (Kind.problems, scratch / "in"),
+    given = {
+        name: Input(Ref(kind=kind, digest="0" * 64), path)
+        for name, (kind, path) in inputs(model, scratch).items()
     }
-    given = {name: Input(Ref(kind=kind, digest="0" * 64), path) for name, (kind, path) in inputs.items()}
     job = Job("two", "rl-zero", given, scratch / "work")
     for folder in (job.state, job.draft):
         folder.mkdir(parents=True)
     rl.run(settings(EngineSettings(name="vllm", gpu_memory_share=0.3), steps, processes=2), job)
-    rows = read_table(job.draft / "metrics.parquet").to_pylist()
-    log = [{f"r1/{r['name']}": r["value"] for r in rows if r["step"] == step} for step in range(steps)]
-    found = figures(log)
+    return stage_figures(job.draft)
+
+
+def lost_server(model: Path, steps: int, scratch: Path) -> dict[str, float]:
+    """The whole stage as the flows run it; its vLLM server is killed after three steps and started again."""
+    config = settings(EngineSettings(name="vllm-server", server_url=SERVER), steps)
+    config = config.model_copy(update={"checkpoint_every": 2})
+    spec, store = job_spec(config, model, scratch)
+    log, killed, begun = scratch / "server.log", [], time.perf_counter()
+    servers = [start_server(model, log, "--enforce-eager")]
+
+    def kill_once(progress: Progress) -> None:
+        print(f"{time.perf_counter() - begun:.0f} s: {progress.message}", file=sys.stderr, flush=True)
+        if progress.done >= 3 and not killed:
+            killed.append(time.perf_counter())
+            os.killpg(servers[0].pid, signal.SIGKILL)
+            servers.append(start_server(model, log, "--enforce-eager"))
+
+    try:
+        (result,) = run_job(spec, kill_once).results
+    except JobFailed:
+        for text in (log, *sorted((spec.work_root / "jobs").glob("*/log.txt"))):
+            print(f"---- {text}\n{text.read_text()[-3_000:]}", file=sys.stderr)
+        raise
+    finally:
+        for server in servers:
+            stop_server(server)
+    artifact = store.fetch(result.ref)
+    drawn = read_table(artifact / "samples.parquet")
     return {
-        "seconds_per_step": found["generate_s"] + found["sync_s"] + found["score_s"] + found["update_s"],
-        **found,
+        "killed_at_s": killed[0] - begun,
+        "done_at_s": time.perf_counter() - begun,
+        "job_starts": len(list((spec.work_root / "jobs").iterdir())),
+        "completions_a_step": drawn.num_rows / steps,
+        **stage_figures(artifact),
     }
+
+
+def job_spec(config: RLConfig, model: Path, scratch: Path) -> tuple[JobSpec, ArtifactStore]:
+    store, parents = ArtifactStore.open(str(scratch / "store")), {}
+    for name, (kind, folder) in inputs(model, scratch).items():
+        draft = shutil.copytree(folder, scratch / f"draft-{name}")
+        key = cache_key(name, 1, {}, {})
+        draft_of = ManifestDraft(kind=kind, stage="benchmark", stage_version=1, node=name, key=key)
+        parents[name] = store.publish(draft, draft_of)
+    build = BuildSpec(
+        node="r1-zero", stage="rl-zero", config=config.model_dump(mode="json"), inputs=parents,
+        key=cache_key("rl-zero", 1, {}, parents), ref_name="benchmark/r1-zero",
+    )  # fmt: skip
+    where = {"store": str(scratch / "store"), "work_root": scratch / "work"}
+    return JobSpec(preset="benchmark", builds=(build,), **where), store
 
 
 def sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
@@ -121,40 +189,45 @@ def sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
     return {"tokens_per_second": sum(c.completion_tokens for c in second) / seconds, "same_text_share": same}
 
 
-@contextmanager
-def server(model: Path, log: Path) -> Any:
+def start_server(model: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
     """`vllm serve` on the second GPU, its weights open to TRL's client; the trainer has the first one."""
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--host", "127.0.0.1",
-        "--port", SERVER.rpartition(":")[2], "--max-model-len", "1024", "--gpu-memory-utilization", "0.5",
+        "--port", SERVER.rpartition(":")[2], "--max-model-len", "1024", "--gpu-memory-utilization", "0.4",
         "--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs",
-        "--max-logprobs", "-1",
+        "--max-logprobs", "-1", *options,
     ]  # fmt: skip
+    stay_on_loopback(SERVER)
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
 
 
 def through_server(model: Path, steps: int, scratch: Path) -> dict[str, float]:
-    with server(model, scratch / "server.log"):
-        try:
-            return ours(EngineSettings(name="vllm-server", server_url=SERVER))(model, steps, scratch / "run")
-        except Exception:
-            print(
-                "".join((scratch / "server.log").read_text().splitlines(keepends=True)[-15:]), file=sys.stderr
-            )
-            raise
+    log = scratch / "server.log"
+    server = start_server(model, log)
+    try:
+        return ours(EngineSettings(name="vllm-server", server_url=SERVER))(model, steps, scratch / "run")
+    except Exception:
+        print("".join(log.read_text().splitlines(keepends=True)[-15:]), file=sys.stderr)
+        raise
+    finally:
+        stop_server(server)
 
 
 CASES: dict[str, tuple[int, Callable[[Path, int, Path], dict[str, float]]]] = {
     "vllm": (1, ours(EngineSettings(name="vllm", gpu_memory_share=0.3))),
     "trl": (1, trl),
     "vllm-server": (2, through_server),
+    "lost-server": (2, lost_server),
     "two-processes": (2, two_processes),
     "transformers": (1, ours(EngineSettings(batch_size=256))),
     "sampling": (1, sampling),
@@ -180,7 +253,7 @@ def in_process(name: str, model: Path, steps: int) -> dict[str, float] | str:
         "--steps",
         str(steps),
     ]
-    visible = {} if name == "two-processes" else {"CUDA_VISIBLE_DEVICES": "0"}
+    visible = {} if CASES[name][0] > 1 and "server" not in name else {"CUDA_VISIBLE_DEVICES": "0"}
     process = subprocess.Popen(
         command, env=os.environ | visible, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -188,7 +261,7 @@ def in_process(name: str, model: Path, steps: int) -> dict[str, float] | str:
     try:
         output = process.communicate(timeout=_SECONDS)[0]
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        kill({psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)})
         output = process.communicate()[0] + f"\nlonger than {_SECONDS:.0f} s"
     for line in output.splitlines():
         if line.startswith("RESULT "):

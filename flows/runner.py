@@ -1,8 +1,9 @@
 """Runs one job process, as its supervisor: the job's own records decide, not anyone's memory of it.
 
-A job that dies (a signal, no exit record, a silent heartbeat) is started once more and resumes from its
-last checkpoint. Whatever ends the supervisor, short of SIGKILL, ends the job's whole process group; after
-a SIGKILL the job notices by itself that its parent is gone.
+A job that dies (a signal, no exit record, a silent heartbeat, a lost service) is started again and resumes
+from its last checkpoint; it is given up where it dies twice without having got any further. Whatever ends
+the supervisor, short of SIGKILL, ends the job's whole process group; after a SIGKILL the job notices by
+itself that its parent is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.job import Progress
+from tasks.job import LOST, Progress
 from tasks.job_spec import ExitRecord, JobSpec
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ JOB_ENVIRONMENT = {
 
 
 class JobFailed(RuntimeError):
-    """The job ended with a reason, or died twice; one line, with the place of its log."""
+    """The job ended with a reason, or died twice at one place; one line, with the place of its log."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,28 @@ def run_job(
     """Run the builds of `spec` in a process of their own and wait for them.
 
     Raises:
-        JobFailed: the job failed, was stopped, or died `attempts` times.
+        JobFailed: the job failed, was stopped, or died `attempts` times at one place.
     """
-    for attempt in range(1, attempts + 1):
+    deaths, furthest = 0, _newest_progress(spec)
+    while deaths < attempts:
         with started(spec, module) as job:
             death = _wait(job, spec, on_progress)
         record = ExitRecord.read(job.folder)
         if record is not None and not death:
             return _successful(record, job)
-        log.warning("the job for %s %s (attempt %d of %d)", _what(spec), death, attempt, attempts)
+        reached = _newest_progress(spec)
+        if _is_further(reached, furthest):
+            deaths, furthest = 0, reached
+        deaths += 1
+        log.warning("the job for %s %s (%d of %d times here)", _what(spec), death, deaths, attempts)
     raise JobFailed(f"{_what(spec)}: the job {death}, {attempts} times; its log is {job.folder / 'log.txt'}")
+
+
+def _is_further(now: Progress | None, before: Progress | None) -> bool:
+    """Whether a job that died at `now` had got further than at `before`."""
+    if now is None or before is None or now.node != before.node:
+        return now is not None
+    return now.done > before.done
 
 
 def _successful(record: ExitRecord, job: JobProcess) -> ExitRecord:
@@ -146,6 +159,8 @@ def _death(job: JobProcess) -> str:
     assert ended is not None
     if ended.si_code != os.CLD_EXITED:
         return f"was killed by {signal.Signals(ended.si_status).name}"
+    if ended.si_status == LOST:
+        return "lost a service that it depends on (the end of its log says which)"
     if ExitRecord.read(job.folder) is None:
         return f"ended with code {ended.si_status} and no exit record"
     return ""

@@ -31,8 +31,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LOST = 4
+"""Exit code of a job that lost a service it depends on."""
+
+
 class StopRequested(Exception):
     """The job was asked to stop (SIGTERM or an orphaned parent); raised after a checkpoint was written."""
+
+
+class ServiceLost(Exception):
+    """Something outside that the job depends on is gone (a vLLM server); started again, the job resumes."""
 
 
 @dataclass(frozen=True)

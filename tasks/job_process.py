@@ -1,7 +1,8 @@
 """The process that builds artifacts: lease, inputs, stage, publish.  `python -m tasks.job SPEC.json`
 
-Exit codes: 0 done, 1 failed, 3 stopped after a checkpoint. Anything else, or no `exit.json` beside the
-spec, means that the process died; whoever started it may start it again and it resumes.
+Exit codes: 0 done, 1 failed, 3 stopped after a checkpoint, 4 lost a service it depends on. Anything else, or
+no `exit.json` beside the spec (4 leaves none), means that the process died; whoever started it may start it
+again and it resumes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from artifacts.errors import CorruptArtifact
 from artifacts.manifest import ManifestDraft
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from tasks.job import Input, Job, StopRequested, write_json
+from tasks.job import LOST, Input, Job, ServiceLost, StopRequested, write_json
 from tasks.job_spec import GRACE_SECONDS, BuildResult, BuildSpec, ExitRecord, JobSpec
 from tasks.stages import STAGES, Stage
 
@@ -69,7 +70,7 @@ def visible_gpus(spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str
 
 
 def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
-    """Every build in order; the exit record is written whatever happens."""
+    """Every build in order; the exit record is written whatever happens, unless a service was lost."""
     store = ArtifactStore.open(spec.store)
     results: list[BuildResult] = []
     node = ""
@@ -85,6 +86,9 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
     except StopRequested:
         ended("stopped", watch.reason or "asked to stop")
         return _STOPPED
+    except ServiceLost as loss:
+        log.error("%s: %s", node, loss)
+        return LOST
     except Exception as error:
         ended("failed", one_line(error))
         raise

@@ -34,6 +34,7 @@ from trl import GRPOTrainer
 from tasks.config import Sampling
 from tasks.rollout.decoding import write
 from tasks.rollout.engine import derived_seed
+from tasks.rollout.server import ServerWatch
 from tasks.train import canary
 from tasks.train.checkpoints import checkpoint_step
 from tasks.train.metrics import OWN
@@ -75,6 +76,11 @@ class GroupTrainer(GRPOTrainer):
         self._on_written = on_written
         self._mismatch_limit, self._sampler_checked = mismatch_limit, False
         self._seconds: dict[str, float] = defaultdict(float)
+        self._server: ServerWatch | None = None
+
+    def watch_server(self, server: ServerWatch) -> None:
+        """End as lost when the vLLM server vanishes; for the process that talks to it."""
+        self._server = server
 
     # ---- rollouts -----------------------------------------------------------------------------
 
@@ -124,17 +130,18 @@ class GroupTrainer(GRPOTrainer):
         num_generations: int,
         *args: Any,
     ) -> tuple[list[TokenIds], list[list[float]]]:
-        if not self._sampler_checked:
-            self._check_sampler(prompt_ids)
-        self._sync_sampler()
-        self._set_length(self._length_at(self.state.global_step))
-        with self._timed("generate_s"):
-            if self.use_vllm:
-                drawn = super()._generate_single_turn(
-                    prompt_ids, images, multimodal_fields, num_generations, *args
-                )
-            else:
-                drawn = self._sample(prompt_ids, self._on_written and self._tell)
+        with self._server.watching() if self._server else contextlib.nullcontext():
+            if not self._sampler_checked:
+                self._check_sampler(prompt_ids)
+            self._sync_sampler()
+            self._set_length(self._length_at(self.state.global_step))
+            with self._timed("generate_s"):
+                if self.use_vllm:
+                    drawn = super()._generate_single_turn(
+                        prompt_ids, images, multimodal_fields, num_generations, *args
+                    )
+                else:
+                    drawn = self._sample(prompt_ids, self._on_written and self._tell)
         written = sum(len(tokens) for tokens in drawn[0])
         self._log(tokens_per_second=written / self._seconds["generate_s"])
         return drawn

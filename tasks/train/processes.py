@@ -25,7 +25,7 @@ import torch
 
 from artifacts.refs import Ref
 from tasks.config import LaunchSettings, RLConfig
-from tasks.job import Input, Job, StopRequested, write_json
+from tasks.job import Input, Job, ServiceLost, StopRequested, write_json
 
 _STOPPED = 3
 _POLL = 0.2
@@ -56,21 +56,30 @@ def train_in_processes(config: RLConfig, job: Job) -> None:
 
     Raises:
         StopRequested: stopped after a checkpoint.
+        ServiceLost: the vLLM server vanished.
         RuntimeError: a process failed, with its reason.
     """
     spec = job.folder / "processes"
     spec.mkdir(exist_ok=True)
     for old in spec.iterdir():
         old.unlink()
+    lost_note(job).unlink(missing_ok=True)
     write_json(spec / "spec.json", _document(config, job))
     processes = subprocess.Popen(_command(config, spec), env=_environment(config.launch))
     _wait(processes, job)
     reasons = sorted(path.read_text() for path in spec.glob("reason-*"))
     if any(spec.glob("stopped-*")):
         raise StopRequested(f"{job.node}: stopped in {config.launch.processes} processes")
+    if lost_note(job).exists():
+        raise ServiceLost(lost_note(job).read_text())
     if processes.returncode != 0:
         raise RuntimeError(reasons[0] if reasons else f"a process ended with code {processes.returncode}")
     job.summary(**json.loads((spec / "summary.json").read_text()))
+
+
+def lost_note(job: Job) -> Path:
+    """Where the process that lost its vLLM server writes that down."""
+    return job.folder / "lost"
 
 
 def process_number() -> int:

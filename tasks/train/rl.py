@@ -38,6 +38,7 @@ from tasks.job import Job
 from tasks.problems.problem import Problem, from_table
 from tasks.rendering import render_prompt
 from tasks.rewards import RewardFunction, RewardHealth, VerifierPool
+from tasks.rollout.server import ServerWatch, stay_on_loopback
 from tasks.train.checkpoints import SealCheckpoints, best_checkpoint, checkpoint_step, newest_checkpoint
 from tasks.train.curriculum import pass_rates
 from tasks.train.early_rewards import EarlyVerifier
@@ -47,7 +48,7 @@ from tasks.train.job_callback import JobCallback, raise_if_stopped
 from tasks.train.memory import check_memory
 from tasks.train.metrics import last_mean, write_metrics
 from tasks.train.models import CHECKPOINTING_FROM, end_token_ids, load_policy, load_tokenizer, save_model
-from tasks.train.processes import process_number, sharding_arguments, train_in_processes
+from tasks.train.processes import lost_note, process_number, sharding_arguments, train_in_processes
 from tasks.train.recorder import RecordedReward, drop_from, finish
 from tasks.train.schedule import (
     Stage,
@@ -69,6 +70,7 @@ def run(config: RLConfig, job: Job) -> None:
         ValueError: settings that the inputs or the machine cannot serve, before anything is trained.
         RuntimeError: the reward is broken (constant, or too many verifier errors), or the sampler does not
             follow the trainer's weights.
+        ServiceLost: the vLLM server vanished or was restarted; the next run goes on from the checkpoint.
         StopRequested: asked to stop; the next run goes on from the checkpoint.
     """
     job.progress(0, config.steps, "loading the model")
@@ -101,6 +103,7 @@ def train(config: RLConfig, job: Job) -> None:
             end_token_ids(model, tokenizer), process_number(),
         )  # fmt: skip
         trainer = build_trainer(config, job.state / "trainer", model, tokenizer, prompts, reward, verifier)
+        _watch_server(trainer, config, job)
         health = HealthCallback(config.mismatch_limit)
         trainer.add_callback(health)
         trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout))
@@ -109,6 +112,11 @@ def train(config: RLConfig, job: Job) -> None:
     _leave(trainer, tokenizer, config, job)
     if trainer.accelerator.is_main_process:
         job.summary(**_headline(config, trainer.state.log_history), health=health.lines())
+
+
+def _watch_server(trainer: GroupTrainer, config: RLConfig, job: Job) -> None:
+    if config.engine.name == "vllm-server" and trainer.accelerator.is_main_process:
+        trainer.watch_server(ServerWatch(config.engine.server_url, lost_note(job)))
 
 
 def _leave(trainer: GroupTrainer, tokenizer: PreTrainedTokenizerBase, config: RLConfig, job: Job) -> None:
@@ -191,7 +199,8 @@ def build_trainer(
     config: RLConfig, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts, reward: Callable[..., list[float | None]], verifier: EarlyVerifier | None = None,
 ) -> GroupTrainer:  # fmt: skip
-    """The trainer, its checkpoints in `folder`; nothing runs yet."""
+    """The trainer, its checkpoints in `folder`; nothing runs yet, a vLLM server is waited for."""
+    stay_on_loopback(config.engine.server_url)
     trainer = GroupTrainer(
         model=model,
         reward_funcs=reward,

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 from tasks.config import Settings
-from tasks.job import Job, StopRequested
+from tasks.job import Job, ServiceLost, StopRequested
 from tasks.job_process import main
 from tasks.stages import STAGES
 
@@ -20,6 +20,10 @@ class CountConfig(Settings):
     seconds_per_step: float = 0.05
     die_at: int = -1
     """SIGKILL oneself at this step, in every process."""
+    die_after: int = -1
+    """SIGKILL oneself after so many steps, in every process."""
+    lose_at: int = -1
+    """Lose a service at this step, once."""
     fail_at: int = -1
     helper: bool = False
     """Start a process in a session of its own that sleeps for ever."""
@@ -39,7 +43,9 @@ def run(config: CountConfig, job: Job) -> None:
         )
         (job.state / "helper").write_text(str(helper.pid))
     for step in range(first, config.steps):
-        if step == config.die_at:
+        if step == config.lose_at and first == 0:
+            raise ServiceLost("the vLLM server vanished")
+        if step == config.die_at or step - first == config.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == config.fail_at:
             raise ValueError(f"step {step}:\nthe loss is not a number")

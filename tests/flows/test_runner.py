@@ -89,6 +89,18 @@ def test_a_job_that_dies_every_time_is_given_up_with_its_log(store):
     assert log.is_file()
 
 
+def test_a_job_that_gets_further_before_each_death_is_started_again_and_again(store):
+    spec = spec_of(steps=10, die_after=3)
+    assert run(spec).status == "ok"
+    assert starts(spec, store) == [0, 3, 6, 9]
+
+
+def test_a_job_that_lost_a_service_is_started_again(store):
+    spec = spec_of(steps=10, lose_at=4)
+    assert run(spec).status == "ok"
+    assert starts(spec, store) == [0, 4]
+
+
 def test_a_failing_stage_is_not_tried_again(store):
     spec = spec_of(fail_at=4)
     with pytest.raises(runner.JobFailed, match=r"^n: step 4: the loss is not a number \(log: /"):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,12 +17,16 @@ from artifacts.keys import cache_key
 from artifacts.manifest import ManifestDraft
 from artifacts.store import ArtifactStore
 from tasks.config import Curriculum, CurriculumStage, LaunchSettings, LoraSettings
-from tasks.job import StopRequested
+from tasks.job import LOST, ServiceLost, StopRequested
 from tasks.job_spec import BuildSpec, JobSpec
+from tasks.rollout.server import ServerWatch
+from tasks.train import processes, rl
 from tasks.train.checkpoints import is_sealed, newest_checkpoint
 from tasks.train.memory import check_memory, worst_case, worst_step
 from tasks.train.models import load_policy
+from tasks.train.processes import lost_note
 from tests.jobs import local_job
+from tests.rollout.fake_vllm import running
 from tests.train.test_rl import _STAGE, CONFIG, finished, inputs, metric, samples  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -79,6 +84,41 @@ def test_a_reason_in_one_of_the_processes_is_the_jobs(inputs, tmp_path):  # noqa
     config = SHORT.model_copy(update={"max_completion_length": 512, "launch": LaunchSettings(processes=2)})
     with pytest.raises(RuntimeError, match="lower max_completion_length to 5"):
         finished(config, local_job(tmp_path, "pair", "rl-zero", inputs))
+
+
+def test_a_lost_server_in_one_of_the_processes_is_the_jobs(inputs, tmp_path, monkeypatch):  # noqa: F811
+    config = SHORT.model_copy(update={"launch": LaunchSettings(processes=2)})
+    job = local_job(tmp_path, "pair", "rl-zero", inputs)
+    loses = f"import pathlib; pathlib.Path({str(job.folder / 'lost')!r}).write_text('gone'); exit({LOST})"
+    monkeypatch.setattr(processes, "_command", lambda *_: [sys.executable, "-c", loses])
+    with pytest.raises(ServiceLost, match="gone"):
+        finished(config, job)
+
+
+def test_a_run_goes_on_after_its_server_was_restarted(inputs, tmp_path, monkeypatch):  # noqa: F811
+    """The watch is the real one, on a server beside; the policy itself samples, as vLLM is not here."""
+    config = CONFIG.model_copy(update={"steps": 6, "checkpoint_every": 1})
+    whole = finished(config, local_job(tmp_path, "whole", "rl-zero", inputs))
+    job = local_job(tmp_path, "watched", "rl-zero", inputs)
+    with running("") as server:
+
+        def watch(trainer, config, job):
+            trainer.watch_server(ServerWatch(server.url, lost_note(job)))
+
+        monkeypatch.setattr(rl, "_watch_server", watch)
+        third = job.state / "samples" / "000002.parquet"
+        threading.Thread(target=restart_after, args=(server, third)).start()
+        with pytest.raises(ServiceLost, match="restarted"):
+            finished(config, job)
+        assert newest_checkpoint(job.state / "trainer") is not None
+        finished(config, job)
+    assert [r["completion"] for r in samples(job)] == [r["completion"] for r in samples(whole)]
+
+
+def restart_after(server, path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+    server.instance = "another"
 
 
 def test_sigterm_writes_a_checkpoint_within_thirty_seconds(inputs, tmp_path):  # noqa: F811

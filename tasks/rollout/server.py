@@ -1,0 +1,182 @@
+"""A vLLM server as its clients see it: an address that answers, vanishes, or comes back as another process.
+
+A server that was restarted serves the weights it was started with, not those that were pushed to it, and
+answers as before. `Server.instance` tells the two apart.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.job import LOST, ServiceLost
+from tasks.rollout.engine import EngineUnavailable
+
+log = logging.getLogger(__name__)
+
+COMPLETION_SECONDS = 3_600.0
+"""Longest wait for one completion."""
+RETURN_SECONDS = 240.0
+"""Longest wait for a server that vanished; as long as TRL waits for one at its start."""
+_LOOK_EVERY = 15.0
+_LOOK_SECONDS = 30.0
+_SILENCE_SECONDS = 120.0
+
+
+class ServerGone(EngineUnavailable):
+    """Nothing answers at the address (any more)."""
+
+
+class Refused(RuntimeError):
+    """The server answers, but not what was asked for."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server at `url` (no slash at its end)."""
+
+    url: str
+
+    def get(self, path: str, seconds: float = COMPLETION_SECONDS) -> dict[str, Any]:
+        """The JSON answer. Raises as `post`."""
+        return self._answer(path, None, seconds)
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON answer to a POST of `body`.
+
+        Raises:
+            ServerGone: nothing answers, or the answer broke off.
+            Refused: with the server's reason.
+        """
+        return self._answer(path, json.dumps(body).encode(), COMPLETION_SECONDS)
+
+    def instance(self) -> str:
+        """A name of the server's process: another one after a restart. Needs VLLM_SERVER_DEV_MODE=1."""
+        info = self.get("/server_info?config_format=json", _LOOK_SECONDS)
+        return str(info["vllm_config"]["instance_id"])
+
+    def takes_weights(self) -> bool:
+        """Whether TRL can push weights to it (development endpoints and a weight-transfer engine)."""
+        try:
+            config = self.get("/server_info?config_format=json", _LOOK_SECONDS)["vllm_config"]
+        except Refused:
+            return False
+        return config.get("weight_transfer_config") is not None
+
+    def is_up(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=_LOOK_SECONDS):
+                return True
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def wait(self, seconds: float = RETURN_SECONDS) -> None:
+        """Until it answers.
+
+        Raises:
+            EngineUnavailable: it did not come back in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.is_up():
+            if time.monotonic() > deadline:
+                raise EngineUnavailable(
+                    f"the vLLM server at {self.url} vanished and did not come back within {seconds:.0f} s: "
+                    "start it again; what was sampled is kept"
+                )
+            time.sleep(1.0)
+
+    def _answer(self, path: str, data: bytes | None, seconds: float) -> dict[str, Any]:
+        address = f"{self.url}{path}"
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as response:
+                answer: dict[str, Any] = json.load(response)
+        except urllib.error.HTTPError as error:
+            reason = error.read(500).decode(errors="replace")
+            if error.code >= 500 and not self.is_up():
+                raise ServerGone(f"the vLLM server at {self.url} broke down: {reason}") from error
+            raise Refused(f"{address} answered {error.code}: {reason}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerGone(
+                f"no vLLM server answers at {self.url} ({error}): start it with `vllm serve MODEL`, "
+                "or mend engine.server_url"
+            ) from error
+        return answer
+
+
+def stay_on_loopback(url: str) -> None:
+    """A server on this machine is sent weights over loopback; vLLM would announce an outside address."""
+    if urllib.parse.urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}:
+        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
+
+
+class ServerWatch:
+    """Sees that a job's server stays what it was: the process that was given the job's weights.
+
+    A trainer cannot go on with another one: the connection that carries the weights died with the first,
+    and where the exchange of weights is cut off, the GPU waits for ever. So the job ends as lost, and
+    whoever started it starts it again from its checkpoint, with the server that is there then.
+    """
+
+    def __init__(self, url: str, note: Path) -> None:
+        """`note` gets the reason before the process ends; for a parent process that cannot see it end."""
+        self._server, self._note = Server(url.rstrip("/")), note
+        self._instance = self._server.instance()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around whatever uses the server.
+
+        Raises:
+            ServiceLost: the server is gone or another one. Where the block hangs, the process ends.
+        """
+        done = threading.Event()
+        watchdog = threading.Thread(target=self._look_until, args=(done,), daemon=True)
+        watchdog.start()
+        try:
+            yield
+        except Exception as error:
+            self._require(error)
+            raise
+        finally:
+            done.set()
+            watchdog.join()
+        self._require(None)
+
+    def _require(self, cause: Exception | None) -> None:
+        if reason := self._loss():
+            self._note.write_text(reason)
+            raise ServiceLost(reason) from cause
+
+    def _loss(self) -> str:
+        """Why the server is not the one it was; empty where it is."""
+        try:
+            now = self._server.instance()
+        except (ServerGone, Refused) as error:
+            return f"the vLLM server at {self._server.url} vanished ({error})"
+        if now != self._instance:
+            return f"the vLLM server at {self._server.url} was restarted and lost the policy's weights"
+        return ""
+
+    def _look_until(self, done: threading.Event) -> None:
+        """Ends the process once the server was lost for `_SILENCE_SECONDS`: the block would not end."""
+        well = time.monotonic()
+        while not done.wait(_LOOK_EVERY):
+            if not (reason := self._loss()):
+                well = time.monotonic()
+            elif time.monotonic() - well > _SILENCE_SECONDS:
+                log.error("%s; nothing moves, ending", reason)
+                self._note.write_text(reason)
+                os._exit(LOST)
