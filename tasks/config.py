@@ -26,7 +26,7 @@ NEUTRAL = {"neutral_default": True}
 class Settings(BaseModel):
     """Frozen; unknown keys are errors; finite numbers only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     def cache_document(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values (nested; volatile fields left out)."""
@@ -83,9 +83,10 @@ class ProblemsConfig(Settings):
     tasks: Annotated[dict[str, GymTask], Field(json_schema_extra=NEUTRAL)] = {}
     """`reasoning-gym`: its datasets by name."""
     train: dict[DomainName, Count] = {}
-    """`tiny-world`: how many training problems of each domain. Beside `reasoning-gym`, which has no
+    """`tiny-world`: how many training problems of each domain; beside `reasoning-gym`, which has no
     general problems, the tiny world can give some."""
     held_out: dict[DomainName, Count] = {}
+    """`tiny-world`: how many questions of each domain no stage trains on."""
     decontamination_ngram: Positive = 10
     """Training problems that share an n-gram of this many words with a held-out one are rejected."""
     seed: int = 0
@@ -191,24 +192,38 @@ class RLConfig(CodeChecking):
     """GRPO as published (Eq. 1-3; Methods): rl-zero, reasoning-rl, final-rl and the RL-only student."""
 
     template: Template = "r1"
+    """How a question becomes a prompt: `r1` is the paper's Table 1, `plain` that without its preamble,
+    `r1-few-shot` adds three worked examples (`tasks.rendering`)."""
     domains: tuple[DomainName, ...] = ("math", "code", "stem", "logic")
+    """Which training problems are asked."""
     steps: Positive = 10_400
     """Policy updates."""
     group_size: Annotated[int, Field(ge=2)] = 16
+    """G: outputs drawn for one question, whose rewards are compared with each other."""
     questions_per_step: Positive = 32
+    """Different questions in one policy update."""
     mini_batches_per_rollout: Positive = 16
     """Policy updates made from one rollout, each sample used once (8,192 = 16 x 512)."""
     micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 16
     """Completions in one forward and backward pass on one device."""
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 3e-6
+    """Constant after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates in which the learning rate rises from 0."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.001
+    """Beta: weight of the KL divergence from the reference policy in the loss. 0: no reference is kept."""
     clip_epsilon: Annotated[float, Field(gt=0)] = 10.0
+    """The ratio of new to old policy is clipped to 1 - epsilon .. 1 + epsilon."""
     reference_sync_steps: Positive = 400
+    """The reference becomes the present policy every so many updates."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Of the draws; top-p and top-k are refused, since a cut would bias the ratios."""
     max_completion_length: Positive = 32_768
+    """Tokens; longer answers are cut."""
     length_schedule: tuple[LengthStep, ...] = ()
+    """Other maximum lengths from given steps on."""
     rewards: tuple[RewardTerm, ...] = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
+    """The terms that add up to the reward, each with a weight (1) and, if wanted, only in the last steps."""
     partial_credit: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
     """The accuracy term of a code problem is the share of its cases that pass, not 1 for all and else 0."""
     repetition_ngram: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 8
@@ -220,9 +235,13 @@ class RLConfig(CodeChecking):
     general_share: Share = 0.5
     """Share of general prompts in a step once they have entered."""
     bf16: bool = False
+    """Mixed precision; the weights stay in float32."""
     engine: EngineSettings = EngineSettings()
+    """What draws the outputs."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 50
+    """Updates between two places to resume from."""
     seed: int = 0
+    """Of the prompt order and the draws."""
     loss: Annotated[Literal["grpo", "dapo", "dr_grpo"], Field(json_schema_extra=NEUTRAL)] = "grpo"
     """`grpo`: mean over a response's tokens, then over responses (Eq. 1). `dapo`: mean over all tokens.
     `dr_grpo`: a response's sum over the length limit, advantages not divided by the deviation."""
@@ -233,14 +252,18 @@ class RLConfig(CodeChecking):
     """No forward and backward pass on groups whose rewards are all equal; their KL term is then lost.
     Where `kl_coef` is 0 nothing is lost and they are skipped anyway."""
     curriculum: Annotated[Curriculum | None, Field(json_schema_extra=NEUTRAL)] = None
+    """Problems by the starting checkpoint's own pass rate, a range per stage of steps."""
     lora: Annotated[LoraSettings | None, Field(json_schema_extra=NEUTRAL)] = None
+    """Adapters through PEFT instead of all weights; the reference is then the base and does not move."""
     publish: Annotated[Literal["last", "best"], Field(json_schema_extra=NEUTRAL)] = "last"
     """`best`: the checkpoint with the highest mean reward over the ten steps before it."""
     keep_checkpoints: Annotated[int, Field(ge=2, json_schema_extra=VOLATILE)] = 2
+    """How many are kept; the best one beside them where it is to be published."""
     mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
     """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
     start-up canary stops the run and a health line is written."""
     launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
+    """Several processes on one machine."""
     report_to: Annotated[
         tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(json_schema_extra=VOLATILE)
     ] = ()
@@ -299,16 +322,25 @@ class SFTConfig(Settings):
     """Supervised fine-tuning (B.4.2) and distillation (B.4.3)."""
 
     epochs: Annotated[float, Field(gt=0, le=20)] = 2
+    """Passes over the table."""
     batch_size: Positive = 128
+    """Rows in one update."""
     micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
+    """Rows in one forward and backward pass."""
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
+    """At its highest, after the warm-up."""
     min_learning_rate_ratio: Share = 0.1
     """Cosine decay ends at this share of the first learning rate (5e-5 -> 5e-6)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates in which the learning rate rises from 0."""
     max_length: Positive = 32_768
+    """Tokens of prompt and completion; longer rows are left out and counted."""
     bf16: bool = False
+    """Mixed precision; the weights stay in float32."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
+    """Updates between two places to resume from."""
     seed: int = 0
+    """Of the order of the rows."""
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
