@@ -249,7 +249,8 @@ class RLConfig(CodeChecking):
     """Dynamic sampling: groups whose rewards are all equal are drawn again from other problems, at most so
     many times a rollout. 0: never."""
     skip_zero_advantage: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
-    """No forward and backward pass on groups whose rewards are all equal; their KL term is then lost.
+    """No forward and backward pass (nor the reference's) on groups whose rewards are all equal; their KL term
+    is then lost.
     Where `kl_coef` is 0 nothing is lost and they are skipped anyway."""
     curriculum: Annotated[Curriculum | None, Field(json_schema_extra=NEUTRAL)] = None
     """Problems by the starting checkpoint's own pass rate, a range per stage of steps."""

@@ -10,7 +10,7 @@ Where this differs from TRL 1.16.0, and why:
                     weighted by rows, so their sum is TRL's mean over the batch (`dapo` sums to it by itself).
     log-probs       the reference's and the old policy's are computed in such micro-batches too.
     idle groups     all rewards equal, so all advantages 0: drawn again (`fresh_rows`, a bounded number of
-                    rounds), and left out of forward and backward (`skip_idle`).
+                    rounds), and left out of forward and backward, the reference's too (`skip_idle`).
     canary          before the first rollout the sampler must follow a changed weight (`tasks.train.canary`);
                     each step logs how far its log-probabilities are from the trainer's.
     reference       a checkpoint holds the reference policy once it was moved; TRL would start again
@@ -229,13 +229,31 @@ class GroupTrainer(GRPOTrainer):
         logits_to_keep: int,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """As TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed."""
+        """As TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed.
+
+        Where idle rows are skipped, the reference scores the others only, and later: `_score_reference`.
+        """
         score = super()._get_per_token_logps_and_entropies
         if torch.is_grad_enabled():
             scored = score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
             self._policy_logps = scored[0].detach()
             return scored
         kwargs.pop("batch_size", None)
+        if self._skip_idle and model is self.ref_model:
+            return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
+        return self._scored(model, input_ids, attention_mask, logits_to_keep, **kwargs), None, None
+
+    @torch.no_grad()
+    def _scored(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Log-probabilities (rows, logits_to_keep), 0 where a row has no token."""
+        score = super()._get_per_token_logps_and_entropies
         out = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
         width = input_ids.shape[1]
         with self._timed("score_s"):
@@ -247,7 +265,14 @@ class GroupTrainer(GRPOTrainer):
                     model, input_ids[rows, left:right], attention_mask[rows, left:right], keep, **kwargs
                 )
                 out[rows, :keep] = logps.to(out.dtype)
-        return out, None, None
+        return out
+
+    def _score_reference(self, batch: dict[str, Any], rows: torch.Tensor) -> None:
+        """The reference's log-probabilities of the rows that are trained on; TRL would score all of them."""
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
+        width = batch["completion_ids"].shape[1]
+        batch["ref_per_token_logps"][rows] = self._scored(self.ref_model, ids, mask, width)
 
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: torch.Tensor | None = None
@@ -256,9 +281,11 @@ class GroupTrainer(GRPOTrainer):
         model.train()
         batch = self._prepare_inputs(inputs)
         loss = torch.zeros((), device=self.accelerator.device)
-        parts = Parts(self._metrics["train"])
+        parts, kept = Parts(self._metrics["train"]), self._kept(batch)
+        if self._skip_idle and self.ref_model is not None:
+            self._score_reference(batch, kept)
         with self._timed("update_s"):
-            slices = list(self._micro_batches(batch))
+            slices = list(self._micro_batches(batch, kept))
             for number, rows in enumerate(slices):
                 share = 1.0 if self.loss_type == "dapo" else len(rows) / len(batch["advantages"])
                 loss += self._backward(model, trimmed(batch, rows), share, last=number == len(slices) - 1)
@@ -269,18 +296,20 @@ class GroupTrainer(GRPOTrainer):
         self._seconds.clear()
         return loss
 
-    def _micro_batches(self, batch: dict[str, Any]) -> Iterator[torch.Tensor]:
-        """Row numbers, `micro_batch_size` at a time, by rising length; idle rows left out if so wanted.
+    def _kept(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Numbers of the rows to train on: all, or, if so wanted, those that are not idle.
 
-        Every process makes equally many, or they would wait for each other forever.
+        Every process keeps equally many, or they would wait for each other forever.
         """
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         if not self._skip_idle:
-            yield from by_length(mask, self.micro_batch_size)
-            return
+            return torch.arange(len(batch["idle"]), device=batch["idle"].device)
         working_first = batch["idle"].int().argsort(stable=True)
         count = self._most(int((~batch["idle"]).sum()))
-        kept = working_first[: max(count, min(self.micro_batch_size, len(mask)))]
+        return working_first[: max(count, min(self.micro_batch_size, len(working_first)))]
+
+    def _micro_batches(self, batch: dict[str, Any], kept: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Row numbers, `micro_batch_size` at a time, by rising length."""
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         for rows in by_length(mask[kept], self.micro_batch_size):
             yield kept[rows]
 

@@ -175,7 +175,7 @@ def test_groups_without_spread_cost_no_pass_and_leave_the_gradient(tiny_model, t
     config = CONFIG.model_copy(update={"kl_coef": 0.0})
     trainer = build(config, tiny_model, tmp_path, one_group_agrees)
     batch = rollout(trainer)
-    kept = [row for rows in trainer._micro_batches(batch) for row in rows.tolist()]
+    kept = trainer._kept(batch).tolist()
     assert set(range(16)) - set(kept) == set(range(16)[group_of(trainer, 1)])
     step_loss(trainer, batch)
     ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
@@ -184,6 +184,19 @@ def test_groups_without_spread_cost_no_pass_and_leave_the_gradient(tiny_model, t
     step_loss(trainer, batch)
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_reference_scores_only_groups_with_spread(tiny_model, tmp_path):
+    config = CONFIG.model_copy(update={"skip_zero_advantage": True})
+    trainer = build(config, tiny_model, tmp_path, one_group_agrees)
+    batch = rollout(trainer)
+    assert not batch["ref_per_token_logps"].any()
+    step_loss(trainer, batch)
+    expected = scored(trainer.ref_model, batch)
+    for row in trainer._kept(batch).tolist():
+        found = batch["ref_per_token_logps"][row][: len(expected[row])]
+        np.testing.assert_allclose(found, expected[row], atol=1e-4, rtol=1e-4)
+    assert not batch["ref_per_token_logps"][group_of(trainer, 1)].any()
 
 
 @pytest.mark.parametrize("rounds", [0, 3])
