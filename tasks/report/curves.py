@@ -42,11 +42,14 @@ PANELS = {
     "zero_spread_share": ("Groups without spread", 0.0, 1.0),
     "loss": ("Loss", None, None),
     "token_accuracy": ("Token accuracy", None, 1.0),
+    "helpful_loss": ("Helpful model's loss", 0.0, None),
+    "safety_loss": ("Safety model's loss", 0.0, None),
 }
 """Metric -> title, and the bounds that its axis ends at."""
 _STEPS = (1, 2, 2.5, 5, 10)
 SFT_PANELS = ("loss", "token_accuracy")
-RL_PANELS = tuple(name for name in PANELS if name not in SFT_PANELS)
+_REWARD_MODEL_PANELS = ("helpful_loss", "safety_loss")
+RL_PANELS = tuple(name for name in PANELS if name not in SFT_PANELS + _REWARD_MODEL_PANELS)
 
 
 @dataclass(frozen=True)
