@@ -54,13 +54,13 @@ def shown(deployment: str, parameters: Mapping[str, str]) -> str:
     )
 
 
-def state(flow_run: str) -> RunState:
+def state(client: httpx.Client, flow_run: str) -> RunState:
     """Where a flow run is now.
 
     Raises:
         httpx.HTTPError: the server does not answer.
     """
-    answer = httpx.get(f"{services.api_url()}/flow_runs/{flow_run}", timeout=10).raise_for_status().json()
+    answer = client.get(f"{services.api_url()}/flow_runs/{flow_run}", timeout=10).raise_for_status().json()
     found = answer["state"] or {}
     return RunState(found.get("type", "PENDING"), found.get("message") or "")
 

@@ -16,7 +16,9 @@ from flows.status import NodeStatus, RunStatus
 from tasks.job import Progress as JobProgress
 
 POLL_SECONDS = 0.5
-_SERVER_SECONDS = 60.0
+_ASK_SECONDS = 3.0
+"""The server, whom an answer costs 20 ms, says only whether the run ended; the record says what goes on."""
+_GONE_SECONDS = 60.0
 """Without an answer for this long the server counts as gone."""
 _QUIET_SECONDS = 30.0
 """Where the output is no terminal, a job at work says so this often."""
@@ -72,6 +74,29 @@ class _View:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
+@dataclass
+class _Server:
+    flow_run: str
+    client: httpx.Client
+    heard: float = field(default_factory=time.monotonic)
+    asked: float = 0.0
+
+    def final_state(self, at_once: bool) -> api.RunState | None:
+        """The run's state once it has ended; the server is asked every few seconds, or `at_once`."""
+        now = time.monotonic()
+        if not at_once and now - self.asked < _ASK_SECONDS:
+            return None
+        self.asked = now
+        try:
+            state = api.state(self.client, self.flow_run)
+        except httpx.HTTPError:
+            if now - self.heard > _GONE_SECONDS:
+                raise
+            return None
+        self.heard = now
+        return state if state.final else None
+
+
 def watch(flow_run: str, console: Console) -> Outcome:
     """Follow a run until it ends.
 
@@ -85,21 +110,14 @@ def watch(flow_run: str, console: Console) -> Outcome:
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        view = _View(console, bars)
-        heard = time.monotonic()
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
+    with bars, httpx.Client() as client:
+        view, server = _View(console, bars), _Server(flow_run, client)
         while True:
             status = RunStatus.read(flow_run)
             if status is not None:
                 view.update(status)
-            try:
-                state = api.state(flow_run)
-                heard = time.monotonic()
-            except httpx.HTTPError:
-                if time.monotonic() - heard > _SERVER_SECONDS:
-                    raise
-                state = api.RunState("RUNNING", "")
-            if state.final:
+            if state := server.final_state(at_once=status is not None and status.settled):
                 break
             time.sleep(POLL_SECONDS)
         status = RunStatus.read(flow_run)

@@ -39,6 +39,11 @@ class RunStatus(BaseModel):
     reason: str = ""
     """Why the run failed, one line."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will be built."""
+        return bool(self.reason) or all(node.state in ("cached", "done") for node in self.nodes.values())
+
     @classmethod
     def read(cls, flow_run: str) -> RunStatus | None:
         """None before the run has begun."""

@@ -112,4 +112,4 @@ def test_a_submission_that_fails_says_why(r1, monkeypatch):
     with pytest.raises(ServiceError, match="`prefect deployment run nothing` failed: "):
         api.submit("nothing", {})
     with pytest.raises(httpx.ConnectError):
-        api.state("00000000-0000-0000-0000-000000000000")
+        api.state(httpx.Client(), "00000000-0000-0000-0000-000000000000")

@@ -30,6 +30,18 @@ def test_a_watcher_reads_what_was_written(home):
     assert [path.name for path in record_path("run-1").parent.iterdir()] == ["run-1.json"]
 
 
+def test_a_run_is_settled_once_all_is_there_or_a_reason_is_given(home):
+    record = StatusRecord("run-3", "tiny", ["base", "dev1"])
+    record.cached("base", "k1", REF)
+    record.running("dev1", "k2")
+    assert not record.status.settled
+    record.done("dev1", REF)
+    assert record.status.settled
+    failing = StatusRecord("run-4", "tiny", ["base"])
+    failing.failed_run("base: no such folder")
+    assert failing.status.settled
+
+
 def test_the_terminal_says_each_end_once(home):
     out = io.StringIO()
     console = Console(file=out, width=200)
