@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors.torch import load_file, save_file
 
 from artifacts.keys import cache_key
 from artifacts.manifest import ManifestDraft
@@ -43,7 +45,7 @@ from tasks.job import Input, Job, Progress
 from tasks.job_spec import BuildSpec, JobSpec
 from tasks.problems.problem import to_table
 from tasks.rollout.engine import open_engine
-from tasks.rollout.server import stay_on_loopback
+from tasks.rollout.server import Server, stay_on_loopback
 
 SERVER = "http://127.0.0.1:8123"
 WARM_UP = 2
@@ -185,8 +187,53 @@ def sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
     second = engine.generate(prompts, asked, 7)
     seconds = time.perf_counter() - started
     engine.close()
-    same = sum(a.text == b.text for a, b in zip(first, second, strict=True)) / len(prompts)
+    same = share_of_equals([c.text for c in first], [c.text for c in second])
     return {"tokens_per_second": sum(c.completion_tokens for c in second) / seconds, "same_text_share": same}
+
+
+def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
+    """`VllmServerEngine` as evaluation uses it: other weights pushed; the server killed while it writes."""
+    other = scratch / "other"
+    shutil.copytree(model, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    log, begun = scratch / "server.log", time.perf_counter()
+    servers = [start_server(model, log, "--enforce-eager")]
+    settings = EngineSettings(name="vllm-server", server_url=SERVER)
+    prompts = [p.prompt for p in PROBLEMS] * 2
+    asked = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=200)
+
+    def restart() -> None:
+        stop_server(servers[0])
+        servers.append(start_server(model, log, "--enforce-eager"))
+
+    try:
+        Server(SERVER).wait()
+        texts = {}
+        for name, folder in (("base", model), ("other", other)):
+            engine = open_engine(settings, folder)
+            texts[name] = [c.text for c in engine.generate(prompts, asked, 7)]
+        threading.Timer(1.0, restart).start()
+        killed = time.perf_counter()
+        again = [c.text for c in engine.generate(prompts, asked, 7)]
+        seconds = time.perf_counter() - killed
+    except Exception:
+        print(log.read_text()[-3_000:], file=sys.stderr)
+        raise
+    finally:
+        for server in servers:
+            stop_server(server)
+    return {
+        "first_server_s": killed - begun,
+        "killed_to_done_s": seconds,
+        "same_after_restart": share_of_equals(texts["other"], again),
+        "same_with_other_weights": share_of_equals(texts["other"], texts["base"]),
+    }
+
+
+def share_of_equals(ours: list[str], theirs: list[str]) -> float:
+    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
 def start_server(model: Path, log: Path, *options: str) -> subprocess.Popen[bytes]:
@@ -231,6 +278,7 @@ CASES: dict[str, tuple[int, Callable[[Path, int, Path], dict[str, float]]]] = {
     "two-processes": (2, two_processes),
     "transformers": (1, ours(EngineSettings(batch_size=256))),
     "sampling": (1, sampling),
+    "server-sampling": (2, server_sampling),
 }
 """Name -> GPUs it needs, and what it runs."""
 
