@@ -1,5 +1,10 @@
+import http.server
 import io
+import json
+import threading
 
+import httpx
+import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
@@ -67,3 +72,50 @@ def test_reused_nodes_are_counted_over_the_whole_graph(preset):
         record.cached(name, "k", REF)
     assert live.count(record.status, {"cached"}) == 5
     assert len(record.status.nodes) == 23
+
+
+@pytest.fixture
+def runs_server(monkeypatch):
+    """Answers with the state that is last in the list, and keeps what it was asked."""
+    states, asked = ["RUNNING"], []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = json.dumps({"state": {"type": states[-1], "message": ""}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+    yield states, asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_server_is_asked_seldom_and_at_once_when_the_record_is_settled(runs_server):
+    states, asked = runs_server
+    with httpx.Client() as client:
+        server = live._Server("run-1", client)
+        assert [server.final_state(at_once=False) for _ in range(5)] == [None] * 5
+        assert asked == ["/api/flow_runs/run-1"]
+        states.append("COMPLETED")
+        assert server.final_state(at_once=False) is None
+        assert server.final_state(at_once=True).type == "COMPLETED"
+        assert len(asked) == 2
+
+
+def test_a_server_that_stays_away_is_an_error_only_after_a_minute(home, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with httpx.Client() as client:
+        server = live._Server("run-1", client)
+        assert server.final_state(at_once=True) is None
+        server.heard -= 61
+        with pytest.raises(httpx.HTTPError):
+            server.final_state(at_once=True)
