@@ -193,11 +193,7 @@ def sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
 
 def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
     """`VllmServerEngine` as evaluation uses it: other weights pushed; the server killed while it writes."""
-    other = scratch / "other"
-    shutil.copytree(model, other)
-    weights = load_file(other / "model.safetensors")
-    weights["model.norm.weight"] *= 1.5
-    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    other = sharpened(model, scratch / "other")
     log, begun = scratch / "server.log", time.perf_counter()
     servers = [start_server(model, log, "--enforce-eager")]
     settings = EngineSettings(name="vllm-server", server_url=SERVER)
@@ -208,13 +204,14 @@ def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
         stop_server(servers[0])
         servers.append(start_server(model, log, "--enforce-eager"))
 
+    killer = threading.Timer(1.0, restart)
     try:
         Server(SERVER).wait()
         texts = {}
         for name, folder in (("base", model), ("other", other)):
             engine = open_engine(settings, folder)
             texts[name] = [c.text for c in engine.generate(prompts, asked, 7)]
-        threading.Timer(1.0, restart).start()
+        killer.start()
         killed = time.perf_counter()
         again = [c.text for c in engine.generate(prompts, asked, 7)]
         seconds = time.perf_counter() - killed
@@ -222,6 +219,9 @@ def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
         print(log.read_text()[-3_000:], file=sys.stderr)
         raise
     finally:
+        killer.cancel()
+        if killer.ident:
+            killer.join()
         for server in servers:
             stop_server(server)
     return {
@@ -230,6 +230,15 @@ def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
         "same_after_restart": share_of_equals(texts["other"], again),
         "same_with_other_weights": share_of_equals(texts["other"], texts["base"]),
     }
+
+
+def sharpened(model: Path, folder: Path) -> Path:
+    """A copy of the model in `folder` whose logits are half as large again."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] *= 1.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def share_of_equals(ours: list[str], theirs: list[str]) -> float:

@@ -25,8 +25,8 @@ from flows.status import StatusRecord
 from tasks.recipe import Node
 
 POLL_SECONDS = 0.5
-_ASK_SECONDS = 1.0
-"""How often the server is asked for a run's state: each answer costs it 20 ms of work."""
+_ASK_SECONDS = 2.0
+"""How often the server is asked for the state of a run at work; its answers take the job's processor."""
 _ATTEMPTS = 2
 
 
@@ -46,8 +46,7 @@ def dispatch(
 ) -> None:
     """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
 
-    Returns as soon as everything is published: what the child's run does then, the next stage need not
-    wait for. Called in the flow's main thread, so that a cancelled pipeline cancels its child at once.
+    Called in the flow's main thread, so that a cancelled pipeline cancels its child at once.
 
     Raises:
         StageFailed: with the reason the child gave.
@@ -57,24 +56,26 @@ def dispatch(
         assert isinstance(run, FlowRun)
         with get_client(sync_client=True) as client:
             state = _wait(client, run.id, is_published)
-        if state is None or state.is_completed():
+        if state.is_completed():
             return
         if not state.is_crashed() or attempt == _ATTEMPTS:
             raise StageFailed(f"{_reason(state)} (flow run {run.name})")
 
 
-def _wait(client: SyncPrefectClient, run_id: UUID, is_published: Callable[[], bool]) -> State | None:
-    """The run's final state, or None where everything was published before it had one."""
+def _wait(client: SyncPrefectClient, run_id: UUID, is_published: Callable[[], bool]) -> State:
+    """The run's final state; once everything is published it is near, and asked for at every poll.
+
+    Only a run that has ended holds no GPU memory any more, so publication alone does not end the wait.
+    """
     asked = 0.0
     try:
-        while not is_published():
-            if time.monotonic() - asked > _ASK_SECONDS:
+        while True:
+            if is_published() or time.monotonic() - asked > _ASK_SECONDS:
                 asked = time.monotonic()
                 state = client.read_flow_run(run_id).state
                 if state is not None and state.is_final():
                     return state
             time.sleep(POLL_SECONDS)
-        return None
     except BaseException as error:
         client.set_flow_run_state(run_id, Cancelling(message=f"the pipeline stopped: {type(error).__name__}"))
         raise
@@ -144,14 +145,13 @@ class PrefectBuilder:
             self.status.running(name, key)
         waiting = dict(keys)
         stage = node.stage.name
-        last = stage == "report"  # waited for to its end: a pipeline that has ended leaves nothing running
-        settings = {} if last else {"config": node.config.model_dump(mode="json")}
+        settings = {} if stage == "report" else {"config": node.config.model_dump(mode="json")}
         try:
             dispatch(
                 node.name,
                 f"{stage}/{stage}",
                 {"preset": self.preset, **settings, **parameters},
-                is_published=lambda: self._all_published(waiting) and not last,
+                is_published=lambda: self._all_published(waiting),
             )
         except StageFailed as error:
             self._all_published(waiting)

@@ -17,7 +17,7 @@ from tasks.job import Progress as JobProgress
 
 POLL_SECONDS = 0.5
 _ASK_SECONDS = 3.0
-"""The server, whom an answer costs 20 ms, says only whether the run ended; the record says what goes on."""
+"""The server, whose answers cost the job time, says only whether the run ended; the record says the rest."""
 _GONE_SECONDS = 60.0
 """Without an answer for this long the server counts as gone."""
 _QUIET_SECONDS = 30.0

@@ -5,7 +5,7 @@ through the entry point `prefect.plugins` where `prefect.toml` of this repositor
 
 It also keeps a known fault of this Prefect out of the server's log: on SQLite, workers that poll at the
 same time make each other's note of the poll fail, and Prefect tries again; unfiltered that is a traceback
-of 4 KB several times a second.
+of 8 KB two or three times a second.
 """
 
 from __future__ import annotations

@@ -111,5 +111,5 @@ def test_a_submission_that_fails_says_why(r1, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     with pytest.raises(ServiceError, match="`prefect deployment run nothing` failed: "):
         api.submit("nothing", {})
-    with pytest.raises(httpx.ConnectError):
-        api.state(httpx.Client(), "00000000-0000-0000-0000-000000000000")
+    with httpx.Client() as client, pytest.raises(httpx.ConnectError):
+        api.state(client, "00000000-0000-0000-0000-000000000000")

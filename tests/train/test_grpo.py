@@ -311,3 +311,16 @@ def test_published_settings_reach_trl(tmp_path):
     assert arguments.learning_rate == 3e-6
     assert arguments.save_steps % 16 == 0
     assert arguments.gradient_checkpointing
+
+
+def test_the_reference_becomes_the_policy_at_step_400_and_not_at_399(tiny_model, tmp_path):
+    trainer = build(RLConfig(template="plain", micro_batch_size=4), tiny_model, tmp_path)
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight.add_(0.25)
+    equal = []
+    for step in (399, 400):
+        trainer.state.global_step = step
+        trainer.control = trainer.callback_handler.on_step_end(trainer.args, trainer.state, trainer.control)
+        pairs = zip(trainer.model.parameters(), trainer.ref_model.parameters(), strict=True)
+        equal.append(all(torch.equal(ours, theirs) for ours, theirs in pairs))
+    assert equal == [False, True]

@@ -23,7 +23,7 @@ from tests.jobs import local_job
 pytestmark = pytest.mark.slow
 
 CONFIG = RLConfig(
-    template="plain", domains=("math",), steps=8, group_size=4, questions_per_step=4,
+    template="plain", domains=("math",), steps=14, group_size=4, questions_per_step=4,
     mini_batches_per_rollout=1, micro_batch_size=8, learning_rate=1e-3, kl_coef=0.01,
     reference_sync_steps=3, max_completion_length=24, checkpoint_every=2,
 )  # fmt: skip
@@ -79,7 +79,8 @@ def assert_same_run(job, other) -> None:
 
 @pytest.mark.parametrize("killed_at", [1, 5])
 def test_a_killed_run_resumes_to_the_same_result(whole, inputs, tmp_path, killed_at):
-    """Step 1 is before the first checkpoint; step 5 is after the reference moved (3) and a checkpoint (4)."""
+    """Step 1 is before the first checkpoint; step 5 is after the reference moved (3) and a checkpoint (4),
+    from which ten steps remain."""
     kill_when(inputs, tmp_path, shard=killed_at)
     job = local_job(tmp_path, "killed", "rl-zero", inputs)
     found = sorted(p.name for p in (job.state / "trainer").glob("checkpoint-*/complete.json"))
@@ -103,7 +104,7 @@ def kill_when(inputs, folder: Path, shard: int) -> None:
 def test_a_stopped_run_leaves_a_checkpoint_and_goes_on(whole, inputs, tmp_path):
     job = local_job(tmp_path, "stopped", "rl-zero", inputs)
     job.stop.set()
-    with pytest.raises(StopRequested, match="stopped at step 1 of 8"):
+    with pytest.raises(StopRequested, match=f"stopped at step 1 of {CONFIG.steps}"):
         finished(CONFIG, job)
     assert (job.state / "trainer" / "checkpoint-1" / "complete.json").exists()
     job.stop.clear()
@@ -115,27 +116,27 @@ def test_a_finished_run_that_was_not_published_is_not_trained_again(whole, input
     started = time.monotonic()
     finished(CONFIG, whole)
     assert samples(whole) == before
-    assert metric(whole, "loss").keys() == set(range(8))
+    assert metric(whole, "loss").keys() == set(range(CONFIG.steps))
     assert time.monotonic() - started < 10
 
 
 def test_every_completion_is_recorded(whole, problems):
     rows = samples(whole)
-    assert Counter(row["step"] for row in rows) == dict.fromkeys(range(8), 16)
+    assert Counter(row["step"] for row in rows) == dict.fromkeys(range(CONFIG.steps), 16)
     assert all(row["sample_index"] == i % 4 for i, row in enumerate(rows))
     assert {row["finish_reason"] for row in rows} <= {"stop", "length"}
     for row in rows:
         assert row["reward"] == row["reward_accuracy"] + row["reward_format"]
         assert (row["verdict"] == "correct") == (row["reward_accuracy"] == 1)
         assert row["reward_language"] is None
-    by_step = {step: [r["reward"] for r in rows if r["step"] == step] for step in range(8)}
+    by_step = {step: [r["reward"] for r in rows if r["step"] == step] for step in range(CONFIG.steps)}
     for step, value in metric(whole, "reward").items():
         assert value == pytest.approx(sum(by_step[step]) / 16, abs=1e-5)
 
 
 def test_sixteen_mini_batches_of_one_rollout(inputs, tmp_path):
     """A rollout every 4 updates; a stop inside a rollout resumes from the rollout's start."""
-    config = CONFIG.model_copy(update={"mini_batches_per_rollout": 4})
+    config = CONFIG.model_copy(update={"steps": 8, "mini_batches_per_rollout": 4})
     job = finished(config, local_job(tmp_path, "mini", "rl-zero", inputs))
     assert Counter(row["step"] for row in samples(job)) == {0: 64, 4: 64}
     assert metric(job, "loss").keys() == set(range(8))
