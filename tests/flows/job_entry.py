@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
+from artifacts.files import write_atomic
 from tasks.config import Settings
 from tasks.job import Job, ServiceLost, StopRequested
 from tasks.job_process import main
@@ -50,7 +51,7 @@ def run(config: CountConfig, job: Job) -> None:
         if step == config.fail_at:
             raise ValueError(f"step {step}:\nthe loss is not a number")
         time.sleep(config.seconds_per_step)
-        checkpoint.write_text(str(step + 1))
+        write_atomic(checkpoint, str(step + 1).encode())
         job.progress(step + 1, config.steps)
         if job.should_stop() and not config.deaf:
             raise StopRequested
