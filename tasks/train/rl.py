@@ -31,6 +31,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers.integrations import TensorBoardCallback
 from trl import GRPOConfig
 
 from tasks.config import RLConfig
@@ -104,6 +105,7 @@ def train(config: RLConfig, job: Job) -> None:
         )  # fmt: skip
         trainer = build_trainer(config, job.state / "trainer", model, tokenizer, prompts, reward, verifier)
         _watch_server(trainer, config, job)
+        _keep_tensorboard(trainer, job)
         health = HealthCallback(config.mismatch_limit)
         trainer.add_callback(health)
         trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout))
@@ -112,6 +114,14 @@ def train(config: RLConfig, job: Job) -> None:
     _leave(trainer, tokenizer, config, job)
     if trainer.accelerator.is_main_process:
         job.summary(**_headline(config, trainer.state.log_history), health=health.lines())
+
+
+def _keep_tensorboard(trainer: GroupTrainer, job: Job) -> None:
+    """Its files go beside the work folder, which is removed once the artifact is published."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            name = f"{job.node}-{job.folder.name[:12]}"
+            callback.logging_dir = str(job.work_root / "tensorboard" / name)
 
 
 def _watch_server(trainer: GroupTrainer, config: RLConfig, job: Job) -> None:

@@ -230,6 +230,19 @@ def test_seconds_and_health_are_told(inputs, tmp_path):  # noqa: F811
     assert job.headline["health"] == "ok"
 
 
+def test_tensorboard_keeps_the_metrics_when_the_work_folder_goes(inputs, tmp_path):  # noqa: F811
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = SHORT.model_copy(update={"report_to": ("tensorboard",)})
+    job = finished(config, local_job(tmp_path, "shown", "rl-zero", inputs))
+    reward = metric(job, "reward")
+    shutil.rmtree(job.folder)
+    events = EventAccumulator(str(job.work_root / "tensorboard" / "shown-shown"))
+    events.Reload()
+    assert [e.value for e in events.Scalars("train/reward")] == pytest.approx(list(reward.values()), abs=1e-6)
+    assert "train/r1/pass_rate" in events.Tags()["scalars"]
+
+
 def test_memory_is_checked_before_the_first_step(tiny_model):
     model = load_policy(tiny_model)
     need = worst_case(model, CONFIG, longest_prompt=10)
