@@ -105,7 +105,7 @@ def train(config: RLConfig, job: Job) -> None:
         )  # fmt: skip
         trainer = build_trainer(config, job.state / "trainer", model, tokenizer, prompts, reward, verifier)
         _watch_server(trainer, config, job)
-        _keep_tensorboard(trainer, job)
+        _name_run(trainer, job)
         health = HealthCallback(config.mismatch_limit)
         trainer.add_callback(health)
         trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout))
@@ -116,12 +116,12 @@ def train(config: RLConfig, job: Job) -> None:
         job.summary(**_headline(config, trainer.state.log_history), health=health.lines())
 
 
-def _keep_tensorboard(trainer: GroupTrainer, job: Job) -> None:
-    """Its files go beside the work folder, which is removed once the artifact is published."""
+def _name_run(trainer: GroupTrainer, job: Job) -> None:
+    """For `report_to`; TensorBoard's files go beside the work folder, which publication removes."""
+    trainer.args.run_name = f"{job.node}-{job.folder.name[:12]}"
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-            name = f"{job.node}-{job.folder.name[:12]}"
-            callback.logging_dir = str(job.work_root / "tensorboard" / name)
+            callback.logging_dir = str(job.work_root / "tensorboard" / trainer.args.run_name)
 
 
 def _watch_server(trainer: GroupTrainer, config: RLConfig, job: Job) -> None:
