@@ -119,6 +119,12 @@ def test_a_cancelled_run_leaves_no_process_behind(machine):
     assert machine.refs() == refs
 
 
+def test_the_server_met_no_locked_database(machine):
+    log = (machine.home / "logs" / "server.log").read_text(errors="replace")
+    assert "Prefect" in log
+    assert "database is locked" not in log
+
+
 def test_down_leaves_no_process(machine):
     ours = machine.processes()
     assert len(ours) >= 2

@@ -2,11 +2,9 @@
 
 import http.server
 import json
-import logging
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -157,14 +155,3 @@ def test_a_job_that_outlived_its_flow_is_no_flow_run(home):
         for process in (job, engine):
             process.send_signal(signal.SIGKILL)
             process.wait()
-
-
-def test_a_retry_after_a_locked_database_is_no_news_and_other_failures_are():
-    from flows.prefect_plugin import _is_news
-
-    def record(error):
-        return logging.makeLogRecord({"exc_info": (type(error), error, None)})
-
-    assert not _is_news(record(sqlite3.OperationalError("database is locked")))
-    assert _is_news(record(sqlite3.OperationalError("no such table: worker")))
-    assert _is_news(logging.makeLogRecord({"msg": "retried"}))
