@@ -40,12 +40,15 @@ from artifacts.store import ArtifactStore
 from artifacts.tables import read_table, write_table
 from benchmarks.rl_step import PROBLEMS, digits, measure, plain_trl
 from flows.runner import JobFailed, kill, run_job
-from tasks.config import EngineSettings, LaunchSettings, RewardTerm, RLConfig, Sampling
 from tasks.job import Input, Job, Progress
 from tasks.job_spec import BuildSpec, JobSpec
-from tasks.problems.problem import to_table
+from tasks.problem import to_table
+from tasks.rewards.settings import RewardTerm
+from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import open_engine
 from tasks.rollout.server import Server, stay_on_loopback
+from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.training.settings import LaunchSettings
 
 SERVER = "http://127.0.0.1:8123"
 WARM_UP = 2
@@ -76,8 +79,8 @@ def figures(log: list[dict[str, Any]]) -> dict[str, float]:
 
 def ours(engine: EngineSettings) -> Callable[[Path, int, Path], dict[str, float]]:
     def case(model: Path, steps: int, scratch: Path) -> dict[str, float]:
-        from tasks.train.models import load_policy, load_tokenizer
-        from tasks.train.rl import Prompts, build_trainer
+        from tasks.rl.train import Prompts, build_trainer
+        from tasks.training.models import load_policy, load_tokenizer
 
         config, tokenizer = settings(engine, steps), load_tokenizer(model)
         prompts = Prompts.of(PROBLEMS, config, tokenizer)
@@ -114,7 +117,7 @@ def stage_figures(artifact: Path) -> dict[str, float]:
 
 def two_processes(model: Path, steps: int, scratch: Path) -> dict[str, float]:
     """The whole stage, in two processes with vLLM colocated in each, rewarded for short answers."""
-    from tasks.train import rl
+    from tasks.rl import train as rl
 
     given = {
         name: Input(Ref(kind=kind, digest="0" * 64), path)

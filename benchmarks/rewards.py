@@ -18,8 +18,9 @@ from contextlib import contextmanager
 import math_verify
 import psutil
 
-from tasks.problems.problem import Problem
-from tasks.rewards import Verdict, VerifierPool
+from tasks.problem import Problem
+from tasks.rewards.pool import VerifierPool
+from tasks.rewards.verdict import Verdict
 
 GROUP = 16
 Row = tuple[str, str]

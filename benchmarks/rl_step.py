@@ -26,13 +26,13 @@ import torch
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from tasks.config import RLConfig
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
+from tasks.rl import trainer as grpo_trainer
+from tasks.rl.stage import RLConfig
+from tasks.rl.train import Prompts, build_trainer, grpo_arguments
+from tasks.rl.trainer import GroupTrainer
 from tasks.rollout import decoding
-from tasks.train import grpo_trainer
-from tasks.train.grpo_trainer import GroupTrainer
-from tasks.train.models import load_policy, load_tokenizer
-from tasks.train.rl import Prompts, build_trainer, grpo_arguments
+from tasks.training.models import load_policy, load_tokenizer
 
 PROBLEMS = [
     Problem(f"p{i}", "math", "en", f"what is {i * 7 % 90} + {i * 3 % 70} - {i % 10}?", "", "math")

@@ -21,8 +21,11 @@ from prefect.states import Cancelling, Completed
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
+from flows.stage_flows import flow_parameters
 from flows.status import StatusRecord
 from tasks.recipe import Node
+from tasks.settings import Settings
+from tasks.stage import Stage
 
 POLL_SECONDS = 0.5
 _ASK_SECONDS = 2.0
@@ -89,7 +92,7 @@ def _reason(state: State) -> str:
 
 @dataclass
 class PrefectBuilder:
-    """The `Builder` of the real run."""
+    """The `Maker` of the real run."""
 
     pipeline: Pipeline
     preset: str
@@ -97,26 +100,30 @@ class PrefectBuilder:
     store: ArtifactStore
     status: StatusRecord
 
-    def build(self, node: str, **inputs: Ref) -> Ref:
-        planned = self.pipeline.node(node)
-        digests = {name: ref.digest for name, ref in inputs.items()}
-        parameters: dict[str, Any] = {"inputs": digests} if planned.stage.name == "report" else digests
-        if planned.stage.name == "distill":
-            parameters = {"student": self.pipeline.preset.student, **parameters}
-        elif planned.stage.name != "report":
-            parameters = {"node": node, **parameters}
-        return self._build_all(planned, {node: inputs}, lambda missing: parameters)[node]
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
+        parameters = {name: ref.digest for name, ref in inputs.items()}
+        made = Node(node, stage, config)
+        return self._build_all(made, {node: inputs}, lambda missing: self._asked(made, parameters))[node]
 
-    def build_many(self, node: str, inputs: dict[str, dict[str, Ref]]) -> dict[str, Ref]:
-        """Evaluations: those that are missing, in one job."""
-        wanted = {f"{node}.{label}": refs for label, refs in inputs.items()}
+    def make_each(
+        self, node: str, stage: Stage, config: Settings, each: Mapping[str, Ref], **inputs: Ref
+    ) -> dict[str, Ref]:
+        """Those that are missing, in one run of the stage's deployment."""
+        made = Node(node, stage, config)
+        wanted = {f"{node}.{label}": {stage.each: ref, **inputs} for label, ref in each.items()}
+        shared = {name: ref.digest for name, ref in inputs.items()}
 
         def parameters(missing: list[str]) -> dict[str, Any]:
-            checkpoints = {name.partition(".")[2]: wanted[name]["checkpoint"].digest for name in missing}
-            return {"checkpoints": checkpoints, "problems": wanted[missing[0]]["problems"].digest}
+            labels = [name.removeprefix(f"{node}.") for name in missing]
+            return self._asked(made, shared, {label: each[label].digest for label in labels})
 
-        made = self._build_all(self.pipeline.node(node), wanted, parameters)
-        return {label: made[f"{node}.{label}"] for label in inputs}
+        refs = self._build_all(made, wanted, parameters)
+        return {label: refs[f"{node}.{label}"] for label in each}
+
+    def _asked(
+        self, node: Node, inputs: Mapping[str, str], each: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        return flow_parameters(node, self.preset, self.pipeline.student, inputs, each)
 
     def _build_all(
         self,
@@ -145,12 +152,11 @@ class PrefectBuilder:
             self.status.running(name, key)
         waiting = dict(keys)
         stage = node.stage.name
-        settings = {} if stage == "report" else {"config": node.config.model_dump(mode="json")}
         try:
             dispatch(
                 node.name,
                 f"{stage}/{stage}",
-                {"preset": self.preset, **settings, **parameters},
+                parameters,
                 is_published=lambda: self._all_published(waiting),
             )
         except StageFailed as error:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows import doctor
-from tasks.config import StudentConfig
-from tasks.presets import is_hub_model, load_student, preset_name
+from tasks.presets import StudentConfig, is_hub_model, load_student, preset_name
 
 
 @dataclass(frozen=True)

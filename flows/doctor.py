@@ -16,11 +16,12 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from flows import places
+from flows import paths
 from flows.graph import Pipeline
-from tasks.config import BaseConfig, EngineSettings
-from tasks.models.base import INSTALL_SMOLLM2, SMOLLM2, smollm2_installed
+from tasks.base.load import INSTALL_SMOLLM2, SMOLLM2, smollm2_installed
+from tasks.base.stage import BaseConfig
 from tasks.presets import REPOSITORY, is_hub_model
+from tasks.rollout.settings import EngineSettings
 
 _GIB = 2**30
 _MEMORY_GIB = 4.0
@@ -70,7 +71,7 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    place = next(p for p in (places.work_root(), *places.work_root().parents) if p.exists())
+    place = next(p for p in (paths.work_root(), *paths.work_root().parents) if p.exists())
     free = shutil.disk_usage(place).free / _GIB
     remedy = "" if free >= _DISK_GIB else f"free {_DISK_GIB:.0f} GiB, or set R1_STORE and R1_WORK elsewhere"
     return Finding("disk", free >= _DISK_GIB, f"{free:.1f} GiB free at {place}", remedy)
@@ -155,7 +156,7 @@ def _hub(pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from tasks.rewards import sandbox_layers
+    from tasks.rewards.sandbox import sandbox_layers
 
     for layer, active in sandbox_layers().items():
         remedy = "" if active else "this kernel refuses it; run only models and problems that you trust"

@@ -1,6 +1,6 @@
 """What the RL stages of a preset will cost: tokens, steps, memory and hours, from three steps of each.
 
-The steps run in a process of their own (`tasks.train.probe`); here nothing heavy is imported.
+The steps run in a process of their own (`tasks.estimate`); here nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
 from flows.runner import JOB_ENVIRONMENT
-from tasks.config import BaseConfig, RLConfig
+from tasks.base.stage import BaseConfig
 from tasks.presets import REPOSITORY, PresetError
+from tasks.rl.stage import RLConfig
 
 Row = dict[str, Any]
 COLUMNS = ("stage", "parameters", "steps", "tokens", "s/step", "hours", "at most", "memory")
 
 
 def estimate(pipeline: Pipeline, store: ArtifactStore) -> list[Row]:
-    """One `tasks.train.probe.Estimate` a stage, as it is written there.
+    """One `tasks.estimate.Estimate` a stage, as it is written there.
 
     Raises:
         PresetError: the base or the problems cannot be had, or a setting does not fit them.
@@ -35,7 +36,7 @@ def estimate(pipeline: Pipeline, store: ArtifactStore) -> list[Row]:
         spec.write_text(json.dumps(_spec(pipeline, store)))
         log = Path(scratch) / "log.txt"
         with log.open("wb") as errors:
-            command = [sys.executable, "-m", "tasks.train.probe", str(spec), str(result)]
+            command = [sys.executable, "-m", "tasks.estimate", str(spec), str(result)]
             environment = os.environ | JOB_ENVIRONMENT
             subprocess.run(command, cwd=REPOSITORY, stderr=errors, env=environment, check=False)
         if not result.exists():

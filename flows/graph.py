@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from artifacts.keys import cache_key
 from artifacts.refs import Ref
-from tasks.config import Preset
-from tasks.presets import PresetError, load_preset, load_student, outside_files, preset_name
-from tasks.recipe import Node, nodes, run_recipe
-from tasks.stages import Stage
+from tasks.presets import (
+    Preset,
+    PresetError,
+    StudentConfig,
+    load_preset,
+    load_student,
+    outside_files,
+    preset_name,
+)
+from tasks.recipe import Handle, Maker, Node, recipe, wiring
+from tasks.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,11 @@ class Pipeline:
     """The preset's name; refs are `<name>/<node>`."""
     preset: Preset
     student: str
+    """Its name; nodes of the student are `<student>-...`."""
+    student_config: StudentConfig
     nodes: dict[str, Node]
+    feeds: dict[str, dict[str, str]]
+    """Artifact -> input name -> the artifact that feeds it (`tasks.recipe.Wiring`)."""
 
     def node(self, name: str) -> Node:
         """The node called `name`; `evaluation.r1` is the evaluation of `r1`.
@@ -40,6 +51,10 @@ class Pipeline:
     def ref_name(self, node: str) -> str:
         return f"{self.name}/{node}"
 
+    def walk(self, maker: Maker[Handle]) -> Handle:
+        """The recipe with this preset's settings, by `maker`; returns the report."""
+        return recipe(maker, self.preset, self.student_config, self.student)
+
 
 def load_pipeline(preset: str, student: str = "") -> Pipeline:
     """The preset (name or path) with every setting of every node checked; `student` replaces its own.
@@ -49,9 +64,9 @@ def load_pipeline(preset: str, student: str = "") -> Pipeline:
     """
     settings = load_preset(preset)
     chosen = student or settings.student
-    student = preset_name(chosen)
-    table = nodes(settings, load_student(chosen), student)
-    return Pipeline(preset_name(preset), settings, student, table)
+    student, student_config = preset_name(chosen), load_student(chosen)
+    graph = wiring(settings, student_config, student)
+    return Pipeline(preset_name(preset), settings, student, student_config, graph.nodes, graph.feeds)
 
 
 def configured(node: Node, overrides: Mapping[str, Any]) -> Node:
@@ -86,7 +101,7 @@ def key_of(node: Node, inputs: Mapping[str, Ref]) -> str:
 
 def check_inputs(stage: Stage, inputs: Mapping[str, Ref]) -> None:
     """Every input that the stage needs is there, and of the kind it needs."""
-    missing = [n for n in stage.inputs if "*" not in n and n not in inputs and n not in stage.optional]
+    missing = [n for n in stage.inputs if "*" not in n and n not in inputs]
     if missing:
         raise PresetError(f"stage {stage.name} needs the input {', '.join(missing)}: name an artifact for it")
     for name, ref in inputs.items():
@@ -95,24 +110,3 @@ def check_inputs(stage: Stage, inputs: Mapping[str, Ref]) -> None:
             raise PresetError(f"stage {stage.name} has no input {name}: it has {', '.join(stage.inputs)}")
         if ref.kind != kind:
             raise PresetError(f"stage {stage.name} needs a {kind} as {name}, and {ref.short} is a {ref.kind}")
-
-
-def wiring(pipeline: Pipeline) -> dict[str, dict[str, str]]:
-    """Node -> input name -> the node that feeds it, in the order of the recipe."""
-    recorder = _Recorder()
-    run_recipe(recorder, pipeline.student)
-    return recorder.edges
-
-
-@dataclass
-class _Recorder:
-    """A `Builder` that builds nothing: a node's name stands for its artifact."""
-
-    edges: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def build(self, node: str, **inputs: str) -> str:
-        self.edges[node] = inputs
-        return node
-
-    def build_many(self, node: str, inputs: dict[str, dict[str, str]]) -> dict[str, str]:
-        return {label: self.build(f"{node}.{label}", **wanted) for label, wanted in inputs.items()}

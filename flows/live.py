@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from flows import api, places
+from flows import api, paths
 from flows.status import NodeStatus, RunStatus
 from tasks.job import Progress as JobProgress
 
@@ -52,7 +52,7 @@ class _View:
             self.shown[node.node] = node
 
     def _running(self, node: NodeStatus) -> None:
-        record = JobProgress.read(places.work_root() / node.key)
+        record = JobProgress.read(paths.work_root() / node.key)
         if node.node not in self.tasks:
             self.tasks[node.node] = self.bars.add_task(node.node, total=None, text="starting")
         if record is None:

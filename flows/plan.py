@@ -10,9 +10,10 @@ from artifacts.manifest import Manifest
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
-from tasks.config import Settings
 from tasks.presets import outside_files
-from tasks.recipe import Node, run_recipe
+from tasks.recipe import Node
+from tasks.settings import Settings
+from tasks.stage import Stage
 
 _SHOWN_REASONS = 3
 
@@ -48,25 +49,30 @@ class Planned:
 def plan(pipeline: Pipeline, store: ArtifactStore) -> list[Planned]:
     """Every node in the order of the recipe."""
     planner = Planner(pipeline, store)
-    run_recipe(planner, pipeline.student)
+    pipeline.walk(planner)
     return planner.planned
 
 
 @dataclass
 class Planner:
-    """The `Builder` that looks up instead of building."""
+    """The `Maker` that looks up instead of making."""
 
     pipeline: Pipeline
     store: ArtifactStore
     planned: list[Planned] = field(default_factory=list)
 
-    def build(self, node: str, **inputs: Planned) -> Planned:
-        result = self._plan(self.pipeline.node(node), inputs)
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Planned) -> Planned:
+        result = self._plan(Node(node, stage, config), inputs)
         self.planned.append(result)
         return result
 
-    def build_many(self, node: str, inputs: dict[str, dict[str, Planned]]) -> dict[str, Planned]:
-        return {label: self.build(f"{node}.{label}", **wanted) for label, wanted in inputs.items()}
+    def make_each(
+        self, node: str, stage: Stage, config: Settings, each: Mapping[str, Planned], **inputs: Planned
+    ) -> dict[str, Planned]:
+        return {
+            label: self.make(f"{node}.{label}", stage, config, **{stage.each: one}, **inputs)
+            for label, one in each.items()
+        }
 
     def _plan(self, node: Node, inputs: Mapping[str, Planned]) -> Planned:
         known = {name: planned.ref for name, planned in inputs.items() if planned.ref is not None}

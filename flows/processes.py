@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import places
+from flows import paths
 from tasks.job import write_json
 
 MARK = "R1_SERVICES"
@@ -25,7 +25,7 @@ MARK = "R1_SERVICES"
 
 def start(name: str, command: list[str], environment: Mapping[str, str]) -> psutil.Process:
     """Start a service in a session of its own; its output goes to `.r1/logs/<name>.log`."""
-    log = places.home() / "logs" / f"{name}.log"
+    log = paths.home() / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -33,7 +33,7 @@ def start(name: str, command: list[str], environment: Mapping[str, str]) -> psut
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**environment, MARK: str(places.home())},
+            env={**environment, MARK: str(paths.home())},
             start_new_session=True,
             preexec_fn=_default_interrupt,
         )
@@ -59,13 +59,13 @@ def running(name: str) -> psutil.Process | None:
 
 
 def _record(name: str) -> Path:
-    folder = places.home() / "services"
+    folder = paths.home() / "services"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.json"
 
 
 def log_tail(name: str, lines: int = 5) -> str:
-    log = places.home() / "logs" / f"{name}.log"
+    log = paths.home() / "logs" / f"{name}.log"
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
@@ -91,7 +91,7 @@ def _is_engine(process: psutil.Process) -> bool:
 
 
 def _marked_with_environment() -> list[tuple[psutil.Process, dict[str, str]]]:
-    home = str(places.home())
+    home = str(paths.home())
     found = []
     for process in psutil.process_iter():
         try:

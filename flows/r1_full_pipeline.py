@@ -1,4 +1,4 @@
-"""The whole recipe as one flow: `tasks.recipe.run_recipe` is the figure, this runs it.
+"""The whole recipe as one flow: `tasks.recipe.recipe` is the figure, this runs it.
 
     prefect deployment run r1-full-pipeline --param preset=tiny
 
@@ -14,11 +14,10 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from artifacts.store import ArtifactStore
-from flows import places, ui
+from flows import paths, ui
 from flows.builder import PrefectBuilder, StageFailed
-from flows.graph import load_pipeline, wiring
+from flows.graph import load_pipeline
 from flows.status import StatusRecord
-from tasks.recipe import run_recipe
 
 
 @flow(name="r1-full-pipeline", flow_run_name="r1 pipeline of {preset}", persist_result=False)
@@ -30,10 +29,10 @@ def r1_full_pipeline(preset: str = "tiny") -> State:
         StageFailed: with the reason of the stage.
     """
     pipeline = load_pipeline(preset)
-    store = ArtifactStore.open(places.absolute_store_url())
-    status = StatusRecord(str(flow_run.id), pipeline.name, wiring(pipeline))
+    store = ArtifactStore.open(paths.absolute_store_url())
+    status = StatusRecord(str(flow_run.id), pipeline.name, pipeline.feeds)
     try:
-        report = run_recipe(PrefectBuilder(pipeline, preset, store, status), pipeline.student)
+        report = pipeline.walk(PrefectBuilder(pipeline, preset, store, status))
     except StageFailed as error:
         status.failed_run(str(error))
         raise

@@ -17,8 +17,7 @@ from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
-POOLS: dict[str, int | None] = {"cpu": None, "gpu-train": 1, "gpu-rollout": 1}
-"""Work pool -> how many runs at once; one GPU stage has the GPU to itself."""
+from flows.pools import POOLS
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from flows import places, processes
+from flows import paths, processes
+from flows.pools import POOLS
 
-POOLS = ("cpu", "gpu-train", "gpu-rollout")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _START_SECONDS = 180.0
 _DOWN_SECONDS = 15.0
@@ -51,7 +51,7 @@ def ui_url() -> str:
 def environment() -> dict[str, str]:
     """What every Prefect process of ours runs with."""
     private = {
-        "PREFECT_HOME": str(places.home() / "prefect"),
+        "PREFECT_HOME": str(paths.home() / "prefect"),
         "PREFECT_API_URL": api_url(),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -90,8 +90,8 @@ def down() -> int:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One `up` at a time."""
-    places.home().mkdir(parents=True, exist_ok=True)
-    with (places.home() / "up.lock").open("w") as lock:
+    paths.home().mkdir(parents=True, exist_ok=True)
+    with (paths.home() / "up.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -132,14 +132,14 @@ def _wait_for_server() -> None:
         if processes.running("server") is None:
             raise ServiceError(f"the Prefect server ended: {processes.log_tail('server')}")
         if time.monotonic() > deadline:
-            logs = places.home() / "logs"
+            logs = paths.home() / "logs"
             raise ServiceError(f"the Prefect server gave no answer in {_START_SECONDS:.0f} s: see {logs}")
         time.sleep(0.2)
 
 
 def _registered(say: Say) -> None:
     """Pools and deployments, when what defines them changed since the last time."""
-    record = places.home() / "prefect" / "registered"
+    record = paths.home() / "prefect" / "registered"
     state = _definitions()
     if record.is_file() and record.read_text() == state:
         return
@@ -152,7 +152,8 @@ def _registered(say: Say) -> None:
 def _definitions() -> str:
     """Digest of what deployments are made from."""
     digest = hashlib.sha256(f"{api_url()} {metadata.version('prefect')}".encode())
-    for path in (Path("prefect.yaml"), *sorted(Path("flows").glob("*.py"))):
+    sources = (*sorted(Path("flows").glob("*.py")), *sorted(Path("tasks").glob("*/stage.py")))
+    for path in (Path("prefect.yaml"), *sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -4,182 +4,140 @@
     prefect deployment run sft --param node=dev3
     prefect deployment run reasoning-rl --param checkpoint=tiny/dev1 --param 'config={"learning_rate": 1e-5}'
 
-An input that is not named is the newest artifact of the node that feeds it in the recipe
-(`tasks.recipe`); a name is `preset/node`, a digest or a unique prefix of one. `config` replaces single
-settings of the preset. What exists already is not made again.
+The flows are made from the registry of stages (`tasks.recipe.STAGES`); `signature` says what each asks for.
+An input that is not named is the newest artifact of the node that feeds it in the recipe; a name is
+`preset/node`, a digest or a unique prefix of one. `config` replaces single settings of the preset. What
+exists already is not made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from inspect import Parameter, Signature
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.flows import Flow
 
-from flows.graph import load_pipeline, wiring
+from flows.graph import Pipeline, load_pipeline
 from flows.stage_run import run_stage, run_stages
-
-Settings = dict[str, Any] | None
-Name = str | None
-
-
-def stage_flow(
-    name: str, run_name: str = "{node} of {preset}"
-) -> Callable[[Callable[..., State]], Flow[..., State]]:
-    """A flow named after its stage whose runs say node and preset."""
-    return flow(name=name, flow_run_name=run_name, persist_result=False)
+from tasks.recipe import STAGES, STUDENT, Node
+from tasks.stage import Stage
 
 
-@stage_flow("problems")
-def problems(preset: str = "tiny", node: str = "problems", config: Settings = None) -> State:
-    """Training and held-out problems that share no question (paper B.3.1)."""
-    return run_stage("problems", preset, node, config)
+def signature(stage: Stage) -> Signature:
+    """What the deployment of a stage asks for.
 
-
-@stage_flow("base")
-def base(preset: str = "tiny", node: str = "base", config: Settings = None) -> State:
-    """The model everything starts from, or a student's base."""
-    return run_stage("base", preset, node, config)
-
-
-@stage_flow("rl-zero")
-def rl_zero(
-    preset: str = "tiny",
-    node: str = "r1-zero",
-    checkpoint: Name = None,
-    problems: Name = None,
-    config: Settings = None,
-) -> State:
-    """GRPO on a base with accuracy and format rewards only (2.1; the control of F.1)."""
-    return run_stage("rl-zero", preset, node, config, checkpoint=checkpoint, problems=problems)
-
-
-@stage_flow("cold-start")
-def cold_start(
-    preset: str = "tiny",
-    node: str = "cold-start",
-    checkpoint: Name = None,
-    problems: Name = None,
-    config: Settings = None,
-) -> State:
-    """R1-Zero's samples, filtered and refined into readable traces (B.3.2)."""
-    return run_stage("cold-start", preset, node, config, checkpoint=checkpoint, problems=problems)
-
-
-@stage_flow("sft")
-def sft(
-    preset: str = "tiny",
-    node: str = "dev1",
-    checkpoint: Name = None,
-    dataset: Name = None,
-    config: Settings = None,
-) -> State:
-    """Supervised fine-tuning: Dev1 on the cold start, Dev3 on the mixture (B.4.2)."""
-    return run_stage("sft", preset, node, config, checkpoint=checkpoint, dataset=dataset)
-
-
-@stage_flow("reasoning-rl")
-def reasoning_rl(
-    preset: str = "tiny",
-    node: str = "dev2",
-    checkpoint: Name = None,
-    problems: Name = None,
-    config: Settings = None,
-) -> State:
-    """GRPO on Dev1 with the language-consistency reward (3.2.1)."""
-    return run_stage("reasoning-rl", preset, node, config, checkpoint=checkpoint, problems=problems)
-
-
-@stage_flow("rejection-sampling")
-def rejection_sampling(
-    preset: str = "tiny",
-    node: str = "mixture",
-    checkpoint: Name = None,
-    problems: Name = None,
-    config: Settings = None,
-) -> State:
-    """The 800k-style mixture of verified traces and general data (B.3.3)."""
-    return run_stage("rejection-sampling", preset, node, config, checkpoint=checkpoint, problems=problems)
-
-
-@stage_flow("reward-models")
-def reward_models(
-    preset: str = "tiny",
-    node: str = "reward-models",
-    checkpoint: Name = None,
-    problems: Name = None,
-    config: Settings = None,
-) -> State:
-    """The helpful and the safety reward model (3.1, B.2)."""
-    return run_stage("reward-models", preset, node, config, checkpoint=checkpoint, problems=problems)
-
-
-@stage_flow("final-rl")
-def final_rl(
-    preset: str = "tiny",
-    node: str = "r1",
-    checkpoint: Name = None,
-    problems: Name = None,
-    reward_models: Name = None,
-    config: Settings = None,
-) -> State:
-    """GRPO on Dev3 with rules, and reward models in the last steps (3.2.2)."""
-    return run_stage(
-        "final-rl",
-        preset,
-        node,
-        config,
-        checkpoint=checkpoint,
-        problems=problems,
-        reward_models=reward_models,
+    Always `preset`; then `node`, or `student` for a student's stage; then its inputs. A stage that makes an
+    artifact for each of several inputs takes one by name (or `all`), or several by label. Inputs of any
+    number come as one mapping, `inputs`.
+    """
+    parameters = {"preset": (str, "tiny")}
+    if stage.for_student:
+        parameters["student"] = (str, "")
+    elif not stage.each:
+        parameters["node"] = (str, next(iter(stage.nodes)))
+    for name in stage.inputs:
+        if name == stage.each:
+            parameters |= {name: (str, "all"), f"{name}s": (dict[str, str] | None, None)}
+        elif not _takes_any_number(stage):
+            parameters[name] = (str | None, None)
+    if _takes_any_number(stage):
+        parameters["inputs"] = (dict[str, str] | None, None)
+    if stage.config.model_fields:
+        parameters["config"] = (dict[str, Any] | None, None)
+    return Signature(
+        [
+            Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
+            for name, (kind, default) in parameters.items()
+        ],
+        return_annotation=State,
     )
 
 
-@stage_flow("distill", "distill {student} of {preset}")
-def distill(
-    preset: str = "tiny",
+def flow_parameters(
+    node: Node, preset: str, student: str, inputs: Mapping[str, str], each: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The parameters with which the pipeline runs the deployment of `node`'s stage.
+
+    `inputs` are digests by input name; `each` those of the input that the stage takes several of, by label.
+    """
+    stage = node.stage
+    parameters: dict[str, Any] = {"preset": preset}
+    if stage.for_student:
+        parameters["student"] = student
+    elif not stage.each:
+        parameters["node"] = node.name
+    if each is not None:
+        parameters[f"{stage.each}s"] = dict(each)
+    parameters |= {"inputs": dict(inputs)} if _takes_any_number(stage) else inputs
+    if stage.config.model_fields:
+        parameters["config"] = node.config.model_dump(mode="json")
+    return parameters
+
+
+def _takes_any_number(stage: Stage) -> bool:
+    return any(name.endswith(".*") for name in stage.inputs)
+
+
+def _run(
+    stage: Stage,
+    preset: str,
+    node: str = "",
     student: str = "",
-    checkpoint: Name = None,
-    dataset: Name = None,
-    config: Settings = None,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    **named: Any,
 ) -> State:
-    """The mixture into a smaller model (B.4.3); `student` is a file of `configs/students`."""
-    student = student or load_pipeline(preset).student
-    if checkpoint is None:
-        run_stage("base", preset, f"{student}-base", student=student)
-    names = {"checkpoint": checkpoint, "dataset": dataset}
-    return run_stage("distill", preset, f"{student}-distilled", config, student=student, **names)
+    """What the flow of `stage` does with the parameters of its `signature`."""
+    if stage.each:
+        pipeline = load_pipeline(preset)
+        one, several = named.pop(stage.each), named.pop(f"{stage.each}s")
+        each = several if several is not None else _by_label(pipeline, stage, one)
+        name = next(iter(stage.nodes))
+        wanted = {f"{name}.{label}": {stage.each: text, **named} for label, text in each.items()}
+        return run_stages(stage.name, preset, wanted, config)
+    if stage.for_student:
+        student = student or load_pipeline(preset).student
+        node = next(iter(stage.nodes)).replace(STUDENT, student, 1)
+        _make_base(preset, student, node, named)
+    return run_stage(stage.name, preset, node, config, student=student, **named, **(inputs or {}))
 
 
-@stage_flow("evaluate", "evaluate {checkpoint} of {preset}")
-def evaluate(
-    preset: str = "tiny",
-    checkpoint: str = "all",
-    checkpoints: dict[str, str] | None = None,
-    problems: Name = None,
-    config: Settings = None,
-) -> State:
-    """Held-out scores under one protocol (D.1): of one node, of `checkpoints` (label -> artifact), or all."""
-    if checkpoints is None:
-        checkpoints = _checkpoints(preset, checkpoint)
-    inputs = {
-        f"evaluation.{label}": {"checkpoint": text, "problems": problems}
-        for label, text in checkpoints.items()
-    }
-    return run_stages("evaluate", preset, inputs, config)
-
-
-def _checkpoints(preset: str, checkpoint: str) -> dict[str, str]:
-    if checkpoint != "all":
-        return {checkpoint.rpartition("/")[2][:40]: checkpoint}
-    pipeline = load_pipeline(preset)
-    labels = [node.partition(".")[2] for node in wiring(pipeline) if node.startswith("evaluation.")]
+def _by_label(pipeline: Pipeline, stage: Stage, name: str) -> dict[str, str]:
+    """Label -> artifact: of one that is named, or of every one in the recipe."""
+    if name != "all":
+        return {name.rpartition("/")[2][:40]: name}
+    node = next(iter(stage.nodes))
+    labels = [made.removeprefix(f"{node}.") for made in pipeline.feeds if made.startswith(f"{node}.")]
     return {label: pipeline.ref_name(label) for label in labels}
 
 
-@stage_flow("report")
-def report(preset: str = "tiny", node: str = "report", inputs: dict[str, str] | None = None) -> State:
-    """Scores, curves, samples, cost and lineage of a whole run as one page."""
-    return run_stage("report", preset, node, None, **(inputs or {}))
+def _make_base(preset: str, student: str, node: str, named: Mapping[str, str | None]) -> None:
+    """What feeds a student's stage and belongs to the student alone is made first, where it is not named."""
+    pipeline = load_pipeline(preset, student)
+    for name, feed in pipeline.feeds[node].items():
+        if named.get(name) is None and feed.startswith(f"{student}-"):
+            run_stage(pipeline.node(feed).stage.name, preset, feed, student=student)
+
+
+def _stage_flow(stage: Stage) -> Flow[..., State]:
+    """A flow named after its stage whose runs say node and preset."""
+
+    def run(**parameters: Any) -> State:
+        return _run(stage, **parameters)
+
+    run.__name__ = run.__qualname__ = stage.name.replace("-", "_")
+    run.__doc__ = stage.summary
+    run.__signature__ = signature(stage)  # type: ignore[attr-defined]
+    if stage.each:
+        run_name = f"{stage.name} {{{stage.each}}} of {{preset}}"
+    else:
+        run_name = f"{stage.name} {{student}} of {{preset}}" if stage.for_student else "{node} of {preset}"
+    return flow(name=stage.name, flow_run_name=run_name, persist_result=False)(run)
+
+
+FLOWS: dict[str, Flow[..., State]] = {name: _stage_flow(stage) for name, stage in STAGES.items()}
+"""By stage. Each is an attribute of this module too, which is how Prefect finds it."""
+globals().update({made.fn.__name__: made for made in FLOWS.values()})

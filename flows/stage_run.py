@@ -16,8 +16,8 @@ from prefect.states import Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import places, ui
-from flows.graph import Pipeline, configured, key_of, load_pipeline, wiring
+from flows import paths, ui
+from flows.graph import Pipeline, configured, key_of, load_pipeline
 from flows.runner import run_job
 from tasks.job import Progress
 from tasks.job_spec import BuildSpec, JobSpec
@@ -55,13 +55,13 @@ def run_stages(
         JobFailed: with the job's own reason.
     """
     pipeline = load_pipeline(preset, student)
-    store = ArtifactStore.open(places.absolute_store_url())
+    store = ArtifactStore.open(paths.absolute_store_url())
     builds = [plan_build(pipeline, store, stage, node, names, config or {}) for node, names in inputs.items()]
     missing = tuple(build for build in builds if store.lookup(build.key) is None)
     if missing:
         spec = JobSpec(
-            store=places.absolute_store_url(),
-            work_root=places.work_root(),
+            store=paths.absolute_store_url(),
+            work_root=paths.work_root(),
             preset=pipeline.name,
             builds=missing,
         )
@@ -94,7 +94,7 @@ def plan_build(
 
 def resolve_inputs(pipeline: Pipeline, store: ArtifactStore, node: str, names: Names) -> dict[str, Ref]:
     """The named artifacts; for inputs without a name, the newest of the node that feeds them."""
-    feeds = wiring(pipeline).get(node, {})
+    feeds = pipeline.feeds.get(node, {})
     wanted = {name: text or pipeline.ref_name(feeds.get(name, name)) for name, text in names.items()}
     wanted |= {name: pipeline.ref_name(feed) for name, feed in feeds.items() if name not in wanted}
     return {name: store.resolve(text, pipeline.name) for name, text in wanted.items()}

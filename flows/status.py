@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from artifacts.refs import Ref
-from flows import places
+from flows import paths
 from tasks.job import write_json
 
 State = Literal["waiting", "running", "cached", "done", "failed"]
@@ -54,7 +54,7 @@ class RunStatus(BaseModel):
 
 
 def record_path(flow_run: str) -> Path:
-    return places.runs() / f"{flow_run}.json"
+    return paths.runs() / f"{flow_run}.json"
 
 
 class StatusRecord:

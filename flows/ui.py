@@ -231,7 +231,7 @@ def _curves(folder: Path, node: str) -> list[Drawing | None]:
 def _lineage(ref: Ref) -> Lineage:
     from artifacts.lineage import lineage
     from artifacts.store import ArtifactStore
-    from flows.places import absolute_store_url
+    from flows.paths import absolute_store_url
 
     return lineage(ArtifactStore.open(absolute_store_url()), ref)
 
@@ -239,7 +239,7 @@ def _lineage(ref: Ref) -> Lineage:
 def _recipe(graph: Lineage) -> Drawing | None:
     """The artifacts at their places of the recipe."""
     from tasks.report.data import Node
-    from tasks.report.recipe import recipe_figure
+    from tasks.report.recipe_figure import recipe_figure
 
     nodes = [
         Node(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))

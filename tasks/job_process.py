@@ -31,7 +31,8 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from tasks.job import LOST, Input, Job, ServiceLost, StopRequested, write_json
 from tasks.job_spec import GRACE_SECONDS, BuildResult, BuildSpec, ExitRecord, JobSpec
-from tasks.stages import STAGES, Stage
+from tasks.recipe import STAGES
+from tasks.stage import Stage
 
 log = logging.getLogger("job")
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Hashable
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from tasks.config import BaseConfig, Preset, ProblemsConfig, Settings, StudentConfig
+from tasks.base.stage import BaseConfig
+from tasks.problems.stage import ProblemsConfig
+from tasks.recipe import SECTIONS
+from tasks.settings import Settings
+from tasks.sft.stage import SFTConfig
+from tasks.stage import Stage
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -28,6 +34,36 @@ Config = TypeVar("Config", bound=BaseModel)
 
 class PresetError(ValueError):
     """A preset or student that cannot be used."""
+
+
+class StudentConfig(Settings):
+    """One student: its base and how it is fine-tuned (`configs/students/NAME.yaml`; B.4.3)."""
+
+    base: BaseConfig
+    distill: SFTConfig = SFTConfig(batch_size=64)
+
+
+class Preset(Settings):
+    """The whole pipeline in one file: a section for each line of `tasks.recipe.recipe`, and a student."""
+
+    student: str
+    """A file of `configs/students`, without `.yaml`."""
+
+    if TYPE_CHECKING:  # the sections are the recipe's: `_whole_preset` below
+
+        def __getattr__(self, section: str) -> Any: ...
+
+
+def _section(stage: Stage) -> Any:
+    """A section must be given unless its stage has no settings at all."""
+    return (stage.config, ... if stage.config.model_fields else stage.config())
+
+
+@cache
+def _whole_preset() -> type[Preset]:
+    """`Preset` with the recipe's sections; built on first use, since importing the flows must stay quick."""
+    sections = {name: _section(stage) for name, stage in SECTIONS.items()}
+    return create_model("Preset", __base__=Preset, **sections)
 
 
 def load_preset(name_or_path: str) -> Preset:
@@ -50,7 +86,7 @@ def read_preset(name_or_path: str) -> Preset:
     Raises:
         PresetError: unknown preset, unknown key, value out of range.
     """
-    return _parse(_find(name_or_path, CONFIGS, "preset"), Preset)
+    return _parse(_find(name_or_path, CONFIGS, "preset"), _whole_preset())
 
 
 def load_student(name_or_path: str) -> StudentConfig:

@@ -1,4 +1,4 @@
-"""The graph of the paper (Fig. 2), once: the pipeline runs it, `r1 plan` prices it.
+"""The graph of the paper (Fig. 2), once: the pipeline runs it, `r1 plan` prices it, the report draws it.
 
     base --GRPO(accuracy+format)--------------------------------> R1-Zero
     R1-Zero --sample, filter, refine--> cold-start set
@@ -8,15 +8,102 @@
     mixture --SFT--> students        control: GRPO on the student's own base
 
 The base is loaded three times (R1-Zero, Dev1, Dev3): Dev3 does not continue Dev2.
+
+A line of `recipe` is a node: its name, its stage, its section of the preset, and the nodes that feed it.
+Everything else about the graph is read off that function: which stages there are (`STAGES`), which
+sections a preset has (`SECTIONS`), and which node feeds which (`wiring`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
-from tasks.config import Preset, Settings, StudentConfig
-from tasks.stages import STAGES, Stage
+from artifacts.refs import Kind
+from tasks.base.stage import BASE
+from tasks.cold_start.stage import COLD_START
+from tasks.evaluate.stage import EVALUATE
+from tasks.problems.stage import PROBLEMS
+from tasks.rejection_sampling.stage import REJECTION_SAMPLING
+from tasks.report.stage import REPORT
+from tasks.reward_models.stage import REWARD_MODELS
+from tasks.rl.stage import FINAL_RL, REASONING_RL, RL_ZERO
+from tasks.settings import Settings
+from tasks.sft.stage import DISTILL, SFT
+from tasks.stage import Place, Stage
+
+Handle = TypeVar("Handle")
+"""What stands for an artifact: a `Ref` when running, a planned key when planning."""
+
+
+class Maker(Protocol[Handle]):
+    """What walks the recipe: it makes artifacts, plans them, or only notes them down."""
+
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Handle) -> Handle:
+        """Make (or reuse) the artifact of `node`."""
+        ...
+
+    def make_each(
+        self, node: str, stage: Stage, config: Settings, each: Mapping[str, Handle], **inputs: Handle
+    ) -> dict[str, Handle]:
+        """`node` once for every handle of `each` (label -> the input that `stage.each` names), in one job."""
+        ...
+
+
+def recipe(maker: Maker[Handle], preset: Any, student: Any, student_name: str) -> Handle:
+    """The whole recipe; returns the report. `preset` and `student` hold each node's settings by section."""
+    r1 = made = _Made(maker)
+    problems = r1.make("problems", PROBLEMS, preset.problems)
+    base = r1.make("base", BASE, preset.base)
+
+    r1_zero = r1.make("r1-zero", RL_ZERO, preset.rl_zero, checkpoint=base, problems=problems)
+    cold_start = r1.make("cold-start", COLD_START, preset.cold_start, checkpoint=r1_zero, problems=problems)
+
+    dev1 = r1.make("dev1", SFT, preset.dev1, checkpoint=base, dataset=cold_start)
+    dev2 = r1.make("dev2", REASONING_RL, preset.reasoning_rl, checkpoint=dev1, problems=problems)
+    mixture = r1.make(
+        "mixture", REJECTION_SAMPLING, preset.rejection_sampling, checkpoint=dev2, problems=problems
+    )
+
+    dev3 = r1.make("dev3", SFT, preset.dev3, checkpoint=base, dataset=mixture)
+    reward_models = r1.make(
+        "reward-models", REWARD_MODELS, preset.reward_models, checkpoint=dev3, problems=problems
+    )
+    r1.make("r1", FINAL_RL, preset.final_rl, checkpoint=dev3, problems=problems, reward_models=reward_models)
+
+    student_base = r1.make(f"{student_name}-base", BASE, student.base)
+    r1.make(f"{student_name}-distilled", DISTILL, student.distill, checkpoint=student_base, dataset=mixture)
+    r1.make(f"{student_name}-rl-only", RL_ZERO, preset.student_rl, checkpoint=student_base, problems=problems)
+
+    evaluations = r1.make_each(
+        "evaluation", EVALUATE, preset.evaluate, each=made.of_kind(Kind.checkpoint), problems=problems
+    )
+    return r1.make("report", REPORT, preset.report, problems=problems, **made.for_report(evaluations))
+
+
+class _Made(Generic[Handle]):
+    """Walks the recipe through another maker and remembers what was made, for the last two lines."""
+
+    def __init__(self, maker: Maker[Handle]) -> None:
+        self._maker = maker
+        self._made: dict[str, tuple[Kind, Handle]] = {}
+        self.make_each = maker.make_each
+
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Handle) -> Handle:
+        handle = self._maker.make(node, stage, config, **inputs)
+        self._made[node] = stage.output, handle
+        return handle
+
+    def of_kind(self, kind: Kind) -> dict[str, Handle]:
+        return {node: handle for node, (made, handle) in self._made.items() if made == kind}
+
+    def for_report(self, evaluations: Mapping[str, Handle]) -> dict[str, Handle]:
+        """Inputs like `checkpoint.dev1`; the problems are an input of their own."""
+        shown = {f"{Kind.evaluation}.{label}": handle for label, handle in evaluations.items()}
+        return shown | {
+            f"{kind}.{node}": handle for node, (kind, handle) in self._made.items() if kind != Kind.problems
+        }
 
 
 @dataclass(frozen=True)
@@ -28,74 +115,88 @@ class Node:
     config: Settings
 
 
-def nodes(preset: Preset, student: StudentConfig, student_name: str) -> dict[str, Node]:
-    """Every node by name, in the order of the recipe."""
-    table: list[tuple[str, str, Settings]] = [
-        ("problems", "problems", preset.problems),
-        ("base", "base", preset.base),
-        ("r1-zero", "rl-zero", preset.rl_zero),
-        ("cold-start", "cold-start", preset.cold_start),
-        ("dev1", "sft", preset.dev1),
-        ("dev2", "reasoning-rl", preset.reasoning_rl),
-        ("mixture", "rejection-sampling", preset.rejection_sampling),
-        ("dev3", "sft", preset.dev3),
-        ("reward-models", "reward-models", preset.reward_models),
-        ("r1", "final-rl", preset.final_rl),
-        (f"{student_name}-base", "base", student.base),
-        (f"{student_name}-distilled", "distill", student.distill),
-        (f"{student_name}-rl-only", "rl-zero", preset.student_rl),
-        ("evaluation", "evaluate", preset.evaluate),
-        ("report", "report", preset.report),
-    ]
-    return {name: Node(name, STAGES[stage], config) for name, stage, config in table}
+@dataclass
+class Wiring:
+    """The `Maker` that makes nothing: it notes the nodes, and which node feeds which input."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    """By name, in the order of the recipe; a stage that makes several artifacts is one node."""
+    feeds: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Artifact (`dev1`, `evaluation.dev1`) -> input name -> the artifact that feeds it."""
+
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: str) -> str:
+        self.nodes[node] = Node(node, stage, config)
+        self.feeds[node] = inputs
+        return node
+
+    def make_each(
+        self, node: str, stage: Stage, config: Settings, each: Mapping[str, str], **inputs: str
+    ) -> dict[str, str]:
+        self.nodes[node] = Node(node, stage, config)
+        made = {label: f"{node}.{label}" for label in each}
+        self.feeds |= {name: {stage.each: each[label], **inputs} for label, name in made.items()}
+        return made
 
 
-Handle = TypeVar("Handle")
-"""What stands for an artifact: a `Ref` when running, a planned key when planning."""
+def wiring(preset: Any, student: Any, student_name: str) -> Wiring:
+    """The graph of a preset and a student."""
+    noted = Wiring()
+    recipe(noted, preset, student, student_name)
+    return noted
 
 
-class Builder(Protocol[Handle]):
-    def build(self, node: str, **inputs: Handle) -> Handle:
-        """Make (or reuse) the artifact of `node`."""
-        ...
+class _SectionNames:
+    """Stands for a preset or a student: the name of a section in the place of its settings."""
 
-    def build_many(self, node: str, inputs: dict[str, dict[str, Handle]]) -> dict[str, Handle]:
-        """`node` once per entry of `inputs` (label -> inputs), in one job; labels name the results."""
-        ...
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+
+    def __getattr__(self, name: str) -> str:
+        return self._prefix + name
 
 
-def run_recipe(r1: Builder[Handle], student: str) -> Handle:
-    """The whole recipe; returns the report."""
-    problems = r1.build("problems")
-    base = r1.build("base")
+STUDENT = "student"
+"""Stands for the name of any student in the names of nodes."""
 
-    r1_zero = r1.build("r1-zero", checkpoint=base, problems=problems)
-    cold_start = r1.build("cold-start", checkpoint=r1_zero, problems=problems)
+_ANY = wiring(_SectionNames(), _SectionNames(f"{STUDENT}."), STUDENT)
 
-    dev1 = r1.build("dev1", checkpoint=base, dataset=cold_start)
-    dev2 = r1.build("dev2", checkpoint=dev1, problems=problems)
-    mixture = r1.build("mixture", checkpoint=dev2, problems=problems)
+STAGES: dict[str, Stage] = {node.stage.name: node.stage for node in _ANY.nodes.values()}
+"""Every stage by name, in the order of the recipe."""
 
-    dev3 = r1.build("dev3", checkpoint=base, dataset=mixture)
-    reward_models = r1.build("reward-models", checkpoint=dev3, problems=problems)
-    final = r1.build("r1", checkpoint=dev3, problems=problems, reward_models=reward_models)
+SECTIONS: dict[str, Stage] = {
+    str(node.config): node.stage
+    for node in _ANY.nodes.values()
+    if not str(node.config).startswith(f"{STUDENT}.")
+}
+"""Every section of a preset, and the stage whose settings it holds."""
 
-    student_base = r1.build(f"{student}-base")
-    distilled = r1.build(f"{student}-distilled", checkpoint=student_base, dataset=mixture)
-    rl_only = r1.build(f"{student}-rl-only", checkpoint=student_base, problems=problems)
 
-    checkpoints = {
-        "base": base, "r1-zero": r1_zero, "dev1": dev1, "dev2": dev2, "dev3": dev3, "r1": final,
-        f"{student}-base": student_base, f"{student}-distilled": distilled, f"{student}-rl-only": rl_only,
-    }  # fmt: skip
-    evaluations = r1.build_many(
-        "evaluation", {name: {"checkpoint": c, "problems": problems} for name, c in checkpoints.items()}
-    )
-    return r1.build(
-        "report",
-        problems=problems,
-        **{f"evaluation.{name}": e for name, e in evaluations.items()},
-        **{f"checkpoint.{name}": c for name, c in checkpoints.items()},
-        **{"dataset.cold-start": cold_start, "dataset.mixture": mixture},
-        **{"reward_models.reward-models": reward_models},
-    )
+def role(node: str) -> str:
+    """`node` without its student's name: `tiny-student-distilled` -> `student-distilled`."""
+    if node in _ANY.nodes:
+        return node
+    endings = (name for name in _ANY.nodes if name.startswith(f"{STUDENT}-"))
+    return next((name for name in endings if node.endswith(name.removeprefix(STUDENT))), node)
+
+
+def title(node: str) -> str:
+    """What a person calls a node; an unknown one keeps its name."""
+    found = _place(node)
+    return found.title if isinstance(found, Place) else found or node
+
+
+def place(node: str) -> Place | None:
+    """Where a node stands in the recipe figure; None for nodes that are not drawn."""
+    found = _place(node)
+    return found if isinstance(found, Place) else None
+
+
+def in_order(nodes: Mapping[str, Any] | list[str]) -> list[str]:
+    """The recipe's nodes first and in its order, others after them by name."""
+    order = list(_ANY.nodes)
+    return sorted(nodes, key=lambda n: (order.index(role(n)) if role(n) in order else len(order), n))
+
+
+def _place(node: str) -> Place | str | None:
+    known = _ANY.nodes.get(role(node))
+    return known.stage.nodes.get(known.name) if known else None

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.trained"]
+
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", GOMP_SPINCOUNT="3000")
 for name in [n for n in os.environ if n.startswith("PREFECT_")]:
     del os.environ[name]

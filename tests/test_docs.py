@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from docs.generate import PAGES, settings_table, with_settings
 from tasks.presets import REPOSITORY
-from tasks.report.stage_pages import PAGES, settings_table, with_settings
-from tasks.stages import STAGES
+from tasks.recipe import STAGES
 
 MARKDOWN = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 names = [str(path.relative_to(REPOSITORY)) for path in MARKDOWN]
@@ -32,7 +32,7 @@ def test_every_link_leads_somewhere(page):
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_a_page_whose_settings_are_the_codes(stage):
     page = (PAGES / f"{stage}.md").read_text()
-    assert with_settings(page, stage) == page, "run `python -m tasks.report.stage_pages`"
+    assert with_settings(page, stage) == page, "run `python -m docs.generate`"
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "report"])

@@ -20,7 +20,6 @@ import yaml
 from flows import doctor
 from flows.graph import load_pipeline
 from tasks import presets
-from tasks.config import ProblemsConfig, RLConfig
 from tasks.presets import (
     CONFIGS,
     PresetError,
@@ -31,6 +30,8 @@ from tasks.presets import (
     outside_files,
     read_preset,
 )  # fmt: skip
+from tasks.problems.stage import ProblemsConfig
+from tasks.rl.stage import RLConfig
 
 PRESETS, STUDENTS = available(), available(CONFIGS / "students")
 

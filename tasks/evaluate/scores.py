@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from artifacts.tables import conform
 from tasks.evaluate.metrics import bootstrap, consensus, mean_where, pass_at_k
-from tasks.problems.problem import DOMAINS, VERIFIABLE, Problem
+from tasks.problem import DOMAINS, VERIFIABLE, Problem
 from tasks.rewards.rubric import is_safe, rubric_score
 
 Row = Mapping[str, Any]

@@ -1,54 +1,30 @@
-"""Evaluation of a checkpoint on held-out problems (paper D.1): temperature 0.6, top-p 0.95, several samples.
-
-One protocol for every checkpoint of a preset: the same problems, the same seeds, so two checkpoints
-differ in nothing but their weights. Leaves `samples` and `scores` (`tasks.evaluate.scores`).
-Run alone: `prefect deployment run evaluate --param preset=tiny`.
-"""
+"""Declares the stage `evaluate` (paper D.1); `evaluate.py` here does the work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from artifacts.tables import write_table
-from tasks.config import EvaluateConfig
-from tasks.evaluate.scores import scores
-from tasks.job import Job
-from tasks.problems.problem import DOMAINS, Problem, from_table, select
-from tasks.rollout.sampling import sample_checkpoint, verdict_counts
-
-_HEADLINES = {"pass_at_1", "format", "language_consistency", "length"}
+from artifacts.refs import Kind
+from tasks.rendering import Template
+from tasks.rewards.settings import CodeChecking
+from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.settings import Positive
+from tasks.stage import MODEL_AND_PROBLEMS, Stage
 
 
-def run(config: EvaluateConfig, job: Job) -> None:
-    """Sample, judge, score; the stage's entry.
+class EvaluateConfig(CodeChecking):
+    """One protocol for every checkpoint (D.1): temperature 0.6, top-p 0.95, several samples a question."""
 
-    Raises:
-        ValueError: there is no held-out problem.
-    """
-    problems = held_out(from_table(job.inputs["problems"].table("problems")), config.problems_per_domain)
-    samples = sample_checkpoint(
-        job.inputs["checkpoint"], problems, config.template, config.sampling, config.samples_per_problem,
-        config.seed, config.engine, job, config.allow_weak_sandbox,
-    )  # fmt: skip
-    table = scores(samples, problems, config.samples_per_problem, config.seed)
-    write_table(job.draft / "samples.parquet", samples, "samples")
-    write_table(job.draft / "scores.parquet", table, "scores")
-    headlines = {
-        row["metric"]: round(row["value"], 4)
-        for row in table.to_pylist()
-        if row["domain"] == "verifiable" and row["metric"] in _HEADLINES
-    }
-    counts = {f"verdict_{verdict}": n for verdict, n in verdict_counts(samples).items()}
-    job.summary(questions=len(problems), samples=samples.num_rows, **headlines, **counts)
+    template: Template = "r1"
+    problems_per_domain: Positive = 500
+    """Held-out problems of each domain (all, where there are fewer)."""
+    samples_per_problem: Positive = 16
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
+    engine: EngineSettings = EngineSettings()
+    seed: int = 4
 
 
-def held_out(problems: Sequence[Problem], per_domain: int) -> list[Problem]:
-    """The first held-out problems of each domain by id: the same ones whatever the table's order."""
-    chosen = [
-        problem
-        for domain in DOMAINS
-        for problem in sorted(select(problems, "held_out", (domain,)), key=lambda p: p.id)[:per_domain]
-    ]
-    if not chosen:
-        raise ValueError("there is no held-out problem to evaluate on: set problems.held_out")
-    return chosen
+EVALUATE = Stage(
+    "evaluate", 1, "Evaluation",
+    "Held-out scores under one protocol (D.1): of one node, of `checkpoints` (label -> artifact), or all.",
+    "gpu-rollout", EvaluateConfig, MODEL_AND_PROBLEMS, Kind.evaluation, "tasks.evaluate.evaluate:run",
+    nodes={"evaluation": "Evaluation"}, each="checkpoint",
+)  # fmt: skip

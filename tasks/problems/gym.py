@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from tasks.config import GymTask
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
+from tasks.problems.stage import GymTask
 
 _DRAWS_PER_PROBLEM = 20
 """How many items are tried for each problem before a dataset counts as exhausted."""

@@ -1,139 +1,59 @@
-"""The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
-
-Sources: the tiny world's generators, reasoning-gym's (`tasks.problems.gym`), or Parquet files of the
-`problems` schema, where code problems may come with submissions and generators in place of test cases
-(`tasks.problems.test_cases`). Training problems that repeat a question or share a long n-gram with a
-held-out one go to `rejected.parquet` with the reason.
-
-    prefect deployment run problems --param preset=tiny
-"""
+"""Declares the stage `problems` (paper B.3.1, Table 4); `draw.py` here does the work."""
 
 from __future__ import annotations
 
-import hashlib
-import random
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from artifacts.tables import read_table, write_table
-from tasks.config import ProblemsConfig
-from tasks.job import Job
-from tasks.problems.gym import gym_problems
-from tasks.problems.problem import Problem, from_table, to_table
-from tasks.problems.test_cases import with_cases
-from tasks.problems.tiny_world import Exercise, exercises
+from pydantic import Field, JsonValue, model_validator
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_MAX_DRAWS_PER_PROBLEM = 400
+from artifacts.refs import Kind
+from tasks.problem import Domain
+from tasks.settings import NEUTRAL, Count, Positive, Settings
+from tasks.stage import Stage
 
 
-def run(config: ProblemsConfig, job: Job) -> None:
-    """Writes `problems.parquet` and `rejected.parquet`.
+class GymTask(Settings):
+    """Problems of one reasoning-gym dataset."""
 
-    Raises:
-        ValueError: where a domain has fewer different questions than asked, or the file is unusable.
-    """
-    drawn, refused = draw(config)
-    kept, contaminated = decontaminate(drawn, config.decontamination_ngram)
-    if not any(p.split == "train" for p in kept) or not any(p.split == "held_out" for p in kept):
-        raise ValueError("the problems have no training or no held-out split: give both in column `split`")
-    write_table(job.draft / "problems.parquet", to_table(kept), "problems")
-    rejected = refused + contaminated
-    write_table(job.draft / "rejected.parquet", rejected, "rejected")
-    counts = Counter(f"{p.split}_{p.domain}" for p in kept)
-    job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
+    domain: Literal["math", "code", "stem", "logic"]
+    train: Count
+    held_out: Count
+    settings: dict[str, JsonValue] = {}
+    """The dataset's own settings, e.g. `{max_terms: 3, max_digits: 2}`; its defaults for the rest."""
 
 
-def draw(config: ProblemsConfig) -> tuple[list[Problem], list[dict[str, str]]]:
-    """The problems of the source, and rows for `rejected.parquet`."""
-    if config.source == "parquet":
-        return with_cases(from_parquet(config.path))
-    if config.source == "tiny-world":
-        return tiny_world(config), []
-    problems, refused = gym_problems(config.tasks, config.seed)
-    return problems + tiny_world(config), refused
+class ProblemsConfig(Settings):
+    """Where the problems come from (paper B.3.1, Table 4)."""
+
+    source: Literal["tiny-world", "reasoning-gym", "parquet"] = "parquet"
+    path: str = ""
+    """`parquet`: a file or folder of the `problems` schema, absolute or relative to the repository."""
+    tasks: Annotated[dict[str, GymTask], Field(json_schema_extra=NEUTRAL)] = {}
+    """`reasoning-gym`: its datasets by name."""
+    train: dict[Domain, Count] = {}
+    """`tiny-world`: how many training problems of each domain; beside `reasoning-gym`, which has no
+    general problems, the tiny world can give some."""
+    held_out: dict[Domain, Count] = {}
+    """`tiny-world`: how many questions of each domain no stage trains on."""
+    decontamination_ngram: Positive = 10
+    """Training problems that share an n-gram of this many words with a held-out one are rejected."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _a_source_has_what_it_needs(self) -> Self:
+        if self.source == "parquet" and not self.path:
+            raise ValueError("source 'parquet' needs `path`: a Parquet file of the problems schema")
+        if self.source == "tiny-world" and not (self.train and self.held_out):
+            raise ValueError("source 'tiny-world' needs `train` and `held_out`: how many problems a domain")
+        if self.source == "reasoning-gym" and not self.tasks:
+            raise ValueError("source 'reasoning-gym' needs `tasks`: its datasets by name, with their sizes")
+        if self.source != "reasoning-gym" and self.tasks:
+            raise ValueError(f"`tasks` are reasoning-gym's and the source is {self.source!r}: remove one")
+        return self
 
 
-def tiny_world(config: ProblemsConfig) -> list[Problem]:
-    """Problems of the tiny world; a question's identity alone decides its split."""
-    out: list[Problem] = []
-    for split, wanted in (("held_out", config.held_out), ("train", config.train)):
-        for domain, count in wanted.items():
-            rng = random.Random(f"{config.seed} {split} {domain}")
-            stream = (e for e in exercises(domain, rng) if e.held_out == (split == "held_out"))
-            out += [_problem(e, split) for e in _distinct(stream, count, f"{domain} {split}")]
-    return out
-
-
-def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercise]:
-    found: dict[str, Exercise] = {}
-    for draws, exercise in enumerate(stream):
-        if len(found) == count:
-            break
-        if draws > _MAX_DRAWS_PER_PROBLEM * count:
-            raise ValueError(
-                f"the tiny world has only {len(found)} {what} questions: ask for fewer than {count}"
-            )
-        found.setdefault(exercise.question, exercise)
-    return list(found.values())
-
-
-def _problem(exercise: Exercise, split: str) -> Problem:
-    digest = hashlib.sha256(exercise.question.encode()).hexdigest()[:12]
-    return Problem(
-        f"{exercise.domain}-{digest}", exercise.domain, exercise.language, exercise.question,
-        exercise.answer, exercise.verifier, exercise.verifier_args, exercise.source, split=split,
-    )  # fmt: skip
-
-
-def from_parquet(path: str) -> list[Problem]:
-    """The problems of a file or folder of shards; ids must be unique."""
-    found = Path(path) if Path(path).is_absolute() else _REPOSITORY / path
-    if not found.exists():
-        raise ValueError(f"problems.path {path!r} does not exist: give a Parquet file of the problems schema")
-    problems = from_table(read_table(found))
-    twice = [i for i, n in Counter(p.id for p in problems).items() if n > 1]
-    if twice:
-        raise ValueError(f"{path}: problem id {twice[0]!r} occurs twice; ids must be unique")
-    return problems
-
-
-def decontaminate(problems: Sequence[Problem], n: int) -> tuple[list[Problem], list[dict[str, str]]]:
-    """(kept, rejected rows): training problems that ask a held-out question, or share `n` words in a row."""
-    held_out = [p for p in problems if p.split == "held_out"]
-    questions = {_folded(p.prompt) for p in held_out}
-    grams = {gram for p in held_out for gram in _ngrams(p.prompt, n)}
-    kept, rejected = [], []
-    for p in problems:
-        shared = None if p.split == "held_out" else _overlap(p, questions, grams, n)
-        if shared is None:
-            kept.append(p)
-        else:
-            rejected.append(
-                {"problem_id": p.id, "text": p.prompt, "reason": "contaminated", "detail": shared}
-            )
-    return kept, rejected
-
-
-def _overlap(problem: Problem, questions: set[str], grams: set[tuple[str, ...]], n: int) -> str | None:
-    if _folded(problem.prompt) in questions:
-        return "same question"
-    shared = next((g for g in _ngrams(problem.prompt, n) if g in grams), None)
-    return " ".join(shared) if shared else None
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\u4e00-\u9fff]|[^\W_]+|[^\w\s]", text.lower())
-
-
-def _folded(text: str) -> str:
-    return " ".join(_words(text))
-
-
-def _ngrams(text: str, n: int) -> Iterable[tuple[str, ...]]:
-    """Word n-grams that hold content: the number-free wording of a question is shared by design."""
-    words = _words(text)
-    grams = (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-    return (gram for gram in grams if sum(word.isdigit() for word in gram) >= 2)
+PROBLEMS = Stage(
+    "problems", 1, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
+    "cpu", ProblemsConfig, {}, Kind.problems, "tasks.problems.draw:run",
+    nodes={"problems": "Problems"},
+)  # fmt: skip

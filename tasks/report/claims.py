@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from tasks.report.names import title
+from tasks.recipe import title
 
 RESAMPLES = 4_000
 

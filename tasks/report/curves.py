@@ -16,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tasks.report.names import DOMAIN_TITLES, VERIFIABLE, role, title
+from tasks.problem import VERIFIABLE
+from tasks.recipe import role, title
+from tasks.report.names import DOMAIN_TITLES
 from tasks.report.plot import Drawing, canvas, color, short_numbers, to_svg
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.tables import read_table
 from tasks.job import Input
-from tasks.problems.problem import VERIFIABLE, Problem, from_table
+from tasks.problem import VERIFIABLE, Problem, from_table
+from tasks.recipe import in_order, role
 from tasks.report.claims import Finding, check_all
-from tasks.report.names import in_order, role
 from tasks.report.tables import StageRow, stage_table
 from tasks.rewards.rubric import rubric_score
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from tasks.problem import VERIFIABLE
+from tasks.recipe import role, title
 from tasks.report.curves import RL_PANELS, SFT_PANELS, overlay, pass_rate_by_domain
 from tasks.report.data import Cost, Run
-from tasks.report.names import DOMAIN_TITLES, VERIFIABLE, role, title
+from tasks.report.names import DOMAIN_TITLES
 from tasks.report.plot import Drawing, canvas, color, to_svg
-from tasks.report.recipe import recipe_figure
+from tasks.report.recipe_figure import recipe_figure
 from tasks.report.style import INK, MUTED
 from tasks.report.tables import StageRow, duration
 

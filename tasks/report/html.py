@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from tasks.recipe import role, title
 from tasks.report import words
 from tasks.report.claims import Finding, Verdict
 from tasks.report.data import Example, Funnel, Run, Sample
-from tasks.report.names import DOMAIN_TITLES, role, title
+from tasks.report.names import DOMAIN_TITLES
 from tasks.report.plot import Drawing, color
 from tasks.report.style import STYLE
 from tasks.report.tables import LEGEND, Column, StageRow, duration, shown_columns

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from tasks.recipe import title
 from tasks.report import words
 from tasks.report.claims import Finding
 from tasks.report.data import Cost, Funnel, Run
-from tasks.report.names import DOMAIN_TITLES, title
+from tasks.report.names import DOMAIN_TITLES
 from tasks.report.plot import Drawing
 from tasks.report.tables import duration, to_markdown
 

@@ -15,7 +15,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from tasks.report.style import COLORS, DARK, FAINT, FONT, INK, LIGHT, MUTED
+from tasks.recipe import place
+from tasks.report.style import DARK, DOMAIN_COLORS, FAINT, FONT, INK, LIGHT, MUTED
 
 WIDTH = 1040
 """Of every figure, in pixels of the page and points of the file."""
@@ -69,9 +70,10 @@ def to_svg(figure: Figure, label: str) -> Drawing:
     return Drawing(head + body, label)
 
 
-def color(role: str) -> str:
-    """Of a checkpoint or a domain; others are drawn in grey."""
-    return COLORS.get(role, MUTED)
+def color(name: str) -> str:
+    """Of a node of the recipe or of a domain; others are drawn in grey."""
+    at = place(name)
+    return (at.color if at else DOMAIN_COLORS.get(name)) or MUTED
 
 
 short_numbers = FuncFormatter(lambda v, _: f"{v / 1000:g}k" if abs(v) >= 10_000 else f"{v:.4g}")

@@ -1,13 +1,7 @@
 """Colours and the style sheet of the report's page."""
 
 INK, MUTED, FAINT = "#1d2126", "#727a83", "#dcdfe3"
-COLORS = {
-    "base": "#7f868e", "r1-zero": "#d55e00", "dev1": "#c48a00", "dev2": "#009e73", "dev3": "#3f9bd6",
-    "r1": "#1b7cc2", "student-base": "#9a86ad", "student-distilled": "#9c52b8", "student-rl-only": "#cc6fa0",
-    "math": "#1b7cc2", "code": "#d55e00", "stem": "#009e73", "logic": "#cc6fa0",
-}  # fmt: skip
-"""By role of a checkpoint or by domain: after Okabe and Ito for colour-blind readers, of middle lightness so
-that they stand out from a white page and from a black one."""
+DOMAIN_COLORS = {"math": "#1b7cc2", "code": "#d55e00", "stem": "#009e73", "logic": "#cc6fa0"}
 
 LIGHT = {
     "paper": "#ffffff", "panel": "#f7f7f5", "ink": INK, "muted": MUTED, "faint": FAINT,

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.report.names import DOMAIN_TITLES, VERIFIABLE, in_order, title
+from tasks.problem import VERIFIABLE
+from tasks.recipe import in_order, title
+from tasks.report.names import DOMAIN_TITLES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tasks.recipe import role
 from tasks.report.claims import Verdict
 from tasks.report.data import Run
-from tasks.report.names import role
 from tasks.report.tables import StageRow, duration
 
 

@@ -25,9 +25,9 @@ from tasks.rewards.language import language_consistency, repetition_penalty
 from tasks.rewards.verdict import Judgement, Verdict
 
 if TYPE_CHECKING:
-    from tasks.config import RewardTerm
-    from tasks.problems.problem import Problem
+    from tasks.problem import Problem
     from tasks.rewards.pool import VerifierPool
+    from tasks.rewards.settings import RewardTerm
 
 ModelScorer = Callable[[Sequence["Problem"], Sequence[str]], list[float]]
 """A reward model: one score for each problem and completion."""

@@ -24,7 +24,7 @@ from tasks.rewards.sandbox import Sandbox, SandboxError
 from tasks.rewards.verdict import Judgement, Verdict
 
 if TYPE_CHECKING:
-    from tasks.problems.problem import Problem
+    from tasks.problem import Problem
 
 Reply = tuple[Verdict, str]
 

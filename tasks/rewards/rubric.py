@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
 
 _LATIN_WORD = re.compile(r"[A-Za-z0-9']+")
 _CJK = re.compile(r"[\u3400-\u9fff]")

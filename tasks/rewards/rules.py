@@ -15,7 +15,7 @@ from tasks.rewards.extraction import final_answer, final_program
 from tasks.rewards.verdict import Judgement, Verdict
 
 if TYPE_CHECKING:
-    from tasks.problems.problem import Problem
+    from tasks.problem import Problem
 
 
 @dataclass(frozen=True)

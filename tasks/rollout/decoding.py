@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tasks.config import Sampling
+from tasks.rollout.settings import Sampling
 
 ATTENTION = "grouped_sdpa"
 """Load the model with `attn_implementation=ATTENTION`; any other works too, more slowly."""

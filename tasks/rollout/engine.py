@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tasks.config import EngineSettings, Sampling
+from tasks.rollout.settings import EngineSettings, Sampling
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,15 @@ import pyarrow.compute as pc
 
 from artifacts.keys import canonical_json
 from artifacts.tables import conform, read_table, write_table
-from tasks.config import EngineSettings, Sampling
 from tasks.job import Input, Job, StopRequested
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
 from tasks.rendering import Template, parse_completion, render_prompt
-from tasks.rewards import Judgement, Verdict, VerifierPool, format_reward, language_consistency
+from tasks.rewards.functions import format_reward
+from tasks.rewards.language import language_consistency
+from tasks.rewards.pool import VerifierPool
+from tasks.rewards.verdict import Judgement, Verdict
 from tasks.rollout.engine import Completion, Engine, derived_seed, open_engine
+from tasks.rollout.settings import EngineSettings, Sampling
 
 SHARD_COMPLETIONS = 512
 """Completions between two points at which a job can be killed without losing work."""

@@ -15,9 +15,9 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.config import EngineSettings, Sampling
 from tasks.rollout.decoding import ATTENTION, decode, require_full_attention
 from tasks.rollout.engine import Completion, prompt_seeds
+from tasks.rollout.settings import EngineSettings, Sampling
 
 
 class TransformersEngine:

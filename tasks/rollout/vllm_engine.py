@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.config import EngineSettings, Sampling
 from tasks.rollout.engine import Completion, EngineUnavailable, prompt_seeds
+from tasks.rollout.settings import EngineSettings, Sampling
 
 
 class VllmEngine:

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tasks.config import EngineSettings, Sampling
 from tasks.rollout.engine import Completion, EngineUnavailable, prompt_seeds
 from tasks.rollout.server import Server, ServerGone, stay_on_loopback
+from tasks.rollout.settings import EngineSettings, Sampling
 
 log = logging.getLogger(__name__)
 

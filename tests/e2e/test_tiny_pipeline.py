@@ -13,17 +13,17 @@ import time
 import pytest
 
 from artifacts.tables import read_table
-from flows.graph import load_pipeline, wiring
+from flows.graph import load_pipeline
 from flows.processes import is_alive
 from tasks.presets import preset_name
-from tasks.train.checkpoints import checkpoint_step, is_sealed
+from tasks.training.checkpoints import checkpoint_step, is_sealed
 from tests.e2e.machine import Machine, wait_until
 
 pytestmark = pytest.mark.e2e
 
 PRESET = os.environ.get("R1_E2E_PRESET", "tiny")
 PIPELINE = load_pipeline(PRESET)
-NODES = list(wiring(PIPELINE))
+NODES = list(PIPELINE.feeds)
 A_RUN = 20 * 60.0
 A_RERUN = 180.0
 

@@ -4,10 +4,11 @@ import pytest
 
 from artifacts.refs import Kind
 from artifacts.tables import conform, read_table, write_table
-from tasks.config import EvaluateConfig, Sampling
+from tasks.evaluate.evaluate import held_out, run
 from tasks.evaluate.scores import scores
-from tasks.evaluate.stage import held_out, run
-from tasks.problems.problem import Problem, to_table
+from tasks.evaluate.stage import EvaluateConfig
+from tasks.problem import Problem, to_table
+from tasks.rollout.settings import Sampling
 from tests.jobs import local_job
 
 HELPFUL = {"set": "helpfulness", "must": ["hello"], "should": [], "must_not": [], "max_words": 8}

@@ -15,7 +15,9 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of, load_pipeline
 from tasks.presets import CONFIGS
-from tasks.recipe import run_recipe
+from tasks.recipe import Node
+from tasks.settings import Settings
+from tasks.stage import Stage
 
 WritePreset = Callable[..., str]
 
@@ -55,14 +57,14 @@ def preset(tmp_path) -> WritePreset:
 
 @dataclass
 class Publisher:
-    """A `Builder` that publishes an artifact of a few bytes under each node's real key."""
+    """A `Maker` that publishes an artifact of a few bytes under each node's real key."""
 
     pipeline: Pipeline
     store: ArtifactStore
     folder: Path
 
-    def build(self, node: str, **inputs: Ref) -> Ref:
-        planned = self.pipeline.node(node)
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
+        planned = Node(node, stage, config)
         draft = self.folder / node
         draft.mkdir(parents=True)
         (draft / "content.txt").write_text(node)
@@ -75,13 +77,18 @@ class Publisher:
         self.store.set_ref(self.pipeline.ref_name(node), ref)
         return ref
 
-    def build_many(self, node: str, inputs: dict[str, dict[str, Ref]]) -> dict[str, Ref]:
-        return {label: self.build(f"{node}.{label}", **wanted) for label, wanted in inputs.items()}
+    def make_each(
+        self, node: str, stage: Stage, config: Settings, each: dict[str, Ref], **inputs: Ref
+    ) -> dict[str, Ref]:
+        return {
+            label: self.make(f"{node}.{label}", stage, config, **{stage.each: one}, **inputs)
+            for label, one in each.items()
+        }
 
 
 @pytest.fixture
 def built(preset, store, tmp_path) -> Pipeline:
     """The preset `quick`, every node of it in the store."""
     pipeline = load_pipeline(preset())
-    run_recipe(Publisher(pipeline, store, tmp_path / "drafts"), pipeline.student)
+    pipeline.walk(Publisher(pipeline, store, tmp_path / "drafts"))
     return pipeline

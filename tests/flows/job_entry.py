@@ -10,10 +10,10 @@ import time
 from dataclasses import replace
 
 from artifacts.files import write_atomic
-from tasks.config import Settings
 from tasks.job import Job, ServiceLost, StopRequested
 from tasks.job_process import main
-from tasks.stages import STAGES
+from tasks.recipe import STAGES
+from tasks.settings import Settings
 
 
 class CountConfig(Settings):

@@ -98,7 +98,7 @@ def test_distilling_the_tiny_student_needs_only_a_mixture(built, store, r1):
 
 def test_a_student_file_of_ones_own(built, store, tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"base": {"model": "tasks/models/weights/tiny-student"}}))
+    path.write_text(yaml.safe_dump({"base": {"model": "tasks/tiny_world/weights/tiny-student"}}))
     settled = distillation.settle(str(path), "quick", store)
     assert settled.ref_name == "quick/mine-distilled"
     assert settled.config.distill.batch_size == 64

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows import services
-from tasks.stages import STAGES
+from flows.pools import POOLS
+from tasks.recipe import STAGES
 
 DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
 
@@ -34,10 +34,8 @@ def test_a_deployment_runs_the_flow_of_its_name_on_its_stages_pool(name):
 
 
 def test_one_run_at_a_time_has_the_gpu():
-    from flows.register import POOLS
-
     assert POOLS == {"cpu": None, "gpu-train": 1, "gpu-rollout": 1}
-    assert tuple(POOLS) == services.POOLS
+    assert {stage.pool for stage in STAGES.values()} == set(POOLS)
 
 
 @pytest.mark.parametrize("setting", ["api.url", "plugins.enabled", "server.analytics_enabled"])

@@ -3,7 +3,7 @@
 from artifacts.store import ArtifactStore
 from flows.estimate import COLUMNS, _spec, cells
 from flows.graph import load_pipeline
-from tasks.train.probe import ProbeSpec
+from tasks.estimate import ProbeSpec
 
 
 def test_every_rl_stage_of_the_preset_is_asked_with_its_own_base(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from artifacts.refs import Kind, Ref
-from flows.graph import check_inputs, configured, key_of, load_pipeline, wiring
+from flows.graph import check_inputs, configured, key_of, load_pipeline
 from tasks.presets import PresetError
 
 CHECKPOINT = Ref(kind=Kind.checkpoint, digest="a" * 64)
@@ -14,7 +14,7 @@ def pipeline(preset):
 
 
 def test_the_base_is_loaded_three_times_and_dev3_does_not_continue_dev2(pipeline):
-    feeds = {node: inputs.get("checkpoint") for node, inputs in wiring(pipeline).items()}
+    feeds = {node: inputs.get("checkpoint") for node, inputs in pipeline.feeds.items()}
     assert {node for node, feed in feeds.items() if feed == "base"} == {
         "r1-zero", "dev1", "dev3", "evaluation.base",
     }  # fmt: skip
@@ -25,7 +25,7 @@ def test_the_base_is_loaded_three_times_and_dev3_does_not_continue_dev2(pipeline
 
 
 def test_every_checkpoint_is_evaluated_and_everything_reaches_the_report(pipeline):
-    edges = wiring(pipeline)
+    edges = pipeline.feeds
     checkpoints = [n.name for n in pipeline.nodes.values() if n.stage.output == Kind.checkpoint]
     assert {node for node in edges if node.startswith("evaluation.")} == {
         f"evaluation.{name}" for name in checkpoints

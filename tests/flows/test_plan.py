@@ -9,9 +9,8 @@ import pytest
 from artifacts.store import object_path
 from flows.graph import load_pipeline
 from flows.plan import plan
+from tasks import recipe
 from tasks.presets import CONFIGS
-from tasks.recipe import run_recipe
-from tasks.stages import STAGES
 from tests.flows.conftest import Publisher
 
 STUDENT = "tiny-student-distilled"
@@ -42,10 +41,10 @@ def test_a_finished_run_is_reused_whole(built, store):
 
 def test_a_base_trained_again_in_its_folder_is_another_base(preset, store, tmp_path):
     base = tmp_path / "base"
-    shutil.copytree(CONFIGS.parent / "tasks/models/weights/tiny-base", base)
+    shutil.copytree(CONFIGS.parent / "tasks/tiny_world/weights/tiny-base", base)
     path = preset({"base.model": str(base)})
     pipeline = load_pipeline(path)
-    run_recipe(Publisher(pipeline, store, tmp_path / "drafts"), pipeline.student)
+    pipeline.walk(Publisher(pipeline, store, tmp_path / "drafts"))
     assert not misses(path, store)
     weights = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
@@ -93,7 +92,7 @@ def test_settings_that_do_not_decide_a_result_change_nothing(built, store, prese
 
 
 def test_a_raised_stage_version_redoes_the_stage(built, store, preset, monkeypatch):
-    monkeypatch.setitem(STAGES, "final-rl", replace(STAGES["final-rl"], version=2))
+    monkeypatch.setattr(recipe, "FINAL_RL", replace(recipe.FINAL_RL, version=2))
     found = misses(preset(), store)
     assert set(found) == {"r1", "evaluation.r1", "report"}
     assert found["r1"] == "stage final-rl is now version 2 (was 1)"

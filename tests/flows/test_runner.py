@@ -13,7 +13,7 @@ import pytest
 
 from artifacts.keys import cache_key
 from artifacts.store import ArtifactStore
-from flows import places, runner
+from flows import paths, runner
 from flows.processes import is_alive
 from tasks.job_process import visible_gpus
 from tasks.job_spec import BuildSpec, ExitRecord, JobSpec
@@ -25,7 +25,7 @@ def spec_of(**config) -> JobSpec:
     key = cache_key("count", 1, config, {})
     build = BuildSpec(node="n", stage="count", config=config, inputs={}, key=key, ref_name="test/n")
     return JobSpec(
-        store=places.absolute_store_url(), work_root=places.work_root(), preset="test", builds=(build,)
+        store=paths.absolute_store_url(), work_root=paths.work_root(), preset="test", builds=(build,)
     )
 
 

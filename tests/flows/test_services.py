@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import places, processes, services
+from flows import paths, processes, services
 
 SLEEP = ["tests.flows.sleeper"]
 
@@ -139,7 +139,7 @@ def test_another_folders_services_are_left_alone(monkeypatch, tmp_path):
 
 
 def test_a_job_that_outlived_its_flow_is_no_flow_run(home):
-    environment = {**os.environ, processes.MARK: str(places.home()), "PREFECT__FLOW_RUN_ID": "run-1"}
+    environment = {**os.environ, processes.MARK: str(paths.home()), "PREFECT__FLOW_RUN_ID": "run-1"}
     job = subprocess.Popen([sys.executable, "-m", *SLEEP], env=environment)
     engine = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(60)", "-m", "prefect.engine"],

@@ -10,7 +10,7 @@ from rich.progress import Progress, TextColumn
 
 from artifacts.refs import Kind, Ref
 from flows import live
-from flows.graph import load_pipeline, wiring
+from flows.graph import load_pipeline
 from flows.status import RunStatus, StatusRecord, record_path
 
 REF = Ref(kind=Kind.checkpoint, digest="ab" * 32)
@@ -66,7 +66,7 @@ def test_the_terminal_says_each_end_once(home):
 
 
 def test_reused_nodes_are_counted_over_the_whole_graph(preset):
-    names = list(wiring(load_pipeline(preset())))
+    names = list(load_pipeline(preset()).feeds)
     record = StatusRecord("run-2", "quick", names)
     for name in names[:5]:
         record.cached(name, "k", REF)

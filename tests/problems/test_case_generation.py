@@ -4,14 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.config import ProblemsConfig, Sampling
+from tasks.problem import Problem, to_table
 from tasks.problems import test_cases
-from tasks.problems.problem import Problem, to_table
-from tasks.problems.stage import draw
+from tasks.problems.draw import draw
+from tasks.problems.stage import ProblemsConfig
 from tasks.problems.test_cases import add_generators, code_blocks, generate, select
-from tasks.rewards import VerifierPool
+from tasks.rewards.pool import VerifierPool
 from tasks.rewards.sandbox import Sandbox
 from tasks.rollout.engine import Completion
+from tasks.rollout.settings import Sampling
 
 RIGHT = (
     "input(); print(max(map(int, input().split())))",

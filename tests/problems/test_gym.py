@@ -5,12 +5,12 @@ import json
 import pytest
 
 from artifacts.tables import read_table
-from tasks.config import GymTask, ProblemsConfig
 from tasks.presets import read_preset
+from tasks.problem import from_table
+from tasks.problems.draw import run
 from tasks.problems.gym import gym_problems
-from tasks.problems.problem import from_table
-from tasks.problems.stage import run
-from tasks.rewards import VerifierPool
+from tasks.problems.stage import GymTask, ProblemsConfig
+from tasks.rewards.pool import VerifierPool
 from tests.jobs import local_job
 
 CHAINS = GymTask(domain="math", train=60, held_out=15, settings={"max_terms": 2, "max_digits": 1})

@@ -6,10 +6,10 @@ import pytest
 
 from artifacts.manifest import ManifestDraft, seal
 from artifacts.refs import Kind
-from tasks.config import ReportConfig
 from tasks.job import Job
 from tasks.report.data import Run, load_run
-from tasks.report.stage import run
+from tasks.report.stage import ReportConfig
+from tasks.report.write import run
 from tests.report.synthetic import report_job, write_run
 
 

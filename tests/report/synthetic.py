@@ -13,12 +13,12 @@ from pathlib import Path
 from artifacts.manifest import ManifestDraft, seal
 from artifacts.refs import Kind, Ref
 from artifacts.tables import write_table
-from tasks.config import ReportConfig
 from tasks.job import Input, Job
-from tasks.problems.problem import Problem, to_table
+from tasks.problem import Problem, to_table
 from tasks.report.claims import contrast
 from tasks.report.data import question_means
-from tasks.report.stage import run
+from tasks.report.stage import ReportConfig
+from tasks.report.write import run
 
 SKILL = {
     "base": (0.22, 0.72, 40), "r1-zero": (0.74, 0.71, 58), "dev1": (0.55, 0.97, 44),

@@ -1,7 +1,7 @@
 import pyarrow as pa
 
 from artifacts.schemas import SAMPLES
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
 from tasks.report.data import majority_correct, question_means
 from tests.report.synthetic import samples
 

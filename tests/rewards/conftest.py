@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.rewards import VerifierPool
+from tasks.rewards.pool import VerifierPool
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Problems and completions for the tests of rewards, in one line each."""
 
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
 
 
 def problem(verifier="math", answer="", language="en", **arguments) -> Problem:

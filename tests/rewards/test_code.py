@@ -2,10 +2,12 @@
 
 import pytest
 
-from tasks.config import RewardTerm
-from tasks.rewards import RewardFunction, VerifierPool, sandbox
+from tasks.rewards import sandbox
 from tasks.rewards.code_rules import same_text, same_value
+from tasks.rewards.functions import RewardFunction
+from tasks.rewards.pool import VerifierPool
 from tasks.rewards.sandbox import Sandbox, WeakSandboxError
+from tasks.rewards.settings import RewardTerm
 from tests.rewards.rows import problem
 
 ADD = {"entry_point": "f", "cases": [{"args": [1, 2], "expected": 3}, {"args": [-1, 1], "expected": 0}]}

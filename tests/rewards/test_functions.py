@@ -2,10 +2,11 @@
 
 import pytest
 
-from tasks.config import RewardTerm
-from tasks.rewards import Judgement, RewardFunction, RewardHealth, Scored, Verdict, format_reward
-from tasks.rewards.functions import is_active
+from tasks.rewards.functions import RewardFunction, Scored, format_reward, is_active
+from tasks.rewards.health import RewardHealth
 from tasks.rewards.language import repetition_penalty
+from tasks.rewards.settings import RewardTerm
+from tasks.rewards.verdict import Judgement, Verdict
 from tests.rewards.rows import completion, problem
 
 ZERO = (RewardTerm(name="accuracy"), RewardTerm(name="format"))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.problems.lexicon import PHRASES
-from tasks.rewards import language_consistency, repetition
+from tasks.rewards.language import language_consistency, repetition
+from tasks.tiny_world.lexicon import PHRASES
 
 TARGETS = {
     "pure English": ("first 3+4=7 . so the result is 7 .", 1.0, 0.0),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from tasks.rewards import VerifierPool
+from tasks.rewards.pool import VerifierPool
 from tests.rewards.rows import completion, problem
 
 SUMS = [(rf"\sqrt{{{n * n * 2}}}", rf"{n + n % 2}\sqrt{{2}}") for n in range(1, 41)]

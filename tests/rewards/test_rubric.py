@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.problems.problem import Problem
+from tasks.problem import Problem
 from tasks.rewards.rubric import is_safe, rubric_score, word_count
 
 GREET = Problem(

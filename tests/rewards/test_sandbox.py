@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.rewards import VerifierPool
+from tasks.rewards.pool import VerifierPool
 from tasks.rewards.sandbox import Sandbox, sandbox_layers
 from tests.rewards.rows import problem
 

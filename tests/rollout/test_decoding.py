@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.config import EngineSettings, Sampling
 from tasks.rollout.decoding import decode, draw, uniform, write
 from tasks.rollout.engine import EngineUnavailable, open_engine
+from tasks.rollout.settings import EngineSettings, Sampling
 
 PROMPTS = [
     "User: compute 1 + 2 Assistant:",

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from artifacts.refs import Kind
-from tasks.config import EngineSettings, Sampling
 from tasks.job import StopRequested
-from tasks.problems.problem import Problem
-from tasks.rewards import VerifierPool
+from tasks.problem import Problem
+from tasks.rewards.pool import VerifierPool
 from tasks.rollout import sampling as subject
 from tasks.rollout.engine import Completion, open_engine
+from tasks.rollout.settings import EngineSettings, Sampling
 from tests.jobs import local_job
 
 PROBLEMS = [Problem(f"m{i:03d}", "math", "en", f"compute {i} + 1", str(i + 1), "math") for i in range(40)]
@@ -84,7 +84,7 @@ def test_stop_keeps_the_shards(tmp_path, monkeypatch):
 KILLED = """
 import sys
 from pathlib import Path
-from tasks.config import EngineSettings
+from tasks.rollout.settings import EngineSettings
 from tasks.rollout import sampling
 from tasks.rollout.engine import open_engine
 from tests.rollout.test_sampling import _job, _sample

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from tasks.config import EngineSettings, Sampling
 from tasks.job import LOST, ServiceLost
 from tasks.rollout import server as module
 from tasks.rollout.engine import EngineUnavailable, open_engine
 from tasks.rollout.server import Server, ServerWatch
+from tasks.rollout.settings import EngineSettings, Sampling
 from tests.rollout.fake_vllm import running, start, stop
 
 

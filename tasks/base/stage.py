@@ -1,0 +1,33 @@
+"""Declares the stage `base` (paper 1: DeepSeek-V3-Base); `load.py` here does the work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from artifacts.refs import Kind
+from tasks.settings import NEUTRAL, Settings
+from tasks.stage import Place, Stage
+
+
+class BaseConfig(Settings):
+    """The model that everything starts from."""
+
+    model: str
+    """A folder (absolute or relative to the repository), a hub name, or `smollm2-135m` (the PyPI package)."""
+    revision: str = "main"
+    """Hub models only; part of the cache key, so pin a commit."""
+    context: Annotated[int | None, Field(ge=1, json_schema_extra=NEUTRAL)] = None
+    """Positions (tokens) to give the model instead of its own number, for models with rotary positions:
+    Qwen2.5-Math comes with 4,096, and the paper fine-tunes it at 32,768."""
+
+
+BASE = Stage(
+    "base", 1, "Base", "The model everything starts from, or a student's base.",
+    "cpu", BaseConfig, {}, Kind.checkpoint, "tasks.base.load:run",
+    nodes={
+        "base": Place("Base", 0, 1, "pretrained", "#7f868e"),
+        "student-base": Place("Student base", 5, 0, "pretrained", "#9a86ad"),
+    },
+)  # fmt: skip

@@ -1,0 +1,104 @@
+"""Cold-start data (paper B.3.2): R1-Zero's correct, readable traces, brought into one language.
+
+    sample R1-Zero at T = 1.0, several per prompt
+      -> correct answer, complete, well formed -> no repetition, no long paragraph, no code block
+      -> refine (translate a mixed thinking into the question's language) -> language filter
+      -> the first `keep_per_problem` distinct ones
+
+Differs from the paper: no human rewriting and no V3; `refiner: lexicon` translates by phrase table and
+writes no summary. Leaves `sft`, `samples` (as sampled) and `rejected` (every dropped candidate with its
+reason). Run alone: `prefect deployment run cold-start --param preset=tiny`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from artifacts.tables import conform, write_table
+from tasks.cold_start.refine import refine
+from tasks.cold_start.stage import ColdStartConfig
+from tasks.curation.choice import chosen
+from tasks.curation.filters import (
+    CORRECT,
+    LEGIBLE,
+    Candidate,
+    Rejection,
+    candidates,
+    first_distinct,
+    first_objection,
+    mixed_language,
+    reason_counts,
+    rejected_table,
+    require_some,
+)
+from tasks.job import Job
+from tasks.problem import from_table
+from tasks.rollout.sampling import sample_checkpoint
+
+Dropped = list[tuple[Candidate, Rejection]]
+
+
+def run(config: ColdStartConfig, job: Job) -> None:
+    """Sample, filter, refine, keep; the stage's entry.
+
+    Raises:
+        ValueError: no candidate passed (the counts by reason are in the message), or no problem to sample.
+    """
+    checkpoint = job.inputs["checkpoint"]
+    problems = chosen(
+        from_table(job.inputs["problems"].table("problems")), config.domains, config.problems, config.seed
+    )
+    samples = sample_checkpoint(
+        checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
+        config.engine, job, config.allow_weak_sandbox,
+    )  # fmt: skip
+    kept, dropped, refined = curate(candidates(samples, problems), config)
+    require_some(kept, dropped, "cold start")
+    write_table(job.draft / "samples.parquet", samples, "samples")
+    write_table(job.draft / "rejected.parquet", rejected_table(dropped), "rejected")
+    write_table(job.draft / "sft.parquet", sft_table(kept, checkpoint.ref.digest), "sft")
+    job.summary(
+        problems=len(problems),
+        samples=samples.num_rows,
+        kept=len(kept),
+        refined=refined,
+        **{f"kept_{domain}": n for domain, n in sorted(Counter(c.problem.domain for c in kept).items())},
+        **{f"rejected_{reason}": n for reason, n in reason_counts(dropped).items()},
+    )
+
+
+def curate(sampled: Sequence[Candidate], config: ColdStartConfig) -> tuple[list[Candidate], Dropped, int]:
+    """Kept candidates, dropped ones with the reason, and how many of the kept were refined."""
+    passed: list[Candidate] = []
+    dropped: Dropped = []
+    for candidate in sampled:
+        objection = first_objection(candidate, CORRECT + LEGIBLE, config.readability)
+        better = candidate if objection else refine(candidate, config.refiner)
+        objection = objection or mixed_language(better, config.readability)
+        if objection:
+            dropped.append((better, objection))
+        else:
+            passed.append(better)
+    kept, surplus = first_distinct(passed, config.keep_per_problem)
+    raw = {(c.problem.id, c.sample_index): c.completion for c in sampled}
+    refined = sum(raw[c.problem.id, c.sample_index] != c.completion for c in kept)
+    return kept, dropped + surplus, refined
+
+
+def sft_table(kept: Sequence[Candidate], source: str):
+    """The `sft` rows of kept candidates; `source` is the digest of the checkpoint that wrote them."""
+    return conform(
+        [
+            {
+                "problem_id": c.problem.id,
+                "domain": c.problem.domain,
+                "language": c.problem.language,
+                "prompt": c.prompt,
+                "completion": c.completion,
+                "source": source,
+            }
+            for c in kept
+        ],
+        "sft",
+    )

@@ -1,0 +1,1 @@
+"""What the curation stages share: the choice of problems, filters, settings."""

@@ -1,1 +1,0 @@
-"""Models: importing bases, the tiny world's tokenizer, and the script that trains its base models."""

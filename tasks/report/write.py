@@ -1,0 +1,39 @@
+"""The report stage: stage table, the paper's claims checked, curves, curation, samples, cost and lineage.
+
+    r1 run --preset tiny        ends with it;  report.html is one file that needs nothing else
+
+Paper: Table 3 (every stage), Fig. 1 and C.2 (curves), Table 5 (curation), Table 7 (cost), F.1 (students).
+"""
+
+from __future__ import annotations
+
+from tasks.job import Job
+from tasks.report import html, markdown
+from tasks.report.claims import Verdict
+from tasks.report.data import load_run
+from tasks.report.figures import figures
+from tasks.report.stage import ReportConfig
+from tasks.report.tables import STAGES_FILE, rows_to_json
+
+
+def run(config: ReportConfig, job: Job) -> None:
+    """Write `report.html`, `report.md`, `stages.json` and the figures into the draft."""
+    job.progress(0, 2, "reading evaluations and manifests")
+    loaded = load_run(job.inputs)
+    job.progress(1, 2, "drawing")
+    drawn = figures(loaded)
+    for name, figure in drawn.items():
+        (job.draft / f"{name}.svg").write_text(figure.svg)
+    (job.draft / "report.html").write_text(html.render(loaded, drawn))
+    (job.draft / "report.md").write_text(markdown.render(loaded, drawn))
+    (job.draft / STAGES_FILE).write_text(rows_to_json(loaded.rows))
+    verdicts = [finding.verdict for finding in loaded.findings]
+    job.summary(
+        checkpoints=len(loaded.rows),
+        claims=len(verdicts),
+        reproduced=verdicts.count(Verdict.reproduces),
+        inside_the_noise=verdicts.count(Verdict.noise),
+        not_reproduced=verdicts.count(Verdict.does_not),
+        job_seconds=round(loaded.seconds, 1),
+    )
+    job.progress(2, 2, "report.html")

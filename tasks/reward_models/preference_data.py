@@ -1,0 +1,165 @@
+"""Preference pairs and safety labels from sampled responses (paper Methods, 3.1; B.2). Pure.
+
+The judge is the problem's own rubric where the paper asks DeepSeek-V3 and annotators. It is
+deterministic, so several judgements of a pair in random order agree; they are made all the same, and a
+judge with noise or a position bias can take its place.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from statistics import mean
+
+from tasks.problem import Problem
+from tasks.rewards.rubric import is_safe, rubric_score, word_count
+
+Judge = Callable[[Problem, str, str], float]
+"""(problem, first answer, second answer) -> how much better the first is, in points of the 1 to 5 scale."""
+
+_LENGTH_GAP = 0.1
+"""Chosen and rejected answers may differ in mean length by this share of it."""
+_KEEP_AT_LEAST = 0.5
+"""Balancing lengths stops at this share of the pairs."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A sampled response to a general problem; `answer` is the final summary, None where there is none."""
+
+    problem: Problem
+    prompt: str
+    text: str
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one helpfulness problem."""
+
+    problem: Problem
+    prompt: str
+    chosen: str
+    rejected: str
+    margin: float
+
+    @property
+    def extra_words(self) -> int:
+        """By how much the chosen answer is longer."""
+        return word_count(self.chosen) - word_count(self.rejected)
+
+    @property
+    def words(self) -> float:
+        """Mean length of the two."""
+        return (word_count(self.chosen) + word_count(self.rejected)) / 2
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A response to a harmlessness problem and whether it is safe."""
+
+    problem: Problem
+    prompt: str
+    response: str
+    safe: bool
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is kept, and how many candidates were dropped for which reason."""
+
+    kept: list[Pair]
+    small_margin: int
+    unbalanced_length: int
+
+
+def rubric_judge(problem: Problem, first: str, second: str) -> float:
+    """The difference of the rubric's scores."""
+    return rubric_score(problem, first) - rubric_score(problem, second)
+
+
+def judged_margin(
+    problem: Problem, a: str, b: str, judge: Judge, judgments: int, rng: random.Random
+) -> float:
+    """How much better `a` is: mean of `judgments` judgements, each with the order of the two at random."""
+    return mean(
+        judge(problem, a, b) if rng.random() < 0.5 else -judge(problem, b, a) for _ in range(judgments)
+    )
+
+
+def preference_pairs(
+    responses: Sequence[Response], judgments: int, min_margin: float, seed: int, judge: Judge = rubric_judge
+) -> Pairs:
+    """Pairs of different answers to one helpfulness problem that differ by at least `min_margin` points.
+
+    Equal answers are one candidate; responses without a final answer are none (RL gives them 0).
+    """
+    rng = random.Random(seed)
+    judged = [
+        (r, a, b, judged_margin(r.problem, a, b, judge, judgments, rng))
+        for r, answers in _answers(responses)
+        for a, b in combinations(answers, 2)
+    ]
+    clear = [
+        Pair(r.problem, r.prompt, *((a, b) if margin > 0 else (b, a)), abs(margin))
+        for r, a, b, margin in judged
+        if abs(margin) >= max(min_margin, 1e-9)
+    ]
+    kept = balance_lengths(clear)
+    return Pairs(kept, len(judged) - len(clear), len(clear) - len(kept))
+
+
+def balance_lengths(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs without those whose length says most about which is chosen, order kept.
+
+    Drops the pair that adds most to the difference of mean lengths until that is within a tenth of the
+    mean length; at least half of the pairs stay, balanced or not.
+    """
+    gap, words = sum(p.extra_words for p in pairs), sum(p.words for p in pairs)
+    sign = 1 if gap > 0 else -1
+    dropped: set[int] = set()
+    for i in sorted(range(len(pairs)), key=lambda i: -sign * pairs[i].extra_words):
+        if abs(gap) <= _LENGTH_GAP * words or len(dropped) >= (1 - _KEEP_AT_LEAST) * len(pairs):
+            break
+        dropped.add(i)
+        gap, words = gap - pairs[i].extra_words, words - pairs[i].words
+    return [pair for i, pair in enumerate(pairs) if i not in dropped]
+
+
+def length_gap(pairs: Sequence[Pair]) -> float:
+    """Mean words of the chosen less those of the rejected answers."""
+    return mean(p.extra_words for p in pairs) if pairs else 0.0
+
+
+def safety_labels(responses: Sequence[Response]) -> list[Labelled]:
+    """Every different response to a harmlessness problem with the guideline's verdict."""
+    distinct = {(r.problem.id, r.text): r for r in responses if _set(r) == "harmlessness"}
+    return [Labelled(r.problem, r.prompt, r.text, is_safe(r.problem, r.text)) for r in distinct.values()]
+
+
+def held_out_problems(problems: Sequence[Problem], seed: int, share: float = 0.2) -> frozenset[str]:
+    """Ids of the problems (at least one of each set) that the reward models are measured on."""
+    rng, chosen = random.Random(seed), []
+    for _, members in groupby(sorted(problems, key=_set_and_id), key=lambda p: p.verifier_args.get("set")):
+        ids = [p.id for p in members]
+        chosen += rng.sample(ids, max(1, round(share * len(ids))))
+    return frozenset(chosen)
+
+
+def _answers(responses: Sequence[Response]) -> list[tuple[Response, list[str]]]:
+    """The different answers to each helpfulness problem, with one of its responses."""
+    found: dict[str, tuple[Response, dict[str, None]]] = {}
+    for r in responses:
+        if _set(r) == "helpfulness" and r.answer:
+            found.setdefault(r.problem.id, (r, {}))[1][r.answer] = None
+    return [(first, list(answers)) for first, answers in found.values()]
+
+
+def _set(response: Response) -> str | None:
+    return response.problem.verifier_args.get("set")
+
+
+def _set_and_id(problem: Problem) -> tuple[str, str]:
+    return str(problem.verifier_args.get("set")), problem.id

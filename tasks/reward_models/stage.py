@@ -1,0 +1,41 @@
+"""Declares the stage `reward-models` (paper Methods, 3.1, B.2); `train.py` here does the work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from artifacts.refs import Kind
+from tasks.rendering import Template
+from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.settings import VOLATILE, Positive, Settings
+from tasks.stage import MODEL_AND_PROBLEMS, Place, Stage
+
+
+class RewardModelsConfig(Settings):
+    """Helpful and safety reward models (Methods; B.2)."""
+
+    template: Template = "r1"
+    prompts: Positive = 66_000
+    """General training prompts to sample responses for."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4
+    sampling: Sampling = Sampling()
+    judgments_per_pair: Positive = 4
+    min_margin: Annotated[float, Field(ge=0)] = 1.0
+    judge: Literal["rubric"] = "rubric"
+    """`rubric`: the problem's own checklist stands in for the Arena-Hard judge."""
+    batch_size: Positive = 256
+    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 6e-6
+    epochs: Annotated[float, Field(gt=0, le=20)] = 1
+    max_length: Positive = 8_192
+    engine: EngineSettings = EngineSettings()
+    seed: int = 3
+
+
+REWARD_MODELS = Stage(
+    "reward-models", 1, "Reward models", "The helpful and the safety reward model (3.1, B.2).",
+    "gpu-train", RewardModelsConfig, MODEL_AND_PROBLEMS, Kind.reward_models, "tasks.reward_models.train:run",
+    nodes={"reward-models": Place("Reward models", 4, 3, "helpful, safety")},
+)  # fmt: skip

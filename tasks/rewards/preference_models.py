@@ -1,0 +1,101 @@
+"""Reward models as reward terms (paper Eq. 5, 6, 9; Methods).
+
+The helpful model reads the question and the final summary only, the safety model the whole response.
+Both give a logit; what RL adds up must stay in the range of the rule rewards, so (not published):
+
+    helpful   sigmoid((logit - mean) / std), mean and std of the logits on its own training responses,
+              since pairwise training leaves scale and origin free; no readable answer scores 0
+    safety    sigmoid(logit): the model's probability that the response is safe
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from tasks.problem import Problem
+from tasks.rendering import Template, parse_completion, render_prompt
+from tasks.training.models import load_tokenizer
+
+Scorer = Callable[[Sequence[Problem], Sequence[str]], list[float]]
+_ROWS_AT_ONCE = 64
+
+
+def preference_scorers(folder: Path, template: Template) -> dict[str, Scorer]:
+    """The scorers of a `reward_models` artifact by the name of their reward term, each giving 0 to 1."""
+    helpful, safety = (PreferenceModel.load(folder / name) for name in ("helpful", "safety"))
+
+    def score_helpful(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        answers = [parse_completion(text).answer for text in completions]
+        scores = helpful.probabilities([
+            helpful_text(render_prompt(template, p.prompt), answer or "")
+            for p, answer in zip(problems, answers, strict=True)
+        ])  # fmt: skip
+        return [score if answer else 0.0 for score, answer in zip(scores, answers, strict=True)]
+
+    def score_safety(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
+        return safety.probabilities([
+            safety_text(render_prompt(template, p.prompt), text)
+            for p, text in zip(problems, completions, strict=True)
+        ])  # fmt: skip
+
+    return {"helpful": score_helpful, "safety": score_safety}
+
+
+def helpful_text(prompt: str, answer: str) -> str:
+    """What the helpful model reads."""
+    return f"{prompt} {answer}"
+
+
+def safety_text(prompt: str, response: str) -> str:
+    """What the safety model reads."""
+    return prompt + response
+
+
+class PreferenceModel:
+    """A sequence classifier with one output, and the normalisation its config carries."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> PreferenceModel:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), load_tokenizer(folder))
+
+    @torch.no_grad()
+    def logits(self, texts: Sequence[str]) -> torch.Tensor:
+        """One logit a text, shape (len(texts),); the end token is what is read out."""
+        rows = [encode(self.tokenizer, text) for text in texts]
+        parts = [
+            self._forward(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """The sigmoid of the normalised logits."""
+        mean, std = score_range(self.model)
+        return ((self.logits(texts) - mean) / std).sigmoid().tolist()
+
+    def _forward(self, rows: list[list[int]]) -> torch.Tensor:
+        batch = self.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+        return self.model(**batch.to(self.model.device)).logits[:, 0].float().cpu()
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids with the end token."""
+    return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+
+
+def set_score_range(model: PreTrainedModel, mean: float, std: float) -> None:
+    """Keep the normalisation in the model's config, so that it travels with the weights."""
+    model.config.score_mean, model.config.score_std = float(mean), float(std)
+
+
+def score_range(model: PreTrainedModel) -> tuple[float, float]:
+    """Mean and standard deviation that `probabilities` normalises by."""
+    return getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_std", 1.0)

@@ -1,0 +1,131 @@
+"""Whether the worst step fits: an estimate before anything runs, and on a GPU the step itself.
+
+Counted for training in float32 master weights with AdamW: weights, gradients, two moments, the reference;
+the logits and activations of one micro-batch at the longest prompt and completion; keys and values of the
+completions sampled at once. Activations are the least certain part (a factor of two either way).
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import psutil
+import torch
+from transformers import PreTrainedModel
+
+from tasks.rl.stage import RLConfig
+from tasks.training.models import CHECKPOINTING_FROM
+
+_FLOAT = 4
+_ADAM = 2
+_LAYER_VALUES = 24
+"""Values of the hidden size that a layer keeps for the backward pass, per token (with recomputation 1)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process."""
+
+    weights: int
+    """Policy and reference."""
+    training: int
+    """Gradients and optimiser."""
+    step: int
+    """Logits and activations of one micro-batch."""
+    sampling: int
+    """Keys and values (none where vLLM samples: it takes its own share)."""
+
+    @property
+    def peak(self) -> int:
+        """Sampling and the update do not happen at the same time."""
+        return self.weights + self.training + max(self.step, self.sampling)
+
+
+def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> Memory:
+    """At the longest prompt and completion that the settings allow."""
+    shape, parameters = model.config, model.num_parameters()
+    longest = max([config.max_completion_length, *(s.max_completion_length for s in config.length_schedule)])
+    tokens = config.micro_batch_size * (longest_prompt + longest)
+    trained = _adapter_parameters(model, config.lora.rank) if config.lora else parameters
+    copies = 2 if config.kl_coef > 0 and config.lora is None else 1
+    share = 1 if config.launch.strategy == "ddp" else config.launch.processes
+    kept = 1 if parameters >= CHECKPOINTING_FROM else _LAYER_VALUES
+    activations = tokens * shape.hidden_size * (shape.num_hidden_layers * kept + _LAYER_VALUES)
+    logits = 2 * config.micro_batch_size * longest * shape.vocab_size
+    at_once = min(config.engine.batch_size, config.batch_size * config.mini_batches_per_rollout)
+    cached = 2 * at_once * (longest_prompt + longest) * _key_width(shape) * shape.num_hidden_layers
+    return Memory(
+        weights=_FLOAT * parameters * copies // share,
+        training=_FLOAT * trained * (1 + _ADAM) // share,
+        step=(_FLOAT // (2 if config.bf16 else 1)) * activations + _FLOAT * logits,
+        sampling=_FLOAT * cached if config.engine.name == "transformers" else 0,
+    )
+
+
+def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:
+    """Before step 0.
+
+    Raises:
+        ValueError: the worst step does not fit this machine.
+    """
+    need = worst_case(model, config, longest_prompt)
+    if torch.cuda.is_available():
+        if config.launch.processes == 1 and config.lora is None:
+            _try_worst_step(model.cuda(), config, longest_prompt, need)
+        return
+    free = psutil.virtual_memory().available
+    if config.launch.processes * need.peak > free:
+        raise ValueError(
+            f"the longest step needs about {need.peak / 2**30:.1f} GiB a process "
+            f"({need.step / 2**30:.1f} of it for one micro-batch) and {free / 2**30:.1f} GiB are free: lower "
+            "micro_batch_size, engine.batch_size or max_completion_length"
+        )
+
+
+def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int, need: Memory) -> None:
+    """One forward and backward pass of a full micro-batch, with room for what else training and vLLM hold.
+
+    Raises:
+        ValueError: out of memory.
+    """
+    total = torch.cuda.mem_get_info()[1]
+    free = total * (1 - config.engine.gpu_memory_share if config.engine.name == "vllm" else 1)
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        worst_step(model, config, longest_prompt)
+        held = 2 * _FLOAT * model.num_parameters()  # weights and gradients are in the peak already
+        used = torch.cuda.max_memory_allocated() + need.training + need.weights - held
+    except torch.cuda.OutOfMemoryError:
+        used = total + 1
+    model.zero_grad(set_to_none=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    if used > free:
+        raise ValueError(
+            f"the longest step (micro-batch of {config.micro_batch_size}) does not fit the GPU's "
+            f"{total / 2**30:.0f} GiB: lower micro_batch_size or max_completion_length, or set lora or launch"
+        )
+
+
+def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:
+    """Forward and backward of `micro_batch_size` rows of the greatest length; gradients are left."""
+    longest = max([config.max_completion_length, *(s.max_completion_length for s in config.length_schedule)])
+    ids = torch.zeros(
+        config.micro_batch_size, longest_prompt + longest, dtype=torch.long, device=model.device
+    )
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
+        model(input_ids=ids, logits_to_keep=longest).logits.float().log_softmax(-1).mean().backward()
+
+
+def _adapter_parameters(model: PreTrainedModel, rank: int) -> int:
+    """Of low-rank adapters on every linear layer."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(rank * (m.in_features + m.out_features) for m in layers)
+
+
+def _key_width(shape: object) -> int:
+    """Values of a token's keys in one layer."""
+    heads = shape.num_attention_heads
+    size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    return (getattr(shape, "num_key_value_heads", None) or heads) * size

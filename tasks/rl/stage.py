@@ -1,0 +1,205 @@
+"""Declares the RL stages: `rl-zero`, `reasoning-rl`, `final-rl`; `train.py` here does the work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from artifacts.refs import Kind
+from tasks.problem import VERIFIABLE, Domain
+from tasks.rendering import Template
+from tasks.rewards.settings import CodeChecking, RewardTerm
+from tasks.rollout.settings import EngineSettings
+from tasks.settings import NEUTRAL, VOLATILE, Count, Positive, Settings, Share
+from tasks.stage import MODEL_AND_PROBLEMS, Place, Stage
+from tasks.training.settings import LaunchSettings, LoraSettings
+
+
+class LengthStep(Settings):
+    """From `step` on, completions may have `max_completion_length` tokens."""
+
+    step: Annotated[int, Field(ge=0)]
+    max_completion_length: Positive
+
+
+class CurriculumStage(Settings):
+    """From `step` on, only problems with a pass rate (before training) of min_pass_rate to max_pass_rate."""
+
+    step: Count
+    min_pass_rate: Share = 0.0
+    max_pass_rate: Share = 1.0
+
+
+class Curriculum(Settings):
+    """Problems staged by the starting checkpoint's own pass rate, measured once before step 0."""
+
+    samples_per_problem: Positive = 8
+    stages: Annotated[tuple[CurriculumStage, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _stages_rise(self) -> Self:
+        steps = [s.step for s in self.stages]
+        if steps[0] != 0 or steps != sorted(set(steps)):
+            raise ValueError(
+                "curriculum.stages must start at step 0 and have rising, distinct steps: sort them"
+            )
+        return self
+
+
+_BIASED = ("top_p", "top_k", "min_p", "typical_p")
+
+
+class RLConfig(CodeChecking):
+    """GRPO as published (Eq. 1-3; Methods): rl-zero, reasoning-rl, final-rl and the RL-only student."""
+
+    template: Template = "r1"
+    """How a question becomes a prompt: `r1` is the paper's Table 1, `plain` that without its preamble,
+    `r1-few-shot` adds three worked examples (`tasks.rendering`)."""
+    domains: tuple[Domain, ...] = VERIFIABLE
+    """Which training problems are asked."""
+    steps: Positive = 10_400
+    """Policy updates."""
+    group_size: Annotated[int, Field(ge=2)] = 16
+    """G: outputs drawn for one question, whose rewards are compared with each other."""
+    questions_per_step: Positive = 32
+    """Different questions in one policy update."""
+    mini_batches_per_rollout: Positive = 16
+    """Policy updates made from one rollout, each sample used once (8,192 = 16 x 512)."""
+    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 16
+    """Completions in one forward and backward pass on one device."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 3e-6
+    """Constant after the warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates in which the learning rate rises from 0."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.001
+    """Beta: weight of the KL divergence from the reference policy in the loss. 0: no reference is kept."""
+    clip_epsilon: Annotated[float, Field(gt=0)] = 10.0
+    """The ratio of new to old policy is clipped to 1 - epsilon .. 1 + epsilon."""
+    reference_sync_steps: Positive = 400
+    """The reference becomes the present policy every so many updates."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Of the draws; top-p and top-k are refused, since a cut would bias the ratios."""
+    max_completion_length: Positive = 32_768
+    """Tokens; longer answers are cut."""
+    length_schedule: tuple[LengthStep, ...] = ()
+    """Other maximum lengths from given steps on."""
+    rewards: tuple[RewardTerm, ...] = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
+    """The terms that add up to the reward, each with a weight (1) and, if wanted, only in the last steps."""
+    partial_credit: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
+    """The accuracy term of a code problem is the share of its cases that pass, not 1 for all and else 0."""
+    repetition_ngram: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 8
+    """The `repetition` term: minus the share of a completion's runs of so many words that are repeats."""
+    overlength_buffer: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 4_096
+    """The `overlength` term (DAPO's): falls from 0 to -1 over so many tokens before the limit."""
+    general_last_steps: Annotated[int | None, Field(ge=1)] = None
+    """General prompts enter only in the last N steps (final RL: 400)."""
+    general_share: Share = 0.5
+    """Share of general prompts in a step once they have entered."""
+    bf16: bool = False
+    """Mixed precision; the weights stay in float32."""
+    engine: EngineSettings = EngineSettings()
+    """What draws the outputs."""
+    checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 50
+    """Updates between two places to resume from."""
+    seed: int = 0
+    """Of the prompt order and the draws."""
+    loss: Annotated[Literal["grpo", "dapo", "dr_grpo"], Field(json_schema_extra=NEUTRAL)] = "grpo"
+    """`grpo`: mean over a response's tokens, then over responses (Eq. 1). `dapo`: mean over all tokens.
+    `dr_grpo`: a response's sum over the length limit, advantages not divided by the deviation."""
+    refill_rounds: Annotated[Count, Field(json_schema_extra=NEUTRAL)] = 0
+    """Dynamic sampling: groups whose rewards are all equal are drawn again from other problems, at most so
+    many times a rollout. 0: never."""
+    skip_zero_advantage: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
+    """No forward and backward pass (nor the reference's) on groups whose rewards are all equal; their KL term
+    is then lost.
+    Where `kl_coef` is 0 nothing is lost and they are skipped anyway."""
+    curriculum: Annotated[Curriculum | None, Field(json_schema_extra=NEUTRAL)] = None
+    """Problems by the starting checkpoint's own pass rate, a range per stage of steps."""
+    lora: Annotated[LoraSettings | None, Field(json_schema_extra=NEUTRAL)] = None
+    """Adapters through PEFT instead of all weights; the reference is then the base and does not move."""
+    publish: Annotated[Literal["last", "best"], Field(json_schema_extra=NEUTRAL)] = "last"
+    """`best`: the checkpoint with the highest mean reward over the ten steps before it."""
+    keep_checkpoints: Annotated[int, Field(ge=2, json_schema_extra=VOLATILE)] = 2
+    """How many are kept; the best one beside them where it is to be published."""
+    mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
+    """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
+    start-up canary stops the run and a health line is written."""
+    launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
+    """Several processes on one machine."""
+    report_to: Annotated[
+        tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(json_schema_extra=VOLATILE)
+    ] = ()
+    """Trackers that get the metrics too; the Parquet tables are always written."""
+
+    @property
+    def batch_size(self) -> int:
+        """Completions in one policy update."""
+        return self.questions_per_step * self.group_size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sampling_is_unbiased(cls, values: Any) -> Any:
+        if cut := [name for name in _BIASED if isinstance(values, dict) and name in values]:
+            raise ValueError(
+                f"{cut[0]} cuts the distribution that RL samples from, so the policy ratios (Eq. 1) would be "
+                "biased: remove it; temperature alone shapes RL sampling"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide questions_per_step x group_size = "
+                f"{self.batch_size}: choose a divisor"
+            )
+        if [s.step for s in self.length_schedule] != sorted({s.step for s in self.length_schedule}):
+            raise ValueError("length_schedule must have rising, distinct steps: sort it")
+        if len({t.name for t in self.rewards}) != len(self.rewards):
+            raise ValueError("rewards names a term twice: give each term once with one weight")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> Self:
+        share, rest = divmod(self.batch_size, self.launch.processes)
+        if rest or share % self.micro_batch_size:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} leaves {share} completions a process, which "
+                f"micro_batch_size {self.micro_batch_size} must divide: change one of them"
+            )
+        if (self.refill_rounds or self.skip_zero_advantage) and share % self.group_size:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} would split groups of {self.group_size}, and "
+                "refill_rounds and skip_zero_advantage need whole ones: use fewer processes"
+            )
+        if self.launch.strategy.startswith("deepspeed") and self.engine.name == "transformers":
+            raise ValueError(
+                f"launch.strategy {self.launch.strategy} cannot sample with engine transformers: set "
+                "engine.name to vllm or vllm-server, or the strategy to fsdp2"
+            )
+        return self
+
+
+RL_ZERO = Stage(
+    "rl-zero", 1, "R1-Zero's RL",
+    "GRPO on a base with accuracy and format rewards only (2.1; the control of F.1).",
+    "gpu-train", RLConfig, MODEL_AND_PROBLEMS, Kind.checkpoint, "tasks.rl.train:run",
+    nodes={
+        "r1-zero": Place("R1-Zero", 1, 0, "GRPO, rule rewards", "#d55e00"),
+        "student-rl-only": Place("Student, RL only", 4, 0, "GRPO, rule rewards", "#cc6fa0"),
+    },
+)  # fmt: skip
+
+REASONING_RL = Stage(
+    "reasoning-rl", 1, "Reasoning RL", "GRPO on Dev1 with the language-consistency reward (3.2.1).",
+    "gpu-train", RLConfig, MODEL_AND_PROBLEMS, Kind.checkpoint, "tasks.rl.train:run",
+    nodes={"dev2": Place("Dev2", 3, 1, "GRPO + language", "#009e73")},
+)  # fmt: skip
+
+FINAL_RL = Stage(
+    "final-rl", 1, "Final RL", "GRPO on Dev3 with rules, and reward models in the last steps (3.2.2).",
+    "gpu-train", RLConfig, {**MODEL_AND_PROBLEMS, "reward_models": Kind.reward_models}, Kind.checkpoint,
+    "tasks.rl.train:run",
+    nodes={"r1": Place("R1", 5, 2, "GRPO, rules + RMs", "#1b7cc2")},
+)  # fmt: skip

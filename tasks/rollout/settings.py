@@ -1,0 +1,27 @@
+"""Settings of sampling: which rollout engine, and how it draws."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tasks.settings import VOLATILE, Positive, Settings
+
+
+class EngineSettings(Settings):
+    """Which rollout engine samples."""
+
+    name: Literal["transformers", "vllm", "vllm-server"] = "transformers"
+    batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 256
+    """Sequences decoded at once (transformers engine)."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=0.95, json_schema_extra=VOLATILE)] = 0.45
+    """Share of the GPU's memory that vLLM takes."""
+    server_url: Annotated[str, Field(json_schema_extra=VOLATILE)] = ""
+    """`vllm-server` only: the server's address (`tasks.rollout.vllm_server` says how to start one)."""
+
+
+class Sampling(Settings):
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive = 32_768

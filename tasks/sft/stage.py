@@ -1,0 +1,62 @@
+"""Declares the stages `sft` and `distill` (paper B.4.2, B.4.3); `train.py` here does the work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from artifacts.refs import Kind
+from tasks.settings import VOLATILE, Positive, Settings, Share
+from tasks.stage import Place, Stage
+
+
+class SFTConfig(Settings):
+    """Supervised fine-tuning (B.4.2) and distillation (B.4.3)."""
+
+    epochs: Annotated[float, Field(gt=0, le=20)] = 2
+    """Passes over the table."""
+    batch_size: Positive = 128
+    """Rows in one update."""
+    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
+    """Rows in one forward and backward pass."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
+    """At its highest, after the warm-up."""
+    min_learning_rate_ratio: Share = 0.1
+    """Cosine decay ends at this share of the first learning rate (5e-5 -> 5e-6)."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Updates in which the learning rate rises from 0."""
+    max_length: Positive = 32_768
+    """Tokens of prompt and completion; longer rows are left out and counted."""
+    bf16: bool = False
+    """Mixed precision; the weights stay in float32."""
+    checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
+    """Updates between two places to resume from."""
+    seed: int = 0
+    """Of the order of the rows."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
+                "choose a divisor"
+            )
+        return self
+
+
+_INPUTS = {"checkpoint": Kind.checkpoint, "dataset": Kind.dataset}
+
+SFT = Stage(
+    "sft", 1, "Supervised fine-tuning",
+    "Supervised fine-tuning: Dev1 on the cold start, Dev3 on the mixture (B.4.2).",
+    "gpu-train", SFTConfig, _INPUTS, Kind.checkpoint, "tasks.sft.train:run",
+    nodes={"dev1": Place("Dev1", 2, 1, "SFT", "#c48a00"), "dev3": Place("Dev3", 4, 2, "SFT", "#3f9bd6")},
+)  # fmt: skip
+
+DISTILL = Stage(
+    "distill", 1, "Distillation",
+    "The mixture into a smaller model (B.4.3); `student` is a file of `configs/students`.",
+    "gpu-train", SFTConfig, _INPUTS, Kind.checkpoint, "tasks.sft.train:run",
+    nodes={"student-distilled": Place("Student, distilled", 5, 1, "SFT", "#9c52b8")}, for_student=True,
+)  # fmt: skip

@@ -1,0 +1,178 @@
+"""Supervised fine-tuning on completions: Dev1, Dev3 and the distilled students (paper B.4.2, B.4.3, Table 6).
+
+TRL's SFTTrainer, loss on the completion and its end token only, cosine from the learning rate to a tenth
+of it. Not published and chosen here: AdamW without weight decay, gradients clipped at norm 1. A row
+longer than `max_length` is left out and counted: cut off, it would teach to never end.
+The order of rows is a pure function of the seed; within a batch they are sorted by length, so that
+micro-batches hold little padding. Run one by itself: `prefect deployment run sft --param node=dev3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl import SFTConfig as TrlSFTConfig
+from trl import SFTTrainer
+
+from tasks.job import Job
+from tasks.sft.stage import SFTConfig
+from tasks.training.callbacks import JobCallback, raise_if_stopped
+from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
+from tasks.training.metrics import last_mean, write_metrics
+from tasks.training.models import (
+    CHECKPOINTING_FROM,
+    ends_by_itself,
+    load_policy,
+    load_tokenizer,
+    save_model,
+)
+
+_SHOWN = {"loss": "loss", "token_accuracy": "mean_token_accuracy"}
+_IGNORED = -100
+_PROBES = 8
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row as token ids: the prompt, and the completion with its end token."""
+
+    prompt: list[int]
+    completion: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+    def features(self) -> dict[str, list[int]]:
+        """What the trainer reads; prompt tokens carry no loss."""
+        return {
+            "input_ids": self.prompt + self.completion,
+            "labels": [_IGNORED] * len(self.prompt) + self.completion,
+        }
+
+
+def run(config: SFTConfig, job: Job) -> None:
+    """Fine-tunes `checkpoint` on `dataset`; leaves `model/` and `metrics.parquet`.
+
+    Raises:
+        ValueError: no row of the dataset fits `max_length`, before anything is trained.
+        RuntimeError: the trained model ends none of its own completions.
+        StopRequested: asked to stop; the next run goes on from the checkpoint.
+    """
+    job.progress(0, 0, "loading the model")
+    source = job.inputs["checkpoint"].path / "model"
+    tokenizer, model = load_tokenizer(source), load_policy(source)
+    encoded = encode(job.inputs["dataset"].table("sft"), tokenizer)
+    limit = min(config.max_length, model.config.max_position_embeddings)
+    rows = _that_fit(encoded, limit)
+
+    trainer = build_trainer(config, job.state / "trainer", model, tokenizer, rows)
+    trainer.add_callback(JobCallback(job, _SHOWN))
+    resume = newest_checkpoint(job.state / "trainer")
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    raise_if_stopped(job, trainer.state)
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    prompts = [row.prompt for row in rows[:_PROBES]]
+    stop_share = ends_by_itself(model, tokenizer, prompts, max(len(row.completion) for row in rows))
+    if stop_share == 0:
+        raise RuntimeError(
+            f"the model ended none of {len(prompts)} completions: check that the dataset teaches the end "
+            f"token {tokenizer.eos_token!r} and raise epochs or learning_rate"
+        )
+    save_model(model, tokenizer, job.draft / "model")
+    log = trainer.state.log_history
+    write_metrics(job.draft, log)
+    job.summary(
+        rows=len(rows), too_long=len(encoded) - len(rows), steps=trainer.state.max_steps,
+        loss=round(last_mean(log, "loss"), 4), stop_share=stop_share,
+    )  # fmt: skip
+
+
+def encode(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
+    """The rows of an `sft` table; every completion ends in the end token, whatever the text."""
+    texts = table["prompt"].to_pylist(), table["completion"].to_pylist()
+    if not texts[0]:
+        raise ValueError("the dataset holds no rows: look at its rejected.parquet for the reasons")
+    prompts, completions = (tokenizer(column)["input_ids"] for column in texts)
+    return [
+        Encoded(prompt, [*completion, tokenizer.eos_token_id])
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def row_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
+    """Row numbers for all steps, `batch_size` a step: epoch after epoch, each batch sorted by length.
+
+    The number of steps is `epochs * rows / batch_size` rounded, at least one.
+    """
+    steps = max(1, round(epochs * len(lengths) / batch_size))
+    passes = -(-steps * batch_size // len(lengths))
+    rows = np.concatenate([np.random.default_rng((seed, i)).permutation(len(lengths)) for i in range(passes)])
+    batches = rows[: steps * batch_size].reshape(steps, batch_size)
+    by_length = np.asarray(lengths)[batches].argsort(axis=1, kind="stable")
+    return np.take_along_axis(batches, by_length, axis=1).ravel().tolist()
+
+
+def build_trainer(
+    config: SFTConfig, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Encoded],
+) -> SFTTrainer:  # fmt: skip
+    """The trainer on the rows in order, its checkpoints in `folder`; nothing runs yet."""
+    order = row_order([len(row) for row in rows], config.epochs, config.batch_size, config.seed)
+    features = [row.features() for row in rows]
+    trainer = SFTTrainer(
+        model=model,
+        args=sft_arguments(config, folder, len(order) // config.batch_size, model.num_parameters()),
+        train_dataset=Dataset.from_list(features).select(order),
+        processing_class=tokenizer,
+        callbacks=[SealCheckpoints()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if any(labels[-1] != tokenizer.eos_token_id for labels in trainer.train_dataset["labels"]):
+        raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: TRL cut or changed it")
+    return trainer
+
+
+def sft_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrlSFTConfig:
+    """The settings as TRL's arguments."""
+    return TrlSFTConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        train_sampling_strategy="sequential",
+        max_length=None,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": config.min_learning_rate_ratio},
+        warmup_steps=config.warmup_steps,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        gradient_checkpointing=parameters >= CHECKPOINTING_FROM,
+        bf16=config.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        logging_steps=1,
+        save_steps=config.checkpoint_every,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _that_fit(rows: Sequence[Encoded], limit: int) -> list[Encoded]:
+    fitting = [row for row in rows if len(row) <= limit]
+    if not fitting:
+        raise ValueError(
+            f"none of the {len(rows)} rows fits {limit} tokens (the shortest has {min(map(len, rows))}): "
+            "raise max_length, or use a model with more positions"
+        )
+    return fitting

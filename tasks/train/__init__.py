@@ -1,1 +1,0 @@
-"""Training stages: RL, supervised fine-tuning, reward models. Only jobs import these modules."""

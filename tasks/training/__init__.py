@@ -1,0 +1,1 @@
+"""What the trainers share: checkpoints, models, callbacks, several processes."""

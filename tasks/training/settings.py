@@ -1,0 +1,25 @@
+"""Settings that trainers share: adapters, and several processes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tasks.settings import Positive, Settings
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters instead of all weights; merged into the published checkpoint."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    targets: str = "all-linear"
+    """PEFT's `target_modules`: `all-linear`, or a regular expression of module names."""
+
+
+class LaunchSettings(Settings):
+    """How many processes train one model, and what they share (through Accelerate)."""
+
+    processes: Positive = 1
+    """On this machine; one a GPU."""
+    strategy: Literal["ddp", "fsdp2", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
+    """`ddp`: every process holds the whole model. The others share optimiser states, gradients or weights."""

