@@ -123,11 +123,8 @@ def outside_files(config: Settings) -> dict[str, str]:
 
     A base trained again or problems edited in place are another input under the same path.
     """
-    if isinstance(config, ProblemsConfig) and config.source == "parquet":
-        return {"path": fingerprint(REPOSITORY / config.path)}
-    if isinstance(config, BaseConfig) and config.model != "smollm2-135m" and not is_hub_model(config):
-        return {"model": fingerprint((REPOSITORY / config.model).expanduser())}
-    return {}
+    paths = {name: (REPOSITORY / path).expanduser() for name, path in config.files().items()}
+    return {name: fingerprint(path) for name, path in paths.items() if path.exists()}
 
 
 def fingerprint(path: Path) -> str:
@@ -243,11 +240,12 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[s
 
 
 def _check_problems(path: Path, config: ProblemsConfig) -> None:
-    if config.source == "parquet" and not (REPOSITORY / config.path).exists():
-        raise PresetError(
-            f"{_shown(path)}: problems.path = {config.path!r} does not exist: "
-            "give a Parquet file or folder of the problems schema, absolute or relative to the repository"
-        )
+    for setting, named in config.files().items():
+        if not (REPOSITORY / named).expanduser().exists():
+            raise PresetError(
+                f"{_shown(path)}: problems.{setting} = {named!r} does not exist: "
+                "give a Parquet file or folder of the problems schema, absolute or relative to the repository"
+            )
 
 
 def _check_base(path: Path, key: str, config: BaseConfig) -> None:

@@ -6,6 +6,7 @@ arXiv 2501.12948v2 sections 2.1, 3.2, B.4) where there are any.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,14 +28,43 @@ class Settings(BaseModel):
 
     def cache_document(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values (nested; volatile fields left out)."""
+        dumped = self.model_dump(mode="json")
         return {
-            name: value.cache_document() if isinstance(value := getattr(self, name), Settings) else dumped
-            for name, dumped in self.model_dump(mode="json").items()
+            name: _cache_value(getattr(self, name), dumped[name])
+            for name in dumped
             if not self._decides_nothing(name)
         }
+
+    def files(self) -> dict[str, str]:
+        """Setting -> path of a file or folder that the stage reads from outside the store.
+
+        What lies there becomes part of the cache key: problems edited in place are another input under the
+        same path. Nested settings are asked too.
+        """
+        found: dict[str, str] = {}
+        for name in type(self).model_fields:
+            for place, inner in _inner_settings(name, getattr(self, name)):
+                found |= {f"{place}.{setting}": path for setting, path in inner.files().items()}
+        return found
 
     def _decides_nothing(self, name: str) -> bool:
         field = type(self).model_fields[name]
         marks = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         at_default = getattr(self, name) == field.default
         return bool(marks.get("volatile") or (marks.get("neutral_default") and at_default))
+
+
+def _cache_value(value: Any, dumped: Any) -> Any:
+    """The cache document of settings, alone or in a tuple; everything else as it was dumped."""
+    if isinstance(value, Settings):
+        return value.cache_document()
+    if isinstance(value, tuple):
+        return [_cache_value(item, plain) for item, plain in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _inner_settings(name: str, value: Any) -> Iterator[tuple[str, Settings]]:
+    items = value if isinstance(value, tuple) else (value,)
+    for number, item in enumerate(items):
+        if isinstance(item, Settings):
+            yield (f"{name}.{number}" if isinstance(value, tuple) else name), item

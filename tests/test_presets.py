@@ -30,8 +30,10 @@ from tasks.presets import (
     outside_files,
     read_preset,
 )  # fmt: skip
+from tasks.problems.sources.parquet import ParquetFile
 from tasks.problems.stage import ProblemsConfig
 from tasks.rl.stage import RLConfig
+from tasks.training.settings import LoraSettings
 
 PRESETS, STUDENTS = available(), available(CONFIGS / "students")
 
@@ -155,7 +157,8 @@ def test_every_shipped_preset_holds_together(name):
 def test_every_preset_but_paper_needs_no_data_of_ones_own(name):
     preset = load_preset(name)
     assert preset == read_preset(name)
-    given = set(preset.problems.train) | {task.domain for task in preset.problems.tasks.values()}
+    given = {d for s in preset.problems.sources for d in getattr(s, "train", ())}
+    given |= {t.domain for s in preset.problems.sources for t in getattr(s, "tasks", {}).values()}
     for key in ("rl_zero", "cold_start", "reasoning_rl", "rejection_sampling", "final_rl"):
         assert set(getattr(preset, key).domains) <= given, f"{key} asks for a domain without problems"
 
@@ -164,7 +167,7 @@ def test_paper_without_its_problems_says_where_they_belong():
     if (CONFIGS.parent / "data" / "problems.parquet").exists():
         pytest.skip("this checkout has problems for the paper preset")
     with pytest.raises(
-        PresetError, match=r"configs/paper.yaml: problems.path = 'data/problems.parquet' does not"
+        PresetError, match=r"configs/paper.yaml: problems.sources.0.path = 'data/problems.parquet' does not"
     ):
         load_preset("paper")
 
@@ -226,10 +229,12 @@ BAD = [
     ("rl_zero.micro_batch_size", 24, r"rl_zero: micro_batch_size 24 .* = 256: choose a divisor"),
     ("dev1.batch_size", 33, r"dev1: micro_batch_size 32 does not divide batch_size 33: choose a divisor"),
     ("rl_zero.length_schedule", [{"step": 9, "max_completion_length": 9}] * 2, r"rising, distinct steps"),
-    ("problems.tasks", {}, r"problems: source 'reasoning-gym' needs `tasks`"),
-    ("problems.source", "tiny-world", r"reasoning-gym's and the source is 'tiny-world': remove one"),
-    ("problems.tasks.lcm.domain", "general", r"problems\.tasks\.lcm\.domain = 'general': must be 'math'"),
-    ("problems.tasks.lcm.sizes", 3, r"problems\.tasks\.lcm\.sizes is not a setting"),
+    ("problems.sources.0.tasks", {}, r"tasks = {}: dictionary should have at least 1 item"),
+    ("problems.sources", [], "problems.sources = .*: tuple should have at least 1 item"),
+    ("problems.sources", [{"name": "parqet"}], "problems.sources.0 = .*parqet.*'parquet'"),
+    ("problems.sources", [{"name": "parquet", "pth": "x"}], "sources.0.parquet.pth is not a setting"),
+    ("problems.sources.0.tasks.lcm.domain", "general", r"tasks\.lcm\.domain = 'general': must be 'math'"),
+    ("problems.sources.0.tasks.lcm.sizes", 3, r"tasks\.lcm\.sizes is not a setting"),
     ("base.model", "no/such/folder", r"base\.model = 'no/such/folder' does not exist: give a folder"),
     ("base.context", 0, r"base\.context = 0: must be greater than or equal to 1"),
     ("student", "qwen-70b", r"student 'qwen-70b' has no file in configs/students: use one of .*qwen-7b"),
@@ -269,7 +274,7 @@ def written(folder, changes: dict[str, Any]) -> str:
         *sections, last = key.split(".")
         place = document
         for section in sections:
-            place = place[section]
+            place = place[int(section) if section.isdigit() else section]
         place[last] = value
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(document))
@@ -277,10 +282,9 @@ def written(folder, changes: dict[str, Any]) -> str:
 
 
 def test_a_new_setting_at_its_default_leaves_old_results_valid():
-    """`tasks` came after the first results: at its default it is not in the cache key, else it is."""
-    old = ProblemsConfig(source="tiny-world", train={"math": 1}, held_out={"math": 1})
-    assert "tasks" not in old.cache_document()
-    assert "tasks" in read_preset("qwen-7b").problems.cache_document()
+    """`lora` came after the first results: at its default it is not in the cache key, else it is."""
+    assert "lora" not in RLConfig().cache_document()
+    assert "lora" in RLConfig(lora=LoraSettings()).cache_document()
 
 
 def test_the_fingerprint_of_files_tells_every_change(tmp_path):
@@ -312,9 +316,11 @@ def test_a_large_file_is_read_at_both_ends(tmp_path, monkeypatch):
     assert fingerprint(path) != before
 
 
-def test_only_files_outside_the_store_are_fingerprinted():
+def test_only_files_outside_the_store_are_fingerprinted(tmp_path):
     assert set(outside_files(read_preset("tiny").base)) == {"model"}
-    assert set(outside_files(read_preset("paper").problems)) == {"path"}
+    (tmp_path / "p.parquet").write_bytes(b"rows")
+    problems = ProblemsConfig(sources=(ParquetFile(path=str(tmp_path / "p.parquet")),))
+    assert set(outside_files(problems)) == {"sources.0.path"}
     assert not outside_files(read_preset("qwen-7b").base)
     assert not outside_files(read_preset("smollm2-135m").base)
     assert not outside_files(read_preset("tiny").problems)

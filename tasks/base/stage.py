@@ -22,6 +22,9 @@ class BaseConfig(Settings):
     """Positions (tokens) to give the model instead of its own number, for models with rotary positions:
     Qwen2.5-Math comes with 4,096, and the paper fine-tunes it at 32,768."""
 
+    def files(self) -> dict[str, str]:
+        return {"model": self.model}
+
 
 BASE = Stage(
     "base", 1, "Base", "The model everything starts from, or a student's base.",

@@ -14,29 +14,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from artifacts.tables import conform, write_table
-from tasks.cold_start.refine import refine
+from artifacts.tables import write_table
 from tasks.cold_start.stage import ColdStartConfig
-from tasks.curation.choice import chosen
-from tasks.curation.filters import (
+from tasks.curation.candidates import (
     CORRECT,
-    LEGIBLE,
     Candidate,
     Rejection,
     candidates,
     first_distinct,
     first_objection,
-    mixed_language,
     reason_counts,
     rejected_table,
     require_some,
+    sft_table,
 )
+from tasks.curation.choice import chosen
+from tasks.curation.readability import FILTERS
 from tasks.job import Job
 from tasks.problem import from_table
+from tasks.registry import modules
+from tasks.rewards.language import language_consistency
 from tasks.rollout.sampling import sample_checkpoint
 
 Dropped = list[tuple[Candidate, Rejection]]
+
+_AFTER_REFINING = ("mixed-language",)
+"""Readability filters that look at the refined trace: refining is there to pass them."""
 
 
 def run(config: ColdStartConfig, job: Job) -> None:
@@ -53,7 +58,7 @@ def run(config: ColdStartConfig, job: Job) -> None:
         checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
         config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
-    kept, dropped, refined = curate(candidates(samples, problems), config)
+    kept, dropped, rewritten = curate(candidates(samples, problems), config)
     require_some(kept, dropped, "cold start")
     write_table(job.draft / "samples.parquet", samples, "samples")
     write_table(job.draft / "rejected.parquet", rejected_table(dropped), "rejected")
@@ -62,7 +67,7 @@ def run(config: ColdStartConfig, job: Job) -> None:
         problems=len(problems),
         samples=samples.num_rows,
         kept=len(kept),
-        refined=refined,
+        refined=rewritten,
         **{f"kept_{domain}": n for domain, n in sorted(Counter(c.problem.domain for c in kept).items())},
         **{f"rejected_{reason}": n for reason, n in reason_counts(dropped).items()},
     )
@@ -70,35 +75,27 @@ def run(config: ColdStartConfig, job: Job) -> None:
 
 def curate(sampled: Sequence[Candidate], config: ColdStartConfig) -> tuple[list[Candidate], Dropped, int]:
     """Kept candidates, dropped ones with the reason, and how many of the kept were refined."""
+    before = [name for name in FILTERS if name not in _AFTER_REFINING]
     passed: list[Candidate] = []
     dropped: Dropped = []
     for candidate in sampled:
-        objection = first_objection(candidate, CORRECT + LEGIBLE, config.readability)
-        better = candidate if objection else refine(candidate, config.refiner)
-        objection = objection or mixed_language(better, config.readability)
+        objection = first_objection(candidate, CORRECT, before, config.readability)
+        better = candidate if objection else refined(candidate, config.refiner)
+        objection = objection or first_objection(better, (), _AFTER_REFINING, config.readability)
         if objection:
             dropped.append((better, objection))
         else:
             passed.append(better)
     kept, surplus = first_distinct(passed, config.keep_per_problem)
     raw = {(c.problem.id, c.sample_index): c.completion for c in sampled}
-    refined = sum(raw[c.problem.id, c.sample_index] != c.completion for c in kept)
-    return kept, dropped + surplus, refined
+    rewritten = sum(raw[c.problem.id, c.sample_index] != c.completion for c in kept)
+    return kept, dropped + surplus, rewritten
 
 
-def sft_table(kept: Sequence[Candidate], source: str):
-    """The `sft` rows of kept candidates; `source` is the digest of the checkpoint that wrote them."""
-    return conform(
-        [
-            {
-                "problem_id": c.problem.id,
-                "domain": c.problem.domain,
-                "language": c.problem.language,
-                "prompt": c.prompt,
-                "completion": c.completion,
-                "source": source,
-            }
-            for c in kept
-        ],
-        "sft",
-    )
+def refined(candidate: Candidate, refiner: str) -> Candidate:
+    """The candidate with its thinking in one language; unchanged where it already is, or for `none`."""
+    language = candidate.problem.language
+    if refiner == "none" or language_consistency(candidate.thinking, language) == 1:
+        return candidate
+    thinking = modules("tasks.cold_start.refiners")[refiner].refine(candidate.thinking, language)
+    return replace(candidate, completion=candidate.completion.replace(candidate.thinking, thinking, 1))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Self
+
+from pydantic import model_validator
 
 from artifacts.refs import Kind
-from tasks.curation.settings import Readability
+from tasks.curation.readability import Readability
 from tasks.problem import VERIFIABLE, Domain
+from tasks.registry import modules
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -24,11 +27,19 @@ class ColdStartConfig(CodeChecking):
     samples_per_problem: Positive = 4
     sampling: Sampling = Sampling()
     keep_per_problem: Positive = 1
-    refiner: Literal["lexicon", "none"] = "none"
-    """`lexicon`: the tiny world's word-by-word translator stands in for DeepSeek-V3 and the annotators."""
-    readability: Readability = Readability()
+    refiner: str = "none"
+    """What rewrites a trace that mixes languages: `none`, or a file of `tasks/cold_start/refiners`."""
+    readability: Readability = Readability()  # type: ignore[valid-type]
+    """Limits of the readability filters, a section a filter (`tasks.curation.readability`)."""
     engine: EngineSettings = EngineSettings()
     seed: int = 1
+
+    @model_validator(mode="after")
+    def _the_refiner_exists(self) -> Self:
+        known = ("none", *modules("tasks.cold_start.refiners"))
+        if self.refiner not in known:
+            raise ValueError(f"refiner {self.refiner!r} is not known: use one of {', '.join(known)}")
+        return self
 
 
 COLD_START = Stage(

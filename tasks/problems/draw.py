@@ -1,32 +1,22 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
-Sources: the tiny world's generators, reasoning-gym's (`tasks.problems.gym`), or Parquet files of the
-`problems` schema, where code problems may come with submissions and generators in place of test cases
-(`tasks.problems.test_cases`). Training problems that repeat a question or share a long n-gram with a
-held-out one go to `rejected.parquet` with the reason.
+The sources are the files of `tasks/problems/sources`. Training problems that repeat a question or share a
+long n-gram with a held-out one go to `rejected.parquet` with the reason.
 
     prefect deployment run problems --param preset=tiny
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from artifacts.tables import read_table, write_table
+from artifacts.tables import write_table
 from tasks.job import Job
-from tasks.problem import Problem, from_table, to_table
-from tasks.problems.gym import gym_problems
+from tasks.problem import Problem, to_table
+from tasks.problems.source import Drawn
 from tasks.problems.stage import ProblemsConfig
-from tasks.problems.test_cases import with_cases
-from tasks.tiny_world.exercises import Exercise, exercises
-
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_MAX_DRAWS_PER_PROBLEM = 400
 
 
 def run(config: ProblemsConfig, job: Job) -> None:
@@ -46,58 +36,10 @@ def run(config: ProblemsConfig, job: Job) -> None:
     job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
 
 
-def draw(config: ProblemsConfig) -> tuple[list[Problem], list[dict[str, str]]]:
-    """The problems of the source, and rows for `rejected.parquet`."""
-    if config.source == "parquet":
-        return with_cases(from_parquet(config.path))
-    if config.source == "tiny-world":
-        return tiny_world(config), []
-    problems, refused = gym_problems(config.tasks, config.seed)
-    return problems + tiny_world(config), refused
-
-
-def tiny_world(config: ProblemsConfig) -> list[Problem]:
-    """Problems of the tiny world; a question's identity alone decides its split."""
-    out: list[Problem] = []
-    for split, wanted in (("held_out", config.held_out), ("train", config.train)):
-        for domain, count in wanted.items():
-            rng = random.Random(f"{config.seed} {split} {domain}")
-            stream = (e for e in exercises(domain, rng) if e.held_out == (split == "held_out"))
-            out += [_problem(e, split) for e in _distinct(stream, count, f"{domain} {split}")]
-    return out
-
-
-def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercise]:
-    found: dict[str, Exercise] = {}
-    for draws, exercise in enumerate(stream):
-        if len(found) == count:
-            break
-        if draws > _MAX_DRAWS_PER_PROBLEM * count:
-            raise ValueError(
-                f"the tiny world has only {len(found)} {what} questions: ask for fewer than {count}"
-            )
-        found.setdefault(exercise.question, exercise)
-    return list(found.values())
-
-
-def _problem(exercise: Exercise, split: str) -> Problem:
-    digest = hashlib.sha256(exercise.question.encode()).hexdigest()[:12]
-    return Problem(
-        f"{exercise.domain}-{digest}", exercise.domain, exercise.language, exercise.question,
-        exercise.answer, exercise.verifier, exercise.verifier_args, exercise.source, split=split,
-    )  # fmt: skip
-
-
-def from_parquet(path: str) -> list[Problem]:
-    """The problems of a file or folder of shards; ids must be unique."""
-    found = Path(path) if Path(path).is_absolute() else _REPOSITORY / path
-    if not found.exists():
-        raise ValueError(f"problems.path {path!r} does not exist: give a Parquet file of the problems schema")
-    problems = from_table(read_table(found))
-    twice = [i for i, n in Counter(p.id for p in problems).items() if n > 1]
-    if twice:
-        raise ValueError(f"{path}: problem id {twice[0]!r} occurs twice; ids must be unique")
-    return problems
+def draw(config: ProblemsConfig) -> Drawn:
+    """The problems of every source, one after another, and what the sources refused."""
+    drawn = [source.draw(config.seed) for source in config.sources]
+    return Drawn([p for d in drawn for p in d.problems], [row for d in drawn for row in d.rejected])
 
 
 def decontaminate(problems: Sequence[Problem], n: int) -> tuple[list[Problem], list[dict[str, str]]]:

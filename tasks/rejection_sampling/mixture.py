@@ -17,21 +17,20 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from artifacts.tables import write_table
-from tasks.cold_start.curate import sft_table
-from tasks.curation.choice import chosen
-from tasks.curation.filters import (
+from tasks.curation.candidates import (
     CORRECT,
-    LEGIBLE,
     Candidate,
     Rejection,
     candidates,
     first_distinct,
     first_objection,
-    mixed_language,
     reason_counts,
     rejected_table,
     require_some,
+    sft_table,
 )
+from tasks.curation.choice import chosen
+from tasks.curation.readability import FILTERS
 from tasks.job import Input, Job
 from tasks.problem import Problem, from_table
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
@@ -74,8 +73,7 @@ def curate(
     sampled: Sequence[Candidate], config: RejectionSamplingConfig
 ) -> tuple[list[Candidate], list[tuple[Candidate, Rejection]]]:
     """Kept candidates, and dropped ones with the reason."""
-    checks = (*CORRECT, mixed_language, *LEGIBLE)
-    judged = [(c, first_objection(c, checks, config.readability)) for c in sampled]
+    judged = [(c, first_objection(c, CORRECT, list(FILTERS), config.readability)) for c in sampled]
     kept, surplus = first_distinct([c for c, r in judged if not r], config.keep_per_problem)
     return kept, [(c, r) for c, r in judged if r] + surplus
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from artifacts.refs import Kind
-from tasks.curation.settings import Readability
+from tasks.curation.readability import Readability
 from tasks.problem import VERIFIABLE, Domain
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking
@@ -23,7 +23,8 @@ class RejectionSamplingConfig(CodeChecking):
     keep_per_problem: Positive = 8
     general_share: Share = 0.22
     """Share of general samples in the mixture (177,812 of 804,745)."""
-    readability: Readability = Readability()
+    readability: Readability = Readability()  # type: ignore[valid-type]
+    """Limits of the readability filters, a section a filter (`tasks.curation.readability`)."""
     engine: EngineSettings = EngineSettings()
     seed: int = 2
 

@@ -3,19 +3,21 @@
 import pytest
 
 from tasks.cold_start import curate as cold_start
-from tasks.cold_start.refine import refine
+from tasks.cold_start.curate import refined
 from tasks.cold_start.stage import ColdStartConfig
-from tasks.curation import filters
+from tasks.curation import candidates
+from tasks.curation.candidates import Candidate, first_distinct, first_objection, require_some
 from tasks.curation.choice import chosen
-from tasks.curation.filters import Candidate, first_distinct, first_objection, require_some
-from tasks.curation.settings import Readability
+from tasks.curation.readability import FILTERS, Readability, unreadable
 from tasks.problem import Problem
 from tasks.rejection_sampling import mixture as rejection_sampling
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
 
 EN = Problem("m1", "math", "en", "compute 1 + 2", "3", "math")
 ZH = Problem("m2", "math", "zh", "计算 1 + 2", "3", "math")
-LIMITS = Readability(repetition_ngram=2, max_repeats=2, max_paragraph_words=6)
+LIMITS = Readability.model_validate(
+    {"repetition": {"ngram": 2, "max_repeats": 2}, "long_paragraph": {"max_words": 6}}
+)
 
 
 def make(thinking="first 1 + 2 = 3.", problem=EN, verdict="correct", finish="stop", index=0, answer="3"):
@@ -44,32 +46,41 @@ def make(thinking="first 1 + 2 = 3.", problem=EN, verdict="correct", finish="sto
     ],
 )
 def test_reason(candidate, reason):
-    found = first_objection(candidate, filters.CORRECT + filters.LEGIBLE, LIMITS)
+    found = first_objection(candidate, candidates.CORRECT, list(FILTERS)[:-1], LIMITS)
     assert (found and found.reason) == reason
 
 
 def test_code_may_be_allowed():
-    limits = Readability(allow_code_in_thinking=True)
-    assert filters.code_in_thinking(make("```x```"), limits) is None
+    limits = Readability.model_validate({"code_block": {"allowed": True}})
+    assert unreadable("code-block", "```x```", "en", limits) is None
+    assert unreadable("code-block", "```x```", "en", Readability()) == "```"
 
 
 def test_mixed_language_counts_words_of_the_question():
-    assert filters.mixed_language(make("first 1 + 2"), LIMITS) is None
-    assert filters.mixed_language(make("first 所以结果是 3"), LIMITS).reason == "mixed-language"
-    assert filters.mixed_language(make("first 1 + 2", ZH), LIMITS).detail.startswith(
-        "0.00 of the words are zh"
-    )
+    def detail(thinking, language):
+        return unreadable("mixed-language", thinking, language, Readability())
+
+    assert detail("first 1 + 2", "en") is None
+    assert detail("first 所以结果是 3", "en").startswith("0.")
+    assert detail("first 1 + 2", "zh") == "0.00 of the words are zh, at least 0.9"
+
+
+def test_a_filter_is_one_function_with_its_own_settings():
+    assert set(Readability.model_fields) == {name.replace("-", "_") for name in FILTERS}
+    with pytest.raises(ValueError, match="max_repeats"):
+        Readability.model_validate({"repetition": {"max_repeats": 0}})
 
 
 def test_refining_translates_the_thinking_and_nothing_else():
     mixed = make("first 1 + 2 = 3. 所以结果是 3。", answer="正确 3")
-    refined = refine(mixed, "lexicon")
-    assert refined.completion == (
+    assert refined(mixed, "lexicon").completion == (
         " <think> first 1 + 2 = 3. so the result is 3. </think> <answer> 正确 3 </answer>"
     )
-    assert refine(mixed, "none") is mixed
-    assert refine(make(), "lexicon").completion == make().completion
-    assert "先算" in refine(make("first 1 + 2 = 3.", ZH), "lexicon").completion
+    assert refined(mixed, "none") is mixed
+    assert refined(make(), "lexicon").completion == make().completion
+    assert "先算" in refined(make("first 1 + 2 = 3.", ZH), "lexicon").completion
+    with pytest.raises(ValueError, match="refiner 'lexikon' is not known: use one of none, lexicon"):
+        ColdStartConfig(refiner="lexikon")
 
 
 def test_the_first_distinct_are_kept():
@@ -93,20 +104,20 @@ def test_cold_start_accounts_for_every_candidate():
         make("blah 不知道 3", index=2),
         make(verdict="wrong"),
     ]
-    kept, dropped, refined = cold_start.curate(sampled, config)
+    kept, dropped, rewritten = cold_start.curate(sampled, config)
     assert [c.sample_index for c in kept] == [0]
     assert [r.reason for _, r in dropped] == ["mixed-language", "wrong", "duplicate"]
-    assert refined == 0
-    kept, dropped, refined = cold_start.curate(sampled[1:], config)
-    assert refined == len(kept) == 1
-    assert filters.rejected_table(dropped).num_rows == 2
+    assert rewritten == 0
+    kept, dropped, rewritten = cold_start.curate(sampled[1:], config)
+    assert rewritten == len(kept) == 1
+    assert candidates.rejected_table(dropped).num_rows == 2
 
 
 def test_rejection_sampling_does_not_refine():
     sampled = [make(), make("先算 1 + 2 = 3。", index=1)]
     kept, dropped = rejection_sampling.curate(sampled, RejectionSamplingConfig())
     assert len(kept) == 1
-    assert filters.reason_counts(dropped) == {"mixed-language": 1}
+    assert candidates.reason_counts(dropped) == {"mixed-language": 1}
 
 
 def test_nothing_left_says_why():

@@ -6,7 +6,6 @@ from artifacts.refs import Kind
 from artifacts.tables import read_table, write_table
 from tasks.cold_start import curate as cold_start
 from tasks.cold_start.stage import ColdStartConfig
-from tasks.curation.settings import Readability
 from tasks.problem import Problem, to_table
 from tasks.rejection_sampling import mixture as rejection_sampling
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
@@ -126,5 +125,5 @@ def test_general_data_must_exist(tmp_path):
     problems = [_math(1), Problem("g", "general", "en", "hello", "", "rubric", {"set": "helpfulness"})]
     with pytest.raises(ValueError, match="no general training problem has a reference"):
         rejection_sampling.general_candidates(problems, RejectionSamplingConfig())
-    config = RejectionSamplingConfig(general_share=0, readability=Readability())
+    config = RejectionSamplingConfig(general_share=0)
     assert rejection_sampling.general_candidates(problems, config) == []

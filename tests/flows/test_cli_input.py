@@ -16,7 +16,7 @@ BAD_PRESETS = [
      ["rl_zero: ", "micro_batch_size 48 does not divide", "= 128: choose a divisor"]),
     ({"dev3.micro_batch_size": 5}, ["dev3: ", "micro_batch_size 5 does not divide batch_size 32"]),
     ({"base.model": "./no/such/model"}, ["base.model = './no/such/model' does not exist: give a folder"]),
-    ({"problems.source": "parquet", "problems.path": "no"}, ["problems.path = 'no' does not exist: give a"]),
+    ({"problems.sources": [{"name": "parquet", "path": "no"}]}, ["sources.0.path = 'no' does not exist"]),
     ({"student": "nobody"}, ["student 'nobody' has no file in configs/students: use one of "]),
 ]  # fmt: skip
 

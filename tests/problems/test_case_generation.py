@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tasks.problem import Problem, to_table
 from tasks.problems import test_cases
 from tasks.problems.draw import draw
+from tasks.problems.sources.parquet import ParquetFile
 from tasks.problems.stage import ProblemsConfig
 from tasks.problems.test_cases import add_generators, code_blocks, generate, select
 from tasks.rewards.pool import VerifierPool
@@ -117,7 +118,7 @@ def test_the_problems_stage_fills_cases_in_and_rejects_what_gets_none(tmp_path):
         contest("given", cases=[{"stdin": "1\n1", "stdout": "1"}]),
     ]
     write_table(tmp_path / "problems.parquet", to_table(rows), "problems")
-    problems, rejected = draw(ProblemsConfig(source="parquet", path=str(tmp_path / "problems.parquet")))
+    problems, rejected = draw(ProblemsConfig(sources=(ParquetFile(path=str(tmp_path / "problems.parquet")),)))
     assert [p.id for p in problems] == ["whole", "given"]
     assert all(p.verifier_args["cases"] for p in problems)
     assert problems[0].verifier_args["unexposed"] == 0

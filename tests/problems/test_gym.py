@@ -8,8 +8,9 @@ from artifacts.tables import read_table
 from tasks.presets import read_preset
 from tasks.problem import from_table
 from tasks.problems.draw import run
-from tasks.problems.gym import gym_problems
-from tasks.problems.stage import GymTask, ProblemsConfig
+from tasks.problems.sources.reasoning_gym import GymTask, ReasoningGym, gym_problems
+from tasks.problems.sources.tiny_world import TinyWorld
+from tasks.problems.stage import ProblemsConfig
 from tasks.rewards.pool import VerifierPool
 from tests.jobs import local_job
 
@@ -43,12 +44,11 @@ def test_more_training_problems_leave_the_held_out_ones_as_they_are():
 
 
 def test_a_stored_problem_is_graded_by_reasoning_gym(tmp_path):
-    config = ProblemsConfig(
-        source="reasoning-gym",
-        tasks={"chain_sum": CHAINS, "letter_counting": LETTERS},
-        train={"general": 10},
-        held_out={"general": 3},
+    sources = (
+        ReasoningGym(tasks={"chain_sum": CHAINS, "letter_counting": LETTERS}),
+        TinyWorld(train={"general": 10}, held_out={"general": 3}),
     )
+    config = ProblemsConfig(sources=sources)
     job = local_job(tmp_path, "problems", "problems", {})
     run(config, job)
     stored = from_table(read_table(job.draft / "problems.parquet"))
@@ -86,7 +86,7 @@ def test_what_cannot_be_drawn_is_one_sentence(name, task, message):
 
 @pytest.mark.parametrize("preset", ["smollm2-135m", "qwen-1.5b", "qwen-7b"])
 def test_reasoning_gym_knows_the_datasets_and_settings_of_the_presets(preset):
-    tasks = read_preset(preset).problems.tasks
+    tasks = read_preset(preset).problems.sources[0].tasks
     few = {name: task.model_copy(update={"train": 4, "held_out": 2}) for name, task in tasks.items()}
     problems, _ = gym_problems(few, 0)
     assert len(problems) == 6 * len(tasks)

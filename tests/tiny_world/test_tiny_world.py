@@ -7,15 +7,14 @@ import re
 import pytest
 
 from tasks.problem import VERIFIABLE, Problem
-from tasks.problems.draw import decontaminate, tiny_world
-from tasks.problems.stage import ProblemsConfig
+from tasks.problems.draw import decontaminate
+from tasks.problems.sources.tiny_world import TinyWorld
 from tasks.tiny_world.documents import MESSY_WEB, documents
 from tasks.tiny_world.exercises import exercises
 from tasks.tiny_world.lexicon import LANGUAGES, PHRASES, translate
 from tasks.tiny_world.tokenizer import token_pattern
 
-SMALL = ProblemsConfig(
-    source="tiny-world",
+SMALL = TinyWorld(
     train=dict.fromkeys((*VERIFIABLE, "general"), 40),
     held_out=dict.fromkeys((*VERIFIABLE, "general"), 10),
 )
@@ -34,8 +33,8 @@ def test_slips_make_wrong_answers(domain):
 
 
 def test_splits_share_no_question_and_are_a_function_of_the_seed():
-    problems = tiny_world(SMALL)
-    assert problems == tiny_world(SMALL)
+    problems = SMALL.draw(0).problems
+    assert problems == SMALL.draw(0).problems
     held_out = {p.prompt for p in problems if p.split == "held_out"}
     assert len(held_out) == 50
     assert not held_out & {p.prompt for p in problems if p.split == "train"}
@@ -43,7 +42,7 @@ def test_splits_share_no_question_and_are_a_function_of_the_seed():
 
 
 def test_no_document_asks_a_held_out_question():
-    asked = {p.prompt for p in tiny_world(SMALL) if p.split == "held_out"}
+    asked = {p.prompt for p in SMALL.draw(0).problems if p.split == "held_out"}
     texts = list(itertools.islice(documents(MESSY_WEB, 3), 5_000))
     assert not any(f": {question} A" in text for text in texts for question in asked)
 

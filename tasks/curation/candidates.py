@@ -1,12 +1,10 @@
-"""Which samples become training data, and why the others do not (paper B.3.2, B.3.3).
+"""Candidates for training data: judged samples, why some are dropped, and the tables of both (B.3.2, B.3.3).
 
-Pure functions from a candidate to a `Rejection` or None. The paper names the filters (repetition, mixed
-language, long paragraphs, code blocks) and not their thresholds: see `tasks.curation.settings.Readability`.
+Correctness is checked here; whether a trace can be read is asked of `tasks.curation.readability`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,13 +12,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from artifacts.tables import conform
-from tasks.curation.settings import Readability
+from tasks.curation.readability import unreadable
 from tasks.problem import Problem
 from tasks.rendering import parse_completion
-from tasks.rewards.language import language_consistency, repetition
-
-_CODE_BLOCK = re.compile(r"```|~~~|(?:^|\n)(?: {4}|\t)\S.*\n(?: {4}|\t)\S")
-_WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
+from tasks.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Rejection:
     detail: str = ""
 
 
-Check = Callable[[Candidate, Readability], Rejection | None]
+Check = Callable[[Candidate], Rejection | None]
 
 
 def candidates(samples: pa.Table, problems: Iterable[Problem]) -> list[Candidate]:
@@ -58,67 +53,40 @@ def candidates(samples: pa.Table, problems: Iterable[Problem]) -> list[Candidate
     return [Candidate(by_id[row.pop("problem_id")], **row) for row in samples.select(columns).to_pylist()]
 
 
-def not_correct(c: Candidate, limits: Readability) -> Rejection | None:
+def not_correct(c: Candidate) -> Rejection | None:
     """Only what the rules call correct is kept; the reason is the verdict."""
     if c.verdict == "correct":
         return None
     return Rejection(c.verdict or "no-verdict", f"expected {c.problem.answer[:200]}")
 
 
-def truncated(c: Candidate, limits: Readability) -> Rejection | None:
+def truncated(c: Candidate) -> Rejection | None:
     """Cut by the length limit."""
     return None if c.finish_reason == "stop" else Rejection("truncated", f"finish_reason {c.finish_reason}")
 
 
-def malformed(c: Candidate, limits: Readability) -> Rejection | None:
+def malformed(c: Candidate) -> Rejection | None:
     """Not one thinking block followed by one answer block."""
     if parse_completion(c.completion).well_formed:
         return None
     return Rejection("malformed", "expected <think> ... </think> <answer> ... </answer> and nothing else")
 
 
-def repetitive(c: Candidate, limits: Readability) -> Rejection | None:
-    """An n-gram of the thinking occurs too often."""
-    times = repetition(c.thinking, limits.repetition_ngram)
-    if times <= limits.max_repeats:
-        return None
-    return Rejection(
-        "repetition", f"a {limits.repetition_ngram}-gram occurs {times} times, at most {limits.max_repeats}"
-    )
+CORRECT = (not_correct, truncated, malformed)
+"""What every trace must pass before anyone asks whether it can be read."""
 
 
-def long_paragraph(c: Candidate, limits: Readability) -> Rejection | None:
-    """A paragraph of the thinking has too many words; a CJK character counts as one."""
-    words = max((len(_WORD.findall(p)) for p in re.split(r"\n\s*\n", c.thinking)), default=0)
-    if words <= limits.max_paragraph_words:
-        return None
-    return Rejection("long-paragraph", f"{words} words, at most {limits.max_paragraph_words}")
-
-
-def code_in_thinking(c: Candidate, limits: Readability) -> Rejection | None:
-    """A fenced or indented code block in the thinking."""
-    match = None if limits.allow_code_in_thinking else _CODE_BLOCK.search(c.thinking)
-    return Rejection("code-block", match[0].strip()[:80]) if match else None
-
-
-def mixed_language(c: Candidate, limits: Readability) -> Rejection | None:
-    """Too little of the thinking is in the question's language."""
-    share = language_consistency(c.thinking, c.problem.language)
-    if share >= limits.language_consistency:
-        return None
-    return Rejection(
-        "mixed-language",
-        f"{share:.2f} of the words are {c.problem.language}, at least {limits.language_consistency}",
-    )
-
-
-CORRECT: tuple[Check, ...] = (not_correct, truncated, malformed)
-LEGIBLE: tuple[Check, ...] = (repetitive, code_in_thinking, long_paragraph)
-
-
-def first_objection(c: Candidate, checks: Sequence[Check], limits: Readability) -> Rejection | None:
-    """The first check that rejects the candidate."""
-    return next((r for check in checks if (r := check(c, limits))), None)
+def first_objection(
+    c: Candidate, checks: Sequence[Check], names: Sequence[str], limits: Settings
+) -> Rejection | None:
+    """The first reason to drop the candidate: of `checks`, then of the readability filters `names`."""
+    for check in checks:
+        if found := check(c):
+            return found
+    for name in names:
+        if detail := unreadable(name, c.thinking, c.problem.language, limits):
+            return Rejection(name, detail)
+    return None
 
 
 def first_distinct(
@@ -168,3 +136,21 @@ def require_some(
             f"{what}: none of {len(dropped)} candidates passed ({counts}): train the sampled model longer, "
             "sample more per problem, or relax `readability`"
         )
+
+
+def sft_table(kept: Sequence[Candidate], source: str) -> pa.Table:
+    """The `sft` rows of kept candidates; `source` is the digest of the checkpoint that wrote them."""
+    return conform(
+        [
+            {
+                "problem_id": c.problem.id,
+                "domain": c.problem.domain,
+                "language": c.problem.language,
+                "prompt": c.prompt,
+                "completion": c.completion,
+                "source": source,
+            }
+            for c in kept
+        ],
+        "sft",
+    )

@@ -11,10 +11,13 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue
 
 from tasks.problem import Problem
-from tasks.problems.stage import GymTask
+from tasks.problems.source import Drawn, Source
+from tasks.settings import Count, Settings
 
 _DRAWS_PER_PROBLEM = 20
 """How many items are tried for each problem before a dataset counts as exhausted."""
@@ -23,8 +26,27 @@ Split = Literal["train", "held_out"]
 Scorer = Callable[[str, dict[str, Any]], float]
 
 
-def gym_problems(tasks: Mapping[str, GymTask], seed: int) -> tuple[list[Problem], list[dict[str, str]]]:
-    """(problems, rows for `rejected.parquet`); held-out questions are drawn first.
+class GymTask(Settings):
+    """Problems of one reasoning-gym dataset."""
+
+    domain: Literal["math", "code", "stem", "logic"]
+    train: Count
+    held_out: Count
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """The dataset's own settings, e.g. `{max_terms: 3, max_digits: 2}`; its defaults for the rest."""
+
+
+class ReasoningGym(Source):
+    name: Literal["reasoning-gym"] = "reasoning-gym"
+    tasks: Annotated[dict[str, GymTask], Field(min_length=1)]
+    """Datasets by name."""
+
+    def draw(self, seed: int) -> Drawn:
+        return gym_problems(self.tasks, seed)
+
+
+def gym_problems(tasks: Mapping[str, GymTask], seed: int) -> Drawn:
+    """Problems and refused entries; held-out questions are drawn first.
 
     Raises:
         ValueError: no such dataset, settings that it refuses, or fewer questions than asked for.
@@ -36,7 +58,7 @@ def gym_problems(tasks: Mapping[str, GymTask], seed: int) -> tuple[list[Problem]
         taken: set[str] = set()
         problems += _drawn(name, task, "held_out", task.held_out, seed, taken, refused)
         problems += _drawn(name, task, "train", task.train, seed, taken, refused)
-    return problems, list(refused.values())
+    return Drawn(problems, list(refused.values()))
 
 
 def _drawn(
@@ -80,7 +102,7 @@ def _dataset(name: str, task: GymTask, size: int, stream: str) -> Any:
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(
             f"problems.tasks.{name}: reasoning-gym refuses these settings ({error or type(error).__name__}): "
-            "mend problems.tasks.*.settings"
+            "fix its `settings`"
         ) from error
 
 

@@ -1,0 +1,59 @@
+"""Problems of the tiny world's generators; a question's identity alone decides its split."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from tasks.problem import Domain, Problem
+from tasks.problems.source import Drawn, Source
+from tasks.settings import Count
+
+if TYPE_CHECKING:
+    from tasks.tiny_world.exercises import Exercise
+
+_MAX_DRAWS_PER_PROBLEM = 400
+"""A domain that needs more draws than this to find another new question has run out of questions."""
+
+
+class TinyWorld(Source):
+    name: Literal["tiny-world"] = "tiny-world"
+    train: dict[Domain, Count]
+    """How many training problems of each domain."""
+    held_out: dict[Domain, Count]
+    """How many questions of each domain no stage trains on."""
+
+    def draw(self, seed: int) -> Drawn:
+        """Raises ValueError where a domain has fewer different questions than asked for."""
+        from tasks.tiny_world.exercises import exercises
+
+        problems: list[Problem] = []
+        for split, wanted in (("held_out", self.held_out), ("train", self.train)):
+            for domain, count in wanted.items():
+                rng = random.Random(f"{seed} {split} {domain}")
+                stream = (e for e in exercises(domain, rng) if e.held_out == (split == "held_out"))
+                problems += [_problem(e, split) for e in _distinct(stream, count, f"{domain} {split}")]
+        return Drawn(problems, [])
+
+
+def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercise]:
+    found: dict[str, Exercise] = {}
+    for draws, exercise in enumerate(stream):
+        if len(found) == count:
+            break
+        if draws > _MAX_DRAWS_PER_PROBLEM * count:
+            raise ValueError(
+                f"the tiny world has only {len(found)} {what} questions: ask for fewer than {count}"
+            )
+        found.setdefault(exercise.question, exercise)
+    return list(found.values())
+
+
+def _problem(exercise: Exercise, split: str) -> Problem:
+    digest = hashlib.sha256(exercise.question.encode()).hexdigest()[:12]
+    return Problem(
+        f"{exercise.domain}-{digest}", exercise.domain, exercise.language, exercise.question,
+        exercise.answer, exercise.verifier, exercise.verifier_args, exercise.source, split=split,
+    )  # fmt: skip
