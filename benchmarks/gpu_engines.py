@@ -43,7 +43,7 @@ from flows.runner import JobFailed, kill, run_job
 from tasks.job import Input, Job, Progress
 from tasks.job_spec import BuildSpec, JobSpec
 from tasks.problem import to_table
-from tasks.rewards.settings import RewardTerm
+from tasks.rewards.terms.overlength import Overlength
 from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import open_engine
 from tasks.rollout.server import Server, stay_on_loopback
@@ -60,7 +60,7 @@ def settings(engine: EngineSettings, steps: int, processes: int = 1) -> RLConfig
         template="r1", steps=steps, group_size=16, questions_per_step=16, mini_batches_per_rollout=1,
         micro_batch_size=64, learning_rate=1e-6, max_completion_length=200, checkpoint_every=10_000,
         bf16=True, engine=engine, launch=LaunchSettings(processes=processes),
-        rewards=(RewardTerm(name="overlength"),), overlength_buffer=200,
+        rewards=(Overlength(buffer=200),),
     )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def shortened(config: RLConfig) -> RLConfig:
     return config.model_copy(
         update={
             "steps": STEPS, "mini_batches_per_rollout": 1, "curriculum": None, "general_last_steps": None,
-            "rewards": tuple(t for t in config.rewards if t.name not in ("helpful", "safety")),
+            "rewards": tuple(t for t in config.rewards if not t.needs_reward_models),
             "length_schedule": (), "checkpoint_every": 10 * STEPS, "publish": "last", "report_to": (),
         }
     )  # fmt: skip

@@ -4,13 +4,14 @@ import pytest
 
 from tasks.base.stage import BaseConfig
 from tasks.estimate import STEPS, ProbeStage, scaled, shortened
-from tasks.rewards.settings import RewardTerm
+from tasks.rewards.terms.accuracy import Accuracy
+from tasks.rewards.terms.helpful import Helpful
 from tasks.rl.stage import LengthStep, RLConfig
 
 CONFIG = RLConfig(
     steps=3600, group_size=4, questions_per_step=8, micro_batch_size=4, max_completion_length=100,
     length_schedule=(LengthStep(step=10, max_completion_length=200),),
-    rewards=(RewardTerm(name="accuracy"), RewardTerm(name="helpful", last_steps=400)), general_last_steps=400,
+    rewards=(Accuracy(), Helpful(last_steps=400)), general_last_steps=400,
 )  # fmt: skip
 
 

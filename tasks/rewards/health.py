@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.rewards.functions import Scored
+from tasks.rewards.score import Scored
 from tasks.rewards.verdict import Verdict
 
 

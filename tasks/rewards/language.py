@@ -41,32 +41,27 @@ def language_consistency(text: str | None, language: str) -> float:
         return _share(latin, other) if language == "en" else _share(0, latin + other)
     if not latin + other:
         return 1.0 if language == "zh" else 0.0
-    words = sum(len(_cut(run)) for run in han)
-    return _share(words, latin + other) if language == "zh" else _share(latin, words + other)
+    chinese = sum(len(_cut(run)) for run in han)
+    return _share(chinese, latin + other) if language == "zh" else _share(latin, chinese + other)
 
 
 def repetition(text: str, ngram: int) -> int:
     """The highest count of any run of `ngram` words (Latin words, numbers, Chinese words); 0 for none."""
-    words = _words(text)
-    counts = Counter(zip(*(words[at:] for at in range(ngram)), strict=False))
+    found = words(text)
+    counts = Counter(zip(*(found[at:] for at in range(ngram)), strict=False))
     return max(counts.values(), default=0)
-
-
-def repetition_penalty(text: str, ngram: int) -> float:
-    """Minus the share of runs of `ngram` words that stood there before, -1 to 0."""
-    runs = list(zip(*(words[at:] for at in range(ngram)), strict=False)) if (words := _words(text)) else []
-    return len(set(runs)) / len(runs) - 1.0 if runs else 0.0
 
 
 def _share(target: int, others: int) -> float:
     return target / (target + others) if target + others else 1.0
 
 
-def _words(text: str) -> list[str]:
-    words: list[str] = []
+def words(text: str) -> list[str]:
+    """Latin words, numbers and Chinese words (cut by jieba), in order, case folded."""
+    found: list[str] = []
     for token in _NUMBER_OR_WORD.findall(text.casefold()):
-        words.extend(_cut(token) if _HAN.match(token) else [token])
-    return words
+        found.extend(_cut(token) if _HAN.match(token) else [token])
+    return found
 
 
 def _cut(text: str) -> list[str]:

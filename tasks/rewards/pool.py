@@ -56,11 +56,11 @@ class VerifierPool:
         self._sandboxes: _Shelf[Sandbox] = _Shelf(lambda: Sandbox(allow_weak_sandbox), workers)
         self._remembered: dict[tuple[str, str, str], Judgement] = {}
 
-    def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement]:
-        """One judgement a row, in order.
+    def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement | None]:
+        """One judgement a row, in order; None where no rule applies to the problem.
 
         Raises:
-            ValueError: a problem has the verifier `rubric`, or the lengths differ.
+            ValueError: the lengths differ.
         WeakSandboxError: there is code to run and this kernel cannot isolate it.
         """
         rows = [judge_or_defer(p, c) for p, c in zip(problems, completions, strict=True)]

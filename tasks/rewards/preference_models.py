@@ -16,33 +16,33 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from tasks.problem import Problem
-from tasks.rendering import Template, parse_completion, render_prompt
+from tasks.rendering import Template, render_prompt
+from tasks.rewards.term import Scoring
 from tasks.training.models import load_tokenizer
 
-Scorer = Callable[[Sequence[Problem], Sequence[str]], list[float]]
 _ROWS_AT_ONCE = 64
 
 
-def preference_scorers(folder: Path, template: Template) -> dict[str, Scorer]:
-    """The scorers of a `reward_models` artifact by the name of their reward term, each giving 0 to 1."""
-    helpful, safety = (PreferenceModel.load(folder / name) for name in ("helpful", "safety"))
+def preference_scorer(
+    folder: Path, name: str, template: Template
+) -> Callable[[Sequence[Scoring]], list[float]]:
+    """What scores rows with model `name` (`helpful` or `safety`) of a `reward_models` artifact, 0 to 1."""
+    model = PreferenceModel.load(folder / name)
 
-    def score_helpful(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        answers = [parse_completion(text).answer for text in completions]
-        scores = helpful.probabilities([
-            helpful_text(render_prompt(template, p.prompt), answer or "")
-            for p, answer in zip(problems, answers, strict=True)
+    def score_helpful(rows: Sequence[Scoring]) -> list[float]:
+        answers = [row.parsed.answer for row in rows]
+        scores = model.probabilities([
+            helpful_text(render_prompt(template, row.problem.prompt), answer or "")
+            for row, answer in zip(rows, answers, strict=True)
         ])  # fmt: skip
         return [score if answer else 0.0 for score, answer in zip(scores, answers, strict=True)]
 
-    def score_safety(problems: Sequence[Problem], completions: Sequence[str]) -> list[float]:
-        return safety.probabilities([
-            safety_text(render_prompt(template, p.prompt), text)
-            for p, text in zip(problems, completions, strict=True)
+    def score_safety(rows: Sequence[Scoring]) -> list[float]:
+        return model.probabilities([
+            safety_text(render_prompt(template, row.problem.prompt), row.completion) for row in rows
         ])  # fmt: skip
 
-    return {"helpful": score_helpful, "safety": score_safety}
+    return {"helpful": score_helpful, "safety": score_safety}[name]
 
 
 def helpful_text(prompt: str, answer: str) -> str:

@@ -27,13 +27,15 @@ class Deferred:
     arguments: dict[str, Any]
 
 
-def judge_or_defer(problem: Problem, completion: str) -> Judgement | Deferred:
-    """Raises ValueError for rubric problems: no rule applies to them."""
-    if problem.verifier not in _RULES:
-        raise ValueError(
-            f"problem {problem.id} has verifier {problem.verifier!r}, which no rule can check: "
-            "score it with a reward model"
-        )
+def has_rule(problem: Problem) -> bool:
+    """Whether a rule can judge its answers; others need a judge or a reward model."""
+    return problem.verifier in _RULES
+
+
+def judge_or_defer(problem: Problem, completion: str) -> Judgement | Deferred | None:
+    """None where no rule applies to the problem."""
+    if not has_rule(problem):
+        return None
     answer = final_program(completion) if problem.verifier == "code" else final_answer(completion)
     if answer is None:
         return Judgement(Verdict.unparseable, None, "no final answer after the thinking")

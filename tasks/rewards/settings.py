@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from tasks.registry import any_of
+from tasks.rewards.term import Term
 from tasks.settings import VOLATILE, Settings
 
-RewardName = Literal["accuracy", "format", "language", "helpful", "safety", "repetition", "overlength"]
-
-
-class RewardTerm(Settings):
-    """One summand of the reward (Eq. 4, 7-10)."""
-
-    name: RewardName
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    last_steps: Annotated[int | None, Field(ge=1)] = None
-    """Active only in the last N steps (final RL: preference rewards in the last 400)."""
+AnyTerm = Term if TYPE_CHECKING else any_of("tasks.rewards.terms", Term)
+"""The settings of one term, told apart by `name`."""
 
 
 class CodeChecking(Settings):

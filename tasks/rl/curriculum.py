@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tasks.problem import Problem
 from tasks.rendering import render_prompt
+from tasks.rewards.rules import has_rule
+from tasks.rewards.score import Verifies
 from tasks.rewards.verdict import Verdict
-from tasks.rl.early_rewards import Verifies
 from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import derived_seed, open_engine
 from tasks.rollout.settings import Sampling
@@ -46,7 +47,7 @@ def _measure(
 ) -> list[float]:
     sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_completion_length)
     rates = [1.0] * len(problems)
-    judged = [i for i, p in enumerate(problems) if p.verifier != "rubric"]
+    judged = [i for i, p in enumerate(problems) if has_rule(p)]
     with closing(open_engine(config.engine, model_dir)) as engine:
         for start in range(0, len(judged), _AT_ONCE):
             rows = [i for i in judged[start : start + _AT_ONCE] for _ in range(samples)]
@@ -54,6 +55,7 @@ def _measure(
             written = engine.generate(prompts, sampling, derived_seed("pass-rate", config.seed, start))
             verdicts = pool.verify([problems[i] for i in rows], [c.text for c in written])
             for place in range(0, len(rows), samples):
-                right = [v.verdict is Verdict.correct for v in verdicts[place : place + samples]]
+                found = verdicts[place : place + samples]
+                right = [v is not None and v.verdict is Verdict.correct for v in found]
                 rates[rows[place]] = sum(right) / samples
     return rates

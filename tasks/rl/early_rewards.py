@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
+
+from tasks.rewards.score import Verifies
 
 if TYPE_CHECKING:
     from tasks.problem import Problem
     from tasks.rewards.verdict import Judgement
-
-
-class Verifies(Protocol):
-    def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement]: ...
 
 
 class EarlyVerifier:
@@ -25,17 +23,15 @@ class EarlyVerifier:
     def __init__(self, pool: Verifies) -> None:
         self._pool = pool
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="early-verify")
-        self._begun: list[tuple[list[tuple[str, str]], Future[list[Judgement]]]] = []
+        self._begun: list[tuple[list[tuple[str, str]], Future[list[Judgement | None]]]] = []
 
     def begin(self, problems: Sequence[Problem], completions: Sequence[str]) -> None:
         """Start on these rows; returns at once."""
-        rows = [(p, c) for p, c in zip(problems, completions, strict=True) if p.verifier != "rubric"]
-        if rows:
-            asked, written = [p for p, _ in rows], [c for _, c in rows]
-            future = self._thread.submit(self._pool.verify, asked, written)
-            self._begun.append(([(p.id, c) for p, c in rows], future))
+        future = self._thread.submit(self._pool.verify, list(problems), list(completions))
+        keys = [(p.id, c) for p, c in zip(problems, completions, strict=True)]
+        self._begun.append((keys, future))
 
-    def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement]:
+    def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement | None]:
         """One judgement a row, in order; as the pool's, and raises what the pool raised."""
         known = {
             key: judgement

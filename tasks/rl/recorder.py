@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from artifacts.schemas import SAMPLES
 from artifacts.tables import write_table
 from tasks.problem import Problem
-from tasks.rendering import parse_completion
-from tasks.rewards.functions import RewardFunction, Scored
 from tasks.rewards.health import RewardHealth
 from tasks.rewards.language import language_consistency
+from tasks.rewards.score import RewardFunction, Scored, finite, scored_columns
 from tasks.rl.early_rewards import EarlyVerifier
 from tasks.rl.schedule import max_completion_length
 from tasks.rl.stage import RLConfig
@@ -74,12 +73,10 @@ class RecordedReward:
     ) -> list[float | None]:  # fmt: skip
         started, step = time.perf_counter(), trainer_state.global_step
         asked = [self._problems[i] for i in problem]
-        scored = self._reward.score(
-            asked, completions, step, self._config.steps,
-            [len(ids) for ids in completion_ids], max_completion_length(self._config, step),
-        )  # fmt: skip
+        lengths, limit = [len(ids) for ids in completion_ids], max_completion_length(self._config, step)
+        scored = self._reward.score(asked, completions, lengths, limit, step, self._config.steps)
         rollout = Rollout(
-            step, asked, prompts, prompt_tokens, completions, [len(ids) for ids in completion_ids],
+            step, asked, prompts, prompt_tokens, completions, lengths,
             [ids[-1] in self._end_tokens for ids in completion_ids], scored,
         )  # fmt: skip
         write_table(self._shards / self._shard(step), self._rows(rollout), "samples")
@@ -88,7 +85,7 @@ class RecordedReward:
         log_metric(OWN + "reward_s", time.perf_counter() - started)
         if reason := self._health.observe(scored):
             raise RuntimeError(f"step {step}: {reason}")
-        return [_finite(s.total) for s in scored]
+        return [finite(s.total) for s in scored]
 
     def early(self, verifier: EarlyVerifier) -> Callable[[list[dict[str, Any]], list[str]], None]:
         """What starts checking the completions of some rows before the reward is asked for."""
@@ -99,25 +96,23 @@ class RecordedReward:
         again, self._rounds[step] = self._rounds[step], self._rounds[step] + 1
         return f"{step:06d}" + (f"-{self._process}-{again}" if self._process or again else "") + ".parquet"
 
-    def _rows(self, rollout: Rollout) -> list[dict[str, Any]]:
-        return [self._row(rollout, i) for i in range(len(rollout.completions))]
-
-    def _row(self, r: Rollout, i: int) -> dict[str, Any]:
-        config, scored = self._config, r.scored[i]
-        parsed = parse_completion(r.completions[i])
-        terms = {f"reward_{t.name}": _finite(scored.terms.get(t.name)) for t in config.rewards}
-        return {
-            "problem_id": r.problems[i].id, "sample_index": i % config.group_size, "step": r.step,
-            "checkpoint": self._checkpoint, "prompt": r.prompts[i], "completion": r.completions[i],
-            "thinking": parsed.thinking, "answer": parsed.answer, "prompt_tokens": r.prompt_tokens[i],
-            "completion_tokens": r.completion_tokens[i],
-            "finish_reason": "stop" if r.finished[i] else "length",
-            "temperature": config.temperature, "top_p": 1.0,
-            "max_new_tokens": max_completion_length(config, r.step),
-            "seed": rollout_seed(config.seed, r.step), "engine": self._engine,
-            "verdict": str(scored.judgement.verdict) if scored.judgement else None,
-            "reward": _finite(scored.total), **terms,
+    def _rows(self, r: Rollout) -> pa.Table:
+        """The rollout as rows of the `samples` table."""
+        config, count = self._config, len(r.completions)
+        columns = {
+            "problem_id": [p.id for p in r.problems],
+            "sample_index": [i % config.group_size for i in range(count)],
+            "step": [r.step] * count, "checkpoint": [self._checkpoint] * count,
+            "prompt": r.prompts, "completion": r.completions, "prompt_tokens": r.prompt_tokens,
+            "completion_tokens": r.completion_tokens,
+            "finish_reason": ["stop" if finished else "length" for finished in r.finished],
+            "temperature": [config.temperature] * count, "top_p": [1.0] * count,
+            "max_new_tokens": [max_completion_length(config, r.step)] * count,
+            "seed": [rollout_seed(config.seed, r.step)] * count, "engine": [self._engine] * count,
+            "reward": [finite(s.total) for s in r.scored],
+            **scored_columns(r.scored, config.rewards),
         }  # fmt: skip
+        return pa.table(columns)
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -131,7 +126,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
                 values[f"reward_{name}"].append(value)
         if math.isfinite(scored.total):
             values[f"reward_{problem.domain}"].append(scored.total)
-        thinking = parse_completion(completion).thinking
+        thinking = scored.scoring.parsed.thinking
         values["language_consistency"].append(language_consistency(thinking, problem.language))
         values["reflective_words"].append(reflective_words(completion))
         values["wait_words"].append(completion.lower().count("wait"))
@@ -147,10 +142,6 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
 
 
 _PERCENTILES = tuple(f"completion_length_p{p}" for p in (10, 50, 90, 99))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def drop_from(shards: Path, step: int) -> int:

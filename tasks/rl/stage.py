@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 from artifacts.refs import Kind
 from tasks.problem import VERIFIABLE, Domain
 from tasks.rendering import Template
-from tasks.rewards.settings import CodeChecking, RewardTerm
+from tasks.rewards.settings import AnyTerm, CodeChecking
+from tasks.rewards.terms.accuracy import Accuracy
+from tasks.rewards.terms.format import Format
 from tasks.rollout.settings import EngineSettings
 from tasks.settings import NEUTRAL, VOLATILE, Count, Positive, Settings, Share
 from tasks.stage import MODEL_AND_PROBLEMS, Place, Stage
@@ -84,14 +86,8 @@ class RLConfig(CodeChecking):
     """Tokens; longer answers are cut."""
     length_schedule: tuple[LengthStep, ...] = ()
     """Other maximum lengths from given steps on."""
-    rewards: tuple[RewardTerm, ...] = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
+    rewards: tuple[AnyTerm, ...] = (Accuracy(), Format())
     """The terms that add up to the reward, each with a weight (1) and, if wanted, only in the last steps."""
-    partial_credit: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
-    """The accuracy term of a code problem is the share of its cases that pass, not 1 for all and else 0."""
-    repetition_ngram: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 8
-    """The `repetition` term: minus the share of a completion's runs of so many words that are repeats."""
-    overlength_buffer: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 4_096
-    """The `overlength` term (DAPO's): falls from 0 to -1 over so many tokens before the limit."""
     general_last_steps: Annotated[int | None, Field(ge=1)] = None
     """General prompts enter only in the last N steps (final RL: 400)."""
     general_share: Share = 0.5

@@ -13,7 +13,7 @@ How the published settings reach TRL 1.16.0:
                                        (options: "dapo", and "dr_grpo" with scale_rewards="none")
     temperature, no top-p or top-k     temperature, top_p 1, top_k 0 (a cut would bias the ratios)
     length 32,768, then 65,536         GroupTrainer(length_at=...)
-    reward terms and prompts by step   tasks.rewards.RewardFunction, tasks.rl.schedule
+    reward terms and prompts by step   tasks.rewards.score, tasks.rl.schedule
 
 Not published and chosen here: AdamW without weight decay, gradients clipped at norm 1, constant rate.
 Run one by itself: `prefect deployment run rl-zero --param preset=tiny`.
@@ -37,9 +37,10 @@ from trl import GRPOConfig
 from tasks.job import Job
 from tasks.problem import Problem, from_table
 from tasks.rendering import render_prompt
-from tasks.rewards.functions import RewardFunction
 from tasks.rewards.health import RewardHealth
 from tasks.rewards.pool import VerifierPool
+from tasks.rewards.score import RewardFunction
+from tasks.rewards.term import Resources
 from tasks.rl.curriculum import pass_rates
 from tasks.rl.early_rewards import EarlyVerifier
 from tasks.rl.health import HealthCallback
@@ -100,8 +101,9 @@ def train(config: RLConfig, job: Job) -> None:
         prompts = Prompts.of(problems, config, tokenizer, rates)
         _check_lengths(prompts, config, model)
         check_memory(model, config, prompts.longest)
+        scorer = RewardFunction(config.rewards, verifier, _resources(job, config))
         reward = RecordedReward(
-            config, problems, _reward_function(config, verifier, job), RewardHealth(),
+            config, problems, scorer, RewardHealth(),
             job.state / "samples", job.inputs["checkpoint"].ref.digest, engine,
             end_token_ids(model, tokenizer), process_number(),
         )  # fmt: skip
@@ -318,27 +320,13 @@ def _check_lengths(prompts: Prompts, config: RLConfig, model: PreTrainedModel) -
 
 
 def _pool(config: RLConfig) -> VerifierPool:
-    return VerifierPool(partial_credit=config.partial_credit, allow_weak_sandbox=config.allow_weak_sandbox)
+    every_case = any(term.every_case for term in config.rewards)
+    return VerifierPool(partial_credit=every_case, allow_weak_sandbox=config.allow_weak_sandbox)
 
 
-def _reward_function(config: RLConfig, verifier: EarlyVerifier, job: Job) -> RewardFunction:
-    return RewardFunction(
-        config.rewards, verifier, _scorers(job, config), config.repetition_ngram, config.overlength_buffer
-    )
-
-
-def _scorers(job: Job, config: RLConfig) -> dict:
-    wanted = {term.name for term in config.rewards} & {"helpful", "safety"}
-    if not wanted:
-        return {}
-    if "reward_models" not in job.inputs:
-        raise ValueError(
-            f"rewards {', '.join(sorted(wanted))} need the input reward_models, which stage {job.stage} "
-            "does not have: use final-rl, or leave them out"
-        )
-    from tasks.rewards.preference_models import preference_scorers
-
-    return preference_scorers(job.inputs["reward_models"].path, config.template)
+def _resources(job: Job, config: RLConfig) -> Resources:
+    models = job.inputs.get("reward_models")
+    return Resources(models and models.path, config.template)
 
 
 def _engine_name(config: RLConfig) -> str:

@@ -21,11 +21,9 @@ from artifacts.keys import canonical_json
 from artifacts.tables import conform, read_table, write_table
 from tasks.job import Input, Job, StopRequested
 from tasks.problem import Problem
-from tasks.rendering import Template, parse_completion, render_prompt
-from tasks.rewards.functions import format_reward
-from tasks.rewards.language import language_consistency
+from tasks.rendering import Template, render_prompt
 from tasks.rewards.pool import VerifierPool
-from tasks.rewards.verdict import Judgement, Verdict
+from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rollout.engine import Completion, Engine, derived_seed, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
 
@@ -116,38 +114,18 @@ def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> p
     """
     by_id = {p.id: p for p in problems}
     asked = [by_id[i] for i in table["problem_id"].to_pylist()]
-    texts = table["completion"].to_pylist()
-    judgements = _judgements(asked, texts, pool)
-    parsed = [parse_completion(text) for text in texts]
-    columns = {
-        "thinking": [p.thinking for p in parsed],
-        "answer": [j.extracted if j else p.answer for j, p in zip(judgements, parsed, strict=True)],
-        "verdict": [j.verdict.value if j else None for j in judgements],
-        "reward_accuracy": [float(j.verdict is Verdict.correct) if j else None for j in judgements],
-        "reward_format": [format_reward(text) for text in texts],
-        "reward_language": [
-            language_consistency(p.thinking, q.language) for p, q in zip(parsed, asked, strict=True)
-        ],
-    }
+    tokens, limits = (table[name].to_pylist() for name in ("completion_tokens", "max_new_tokens"))
+    scored = RewardFunction(RULE_TERMS, pool).score(
+        asked, table["completion"].to_pylist(), tokens, max(limits, default=0)
+    )
     kept = {name: table[name] for name in table.column_names}
-    return conform(pa.table(kept | columns), "samples")
+    return conform(pa.table(kept | scored_columns(scored, RULE_TERMS)), "samples")
 
 
 def verdict_counts(table: pa.Table) -> dict[str, int]:
     """How many rows have each verdict; rows where no rule applies are left out."""
     counts = pc.value_counts(table["verdict"].drop_null()).to_pylist()
     return {entry["values"]: entry["counts"] for entry in counts}
-
-
-def _judgements(
-    problems: Sequence[Problem], texts: Sequence[str], pool: VerifierPool
-) -> list[Judgement | None]:
-    ruled = [i for i, p in enumerate(problems) if p.verifier != "rubric"]
-    verified = pool.verify([problems[i] for i in ruled], [texts[i] for i in ruled])
-    judged: list[Judgement | None] = [None] * len(problems)
-    for i, judgement in zip(ruled, verified, strict=True):
-        judged[i] = judgement
-    return judged
 
 
 def _requests(problems: Sequence[Problem], template: Template, samples: int, seed: int) -> list[Request]:

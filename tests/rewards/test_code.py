@@ -4,10 +4,10 @@ import pytest
 
 from tasks.rewards import sandbox
 from tasks.rewards.code_rules import same_text, same_value
-from tasks.rewards.functions import RewardFunction
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.sandbox import Sandbox, WeakSandboxError
-from tasks.rewards.settings import RewardTerm
+from tasks.rewards.score import RewardFunction
+from tasks.rewards.terms.accuracy import Accuracy
 from tests.rewards.rows import problem
 
 ADD = {"entry_point": "f", "cases": [{"args": [1, 2], "expected": 3}, {"args": [-1, 1], "expected": 0}]}
@@ -140,12 +140,12 @@ def test_unit_tests_that_only_the_program_could_judge_are_an_error(pool, tests):
 def test_partial_credit_is_the_share_of_cases(pool):
     half = "def f(a, b):\n    if a < 0:\n        raise ValueError\n    return 3"
     with VerifierPool(workers=1, partial_credit=True) as generous:
-        reward = RewardFunction((RewardTerm(name="accuracy"),), generous)
+        reward = RewardFunction((Accuracy(partial_credit=True),), generous)
         asked = [problem("code", "", **arguments) for arguments in (ADD, ADD, ECHO)]
         texts = [
             f"<think> a </think>\n```\n{program}\n```" for program in (half, CALLS["right"][0], "print(7)")
         ]
-        assert [s.total for s in reward.score(asked, texts, 0, 1)] == [0.5, 1.0, 0.5]
+        assert [s.total for s in reward.score(asked, texts, [9] * 3, 99)] == [0.5, 1.0, 0.5]
     assert judged(pool, ADD, half).verdict.value == "wrong"
 
 

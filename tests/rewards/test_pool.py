@@ -86,9 +86,10 @@ def test_repeated_answers_are_judged_once(pool):
     assert verdicts(pool, pairs) == ["correct"] * 200
 
 
-def test_rubric_problems_are_refused(pool):
-    with pytest.raises(ValueError, match="reward model"):
-        pool.verify([problem("rubric", set="helpfulness")], ["x"])
+def test_no_rule_applies_to_rubric_problems(pool):
+    asked = [problem("rubric", set="helpfulness"), problem(answer="7")]
+    found = pool.verify(asked, [completion("x"), completion("7")])
+    assert [j and j.verdict.value for j in found] == [None, "correct"]
 
 
 def test_lengths_must_match(pool):

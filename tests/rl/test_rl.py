@@ -17,7 +17,8 @@ from artifacts.refs import Kind
 from artifacts.tables import read_table
 from tasks.job import StopRequested
 from tasks.reward_models.stage import RewardModelsConfig
-from tasks.rewards.settings import RewardTerm
+from tasks.rewards.terms.helpful import Helpful
+from tasks.rewards.terms.safety import Safety
 from tasks.rl.stage import RLConfig
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.training.models import load_policy
@@ -176,8 +177,8 @@ def test_preference_rewards_and_general_prompts_enter_last(inputs, tmp_path):
 
     terms = (
         *CONFIG.rewards,
-        RewardTerm(name="helpful", last_steps=3),
-        RewardTerm(name="safety", last_steps=3),
+        Helpful(last_steps=3),
+        Safety(last_steps=3),
     )
     config = CONFIG.model_copy(update={"steps": 6, "rewards": terms, "general_last_steps": 3})
     final_inputs = inputs | {"reward_models": (Kind.reward_models, judged.draft)}
@@ -194,7 +195,7 @@ def test_preference_rewards_and_general_prompts_enter_last(inputs, tmp_path):
 
 
 def test_a_missing_reward_model_is_said_before_training(inputs, tmp_path):
-    config = CONFIG.model_copy(update={"rewards": (RewardTerm(name="helpful"),)})
+    config = CONFIG.model_copy(update={"rewards": (Helpful(),)})
     with pytest.raises(ValueError, match="helpful need the input reward_models"):
         finished(config, local_job(tmp_path, "r1", "rl-zero", inputs))
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from tasks.problem import Problem
-from tasks.rewards.functions import Scored
+from tasks.rewards.score import Scored
+from tasks.rewards.term import Scoring
 from tasks.rewards.verdict import Judgement, Verdict
 from tasks.rl.recorder import Rollout, drop_from, rollout_metrics
 from tasks.training.metrics import last_mean, metric_rows, reflective_words
@@ -46,7 +47,9 @@ def test_reflective_words(text, count):
 def test_pass_rates_by_domain_leave_out_what_no_rule_judges():
     def row(domain, verdict):
         problem = Problem(domain, domain, "en", "?", "", "math")
-        return problem, Scored(Judgement(verdict, None) if verdict else None, {"format": 1.0}, 1.0)
+        judgement = Judgement(verdict, None) if verdict else None
+        scoring = Scoring(problem, "<think> wait </think>", judgement, 3, 9)
+        return problem, Scored(scoring, {"format": 1.0}, 1.0)
 
     rows = [
         row("math", Verdict.correct),

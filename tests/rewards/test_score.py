@@ -2,15 +2,40 @@
 
 import pytest
 
-from tasks.rewards.functions import RewardFunction, Scored, format_reward, is_active
+from tasks.registry import models
 from tasks.rewards.health import RewardHealth
-from tasks.rewards.language import repetition_penalty
-from tasks.rewards.settings import RewardTerm
+from tasks.rewards.score import RewardFunction, Scored, finite, scored_columns
+from tasks.rewards.term import Scorer, Scoring, Term
+from tasks.rewards.terms.accuracy import Accuracy
+from tasks.rewards.terms.format import Format
+from tasks.rewards.terms.helpful import Helpful
+from tasks.rewards.terms.language import Language
+from tasks.rewards.terms.overlength import Overlength
+from tasks.rewards.terms.repetition import Repetition, repetition_penalty
+from tasks.rewards.terms.safety import Safety
 from tasks.rewards.verdict import Judgement, Verdict
 from tests.rewards.rows import completion, problem
 
-ZERO = (RewardTerm(name="accuracy"), RewardTerm(name="format"))
-ALL = (*ZERO, RewardTerm(name="language", weight=0.5))
+ZERO = (Accuracy(), Format())
+ALL = (*ZERO, Language(weight=0.5))
+
+
+def scored(terms, pool, problems, completions, step=0, total_steps=1, tokens=None, limit=1_000):
+    """By terms that need no models; every completion is ten tokens long unless `tokens` says otherwise."""
+    lengths = tokens or [10] * len(completions)
+    return RewardFunction(terms, pool).score(problems, completions, lengths, limit, step, total_steps)
+
+
+def scoring(text, **given):
+    return Scoring(**{"problem": problem(answer="7"), "completion": text, "judgement": None, "tokens": 10,
+                      "limit": 100} | given)  # fmt: skip
+
+
+def test_every_file_of_the_folder_is_a_term():
+    assert set(models("tasks.rewards.terms", Term)) == {
+        "accuracy", "format", "language", "helpful", "safety", "repetition", "overlength",
+    }  # fmt: skip
+
 
 FORMAT = {
     "whole": ("<think> a </think> <answer> 1 </answer>", 1.0),
@@ -29,12 +54,11 @@ FORMAT = {
 
 @pytest.mark.parametrize(("text", "expected"), FORMAT.values(), ids=FORMAT)
 def test_format(text, expected):
-    assert format_reward(text) == expected
+    assert Format().value(scoring(text)) == expected
 
 
 def test_terms_are_weighted_and_each_is_its_own_value(pool):
-    reward = RewardFunction(ALL, pool)
-    right, wrong = reward.score([problem(answer="7")] * 2, [completion("7"), completion("8", "等等")], 0, 10)
+    right, wrong = scored(ALL, pool, [problem(answer="7")] * 2, [completion("7"), completion("8", "等等")])
     assert right.terms == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
     assert right.total == 2.5
     assert wrong.terms == {"accuracy": 0.0, "format": 1.0, "language": 0.0}
@@ -42,52 +66,64 @@ def test_terms_are_weighted_and_each_is_its_own_value(pool):
 
 
 def test_length_and_repetition_cost(pool):
-    terms = [RewardTerm(name=name) for name in ("accuracy", "repetition", "overlength")]
-    reward = RewardFunction(terms, pool, repetition_ngram=2, overlength_buffer=100)
+    terms = [Accuracy(), Repetition(ngram=2), Overlength(buffer=100)]
     texts = [completion("7", thinking) for thinking in ("a b c d", "a b c d", "no " * 50)]
-    scored = reward.score([problem(answer="7")] * 3, texts, 0, 1, [900, 950, 1_000], 1_000)
-    assert [s.terms["overlength"] for s in scored] == [0.0, -0.5, -1.0]
-    assert [s.terms["repetition"] < -0.8 for s in scored] == [False, False, True]
-    assert scored[0].terms["repetition"] == repetition_penalty("x y z", 2) == 0.0
-    assert scored[1].total == 0.5
-
-
-def test_the_overlength_term_says_what_it_lacks(pool):
-    with pytest.raises(ValueError, match="tokens"):
-        RewardFunction([RewardTerm(name="overlength")], pool).score([problem(answer="7")], ["7"], 0, 1)
+    found = scored(terms, pool, [problem(answer="7")] * 3, texts, tokens=[900, 950, 1_000])
+    assert [s.terms["overlength"] for s in found] == [0.0, -0.5, -1.0]
+    assert [s.terms["repetition"] < -0.8 for s in found] == [False, False, True]
+    assert found[0].terms["repetition"] == repetition_penalty("x y z", 2) == 0.0
+    assert found[1].total == 0.5
 
 
 def test_a_term_of_the_last_steps_is_silent_before_them():
-    term = RewardTerm(name="helpful", last_steps=400)
-    assert [is_active(term, step, 1_700) for step in (0, 1_299, 1_300, 1_699)] == [False, False, True, True]
+    term = Helpful(last_steps=400)
+    assert [term.is_active(step, 1_700) for step in (0, 1_299, 1_300, 1_699)] == [False, False, True, True]
 
 
-def by_length(problems, completions):
-    return [float(len(c)) for c in completions]
+def fixed(cls, value: float):
+    """A preference term whose model gives every row of its set the same score."""
+
+    class Fixed(cls):
+        def scorer(self, resources) -> Scorer:
+            return lambda rows: [value if self._scores(row) else None for row in rows]
+
+    return Fixed
 
 
 def test_general_problems_go_to_their_own_reward_model_and_no_rule(pool):
-    terms = (*ZERO, RewardTerm(name="helpful", last_steps=1), RewardTerm(name="safety"))
-    reward = RewardFunction(terms, pool, {"helpful": by_length, "safety": by_length})
+    terms = (*ZERO, fixed(Helpful, 0.5)(last_steps=1), fixed(Safety, 0.25)())
     asked = [problem(answer="7"), problem("rubric", set="helpfulness"), problem("rubric", set="harmlessness")]
     texts = [completion("7")] * 3
-    early, late = (reward.score(asked, texts, step, 2) for step in (0, 1))
+    early, late = (scored(terms, pool, asked, texts, step, 2) for step in (0, 1))
     assert [sorted(s.terms) for s in early] == [["accuracy", "format"], ["format"], ["format", "safety"]]
     assert [sorted(s.terms) for s in late] == [
         ["accuracy", "format"],
         ["format", "helpful"],
         ["format", "safety"],
     ]
+    assert [s.total for s in late] == [2.0, 1.5, 1.25]
     assert [s.judgement is None for s in late] == [False, True, True]
 
 
 def test_a_term_without_its_reward_model_is_refused(pool):
     with pytest.raises(ValueError, match="reward-models"):
-        RewardFunction((RewardTerm(name="helpful"),), pool)
+        RewardFunction((Helpful(),), pool)
+
+
+def test_the_columns_of_a_sample_are_the_terms_and_the_judgement(pool):
+    asked = [problem(answer="7"), problem("rubric", set="helpfulness")]
+    columns = scored_columns(scored(ZERO, pool, asked, [completion("7"), completion("hello")]), ZERO)
+    assert columns == {
+        "thinking": ["so it is"] * 2, "answer": ["7", "hello"], "verdict": ["correct", None],
+        "reward_accuracy": [1.0, None], "reward_format": [1.0, 1.0],
+    }  # fmt: skip
+    assert [finite(v) for v in (1.5, None, float("nan"), float("inf"))] == [1.5, None, None, None]
 
 
 def rows(totals, verdict=Verdict.wrong):
-    return [Scored(Judgement(verdict, None, "a reason"), {}, total) for total in totals]
+    return [
+        Scored(scoring("", judgement=Judgement(verdict, None, "a reason")), {}, total) for total in totals
+    ]
 
 
 def test_a_constant_reward_stops_the_stage_with_a_reason():
@@ -144,7 +180,7 @@ ASKED = {
 
 @pytest.mark.parametrize("kind", ASKED)
 def test_junk_with_valid_structure_earns_no_accuracy(pool, kind):
-    scored = RewardFunction(ZERO, pool).score([ASKED[kind]] * len(JUNK), list(JUNK.values()), 0, 10)
-    accuracy = {name: s.terms["accuracy"] for name, s in zip(JUNK, scored, strict=True)}
+    found = scored(ZERO, pool, [ASKED[kind]] * len(JUNK), list(JUNK.values()))
+    accuracy = {name: s.terms["accuracy"] for name, s in zip(JUNK, found, strict=True)}
     assert accuracy == dict.fromkeys(JUNK, 0.0)
-    assert max(s.total for s in scored) <= 1.0
+    assert max(s.total for s in found) <= 1.0

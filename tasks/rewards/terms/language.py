@@ -1,0 +1,15 @@
+"""The language-consistency reward (paper 3.2.1, Eq. 7): share of thinking words in the question's language."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tasks.rewards.language import language_consistency
+from tasks.rewards.term import Scoring, Term
+
+
+class Language(Term):
+    name: Literal["language"] = "language"
+
+    def value(self, scoring: Scoring) -> float:
+        return language_consistency(scoring.parsed.thinking, scoring.problem.language)
