@@ -2,7 +2,7 @@
 
 All cases must pass; the share that does is given too. Function-call problems run all cases in one process,
 stdin problems one process a case, stopping at the first case that fails. Bug-fix problems come with unit
-tests, whose assertions become calls (`tasks.rewards.unit_tests`).
+tests, whose assertions the pool has turned into calls (`tasks.rewards.unit_tests`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.rewards.sandbox import Run, Sandbox
-from tasks.rewards.unit_tests import UnitTestError, as_calls
 from tasks.rewards.verdict import Verdict
 
 TOTAL_FACTOR = 5
@@ -37,13 +36,6 @@ def judge_code(
 
     With `every_case` each case runs in a process of its own and none is skipped after a failure.
     """
-    if "unit_tests" in arguments:
-        try:
-            program, arguments = as_calls(program, arguments["unit_tests"])
-        except UnitTestError as fault:
-            return Graded(Verdict.error, f"unit_tests: {fault}", 0.0)
-        except (SyntaxError, ValueError):
-            return Graded(Verdict.wrong, "the program does not compile", 0.0)
     cases = arguments.get("cases")
     if not cases:
         return Graded(Verdict.error, "the problem has no cases: mend its verifier_args", 0.0)
