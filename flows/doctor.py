@@ -156,7 +156,7 @@ def _hub(pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _sandbox() -> Iterator[Finding]:
-    from tasks.rewards.sandbox import sandbox_layers
+    from tasks.sandbox import sandbox_layers
 
     for layer, active in sandbox_layers().items():
         remedy = "" if active else "this kernel refuses it; run only models and problems that you trust"

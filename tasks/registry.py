@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from types import ModuleType
 from typing import Annotated, Any, TypeVar
@@ -20,6 +20,7 @@ from tasks.settings import Settings
 Model = TypeVar("Model", bound=Settings)
 
 
+@cache
 def modules(package: str) -> dict[str, ModuleType]:
     """The modules of a package by name, sorted, so that nothing depends on the order of a folder."""
     folder = importlib.import_module(package).__path__

@@ -29,10 +29,10 @@ from pathlib import Path
 
 from artifacts.tables import read_table, write_table
 from tasks.problem import Problem, from_table, to_table
-from tasks.rewards.code_rules import same_text
-from tasks.rewards.sandbox import Sandbox
+from tasks.rewards.verifiers.code import same_text
 from tasks.rollout.engine import Engine, derived_seed, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.sandbox import Sandbox
 
 DRAWS = 4
 """Inputs asked of one generator, each with another seed."""

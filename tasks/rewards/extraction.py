@@ -12,6 +12,7 @@ Rules, in order:
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from tasks.rendering import parse_completion
 
@@ -52,6 +53,11 @@ def boxes(text: str) -> list[str]:
 def fold_width(text: str) -> str:
     """Full-width digits, letters and punctuation as ASCII; the Chinese full stop and true minus too."""
     return text.translate(_WIDE)
+
+
+def fold(text: str) -> str:
+    """Case, width and white space folded; a closing full stop dropped."""
+    return " ".join(unicodedata.normalize("NFKC", fold_width(text)).casefold().split()).rstrip(".")
 
 
 def _tail(completion: str) -> str:

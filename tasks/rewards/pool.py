@@ -14,19 +14,19 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from tasks.rewards.code_rules import judge_code
-from tasks.rewards.process import Peer, PeerDied, PeerTimeout
-from tasks.rewards.rules import Deferred, judge_or_defer
-from tasks.rewards.sandbox import Sandbox, SandboxError
+from tasks.rewards.judging import UNIT_TESTS
+from tasks.rewards.process import FAILED, REPLIED, TIMED_OUT, Peer, PeerDied, PeerTimeout
 from tasks.rewards.verdict import Judgement, Verdict
+from tasks.rewards.verifier import CheckFailed, Deferred, Reply, judge_or_defer, verifiers
+from tasks.sandbox import Sandbox, SandboxError, require_layers
 
 if TYPE_CHECKING:
     from tasks.problem import Problem
-
-Reply = tuple[Verdict, str]
 
 _LOAD = 120.0
 """Seconds that a worker may take to start and import a verifier's library."""
@@ -35,6 +35,12 @@ _GRACE = 2.0
 _REMEMBERED = 20_000
 """Judged (gold, answer) pairs kept; a group's samples often give the same answer."""
 _ATTEMPTS = 2
+_REMEMBERED_TESTS = 1_000
+"""Rewritten unit tests kept; all answers to a problem share them."""
+
+
+class JudgeLost(Exception):
+    """A judge ended, or wrote something else than a reply, while it had this answer."""
 
 
 class VerifierPool:
@@ -46,22 +52,23 @@ class VerifierPool:
     ) -> None:  # fmt: skip
         """`partial_credit`: run every case of a code problem, so that judgements carry the share that passed.
 
-        `allow_weak_sandbox`: run programs even where the kernel lacks a layer that the sandbox needs.
+        `allow_weak_sandbox`: run programs and judges even where the kernel lacks a layer that they need.
         """
         if workers < 1 or seconds_per_item <= 0:
             raise ValueError("VerifierPool needs at least one worker and a positive time per item")
         self._seconds, self._partial_credit = seconds_per_item, partial_credit
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="verify")
-        self._workers: _Shelf[Worker] = _Shelf(Worker, workers)
-        self._sandboxes: _Shelf[Sandbox] = _Shelf(lambda: Sandbox(allow_weak_sandbox), workers)
+        self._workers = _IdleProcesses(lambda: Worker(allow_weak_sandbox), workers)
+        self._sandboxes = _IdleProcesses(lambda: Sandbox(allow_weak_sandbox), workers)
         self._remembered: dict[tuple[str, str, str], Judgement] = {}
+        self._rewritten: dict[str, dict[str, Any]] = {}
 
     def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement | None]:
         """One judgement a row, in order; None where no rule applies to the problem.
 
         Raises:
             ValueError: the lengths differ.
-        WeakSandboxError: there is code to run and this kernel cannot isolate it.
+            WeakSandboxError: this kernel cannot isolate a program or a judge that is needed.
         """
         rows = [judge_or_defer(p, c) for p, c in zip(problems, completions, strict=True)]
         deferred = {key: row for row in rows if isinstance(row, Deferred) and (key := _key(row))}
@@ -82,7 +89,7 @@ class VerifierPool:
 
     def process_ids(self) -> list[int]:
         """The idle processes of the pool."""
-        return [process.pid for shelf in (self._workers, self._sandboxes) for process in shelf.idle]
+        return [process.pid for kept in (self._workers, self._sandboxes) for process in kept.idle]
 
     def _judge(self, key: tuple[str, str, str], row: Deferred) -> Judgement:
         if known := self._remembered.get(key):
@@ -93,39 +100,75 @@ class VerifierPool:
         return judgement
 
     def _attempts(self, row: Deferred) -> Judgement:
-        lost = ""
-        for attempt in range(_ATTEMPTS):
+        verdict, lost, fresh = Verdict.error, "", False
+        for _ in range(_ATTEMPTS):
             try:
-                if row.operation == "code":
-                    return self._run_code(row, fresh=attempt > 0)
-                return self._run_worker(row, fresh=attempt > 0)
+                in_sandbox = hasattr(verifiers()[row.verifier], "run")
+                return self._run_program(row, fresh) if in_sandbox else self._run_worker(row, fresh)
             except (PeerDied, PeerTimeout) as loss:
-                lost = str(loss)
-            except SandboxError as failure:
+                verdict, lost, fresh = Verdict.error, str(loss), True
+            except JudgeLost as loss:  # an answer that ends two judges is no fault of the checking
+                verdict, lost = Verdict.wrong, str(loss)
+            except (SandboxError, CheckFailed) as failure:
                 return Judgement(Verdict.error, row.extracted, str(failure))
-        detail = f"lost {_ATTEMPTS} {row.operation} processes on this answer: {lost}"
-        return Judgement(Verdict.error, row.extracted, detail)
+        detail = f"lost {_ATTEMPTS} {row.verifier} processes on this answer: {lost}"
+        return Judgement(verdict, row.extracted, detail)
 
     def _run_worker(self, row: Deferred, fresh: bool) -> Judgement:
         with self._workers.borrow(fresh) as worker:
-            worker.load(row.operation)
+            worker.load(row.verifier)
+            if row.prepare:
+                worker.prepare(row.verifier, row.prepare)
             try:
-                verdict, detail = worker.judge(row.operation, row.arguments, self._seconds)
+                verdict, detail = worker.judge(row.verifier, row.arguments, self._seconds)
             except PeerTimeout:
                 verdict, detail = Verdict.timeout, f"not decided in {self._seconds:g} s"
         return Judgement(verdict, row.extracted, detail)
 
-    def _run_code(self, row: Deferred, fresh: bool) -> Judgement:
+    def _run_program(self, row: Deferred, fresh: bool) -> Judgement:
         with self._sandboxes.borrow(fresh) as sandbox:
-            graded = judge_code(sandbox, row.extracted, row.arguments, self._seconds, self._partial_credit)
-        share = graded.share if self._partial_credit else None
-        return Judgement(graded.verdict, row.extracted, graded.detail, share)
+            rewrite = partial(self._rewrite, fresh=fresh)
+            bench = _Bench(sandbox, self._seconds, self._partial_credit, rewrite)
+            judgement: Judgement = verifiers()[row.verifier].run(bench, row)
+        return judgement
+
+    def _rewrite(self, tests: str, fresh: bool) -> dict[str, Any]:
+        """Return the unit tests as calls. They are the problem's, so what fails here is a failed check."""
+        rewritten = self._rewritten.get(tests)
+        if rewritten is None:
+            try:
+                with self._workers.borrow(fresh) as worker:
+                    rewritten = worker.rewrite_unit_tests(tests, self._seconds)
+            except (JudgeLost, PeerTimeout) as loss:
+                rewritten = {"fault": f"reading them failed: {loss}"}
+            if len(self._rewritten) < _REMEMBERED_TESTS:
+                self._rewritten[tests] = rewritten
+        if "fault" in rewritten:
+            raise CheckFailed(f"unit_tests: {rewritten['fault']}")
+        return rewritten
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """`tasks.rewards.verifier.Bench`."""
+
+    sandbox: Sandbox
+    seconds: float
+    every_case: bool
+    rewrite_unit_tests: Callable[[str], dict[str, Any]]
 
 
 class Worker:
-    """One `tasks.rewards.worker` process."""
+    """One `tasks.rewards.worker` process, the keeper of judges.
 
-    def __init__(self) -> None:
+    Raises (all methods):
+        PeerDied, PeerTimeout: it was lost; make a new one.
+        JudgeLost: the judge was lost; the worker goes on.
+        CheckFailed: no judge could be had for this problem.
+    """
+
+    def __init__(self, allow_weak: bool = False) -> None:
+        """Raises WeakSandboxError where a needed layer is missing, unless `allow_weak`."""
         root = str(Path(__file__).parents[2])
         environment = {
             "PATH": os.defpath,
@@ -135,8 +178,16 @@ class Worker:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._peer = Peer([sys.executable, "-m", "tasks.rewards.worker"], environment)
+        self._peer = Peer([sys.executable, "-P", "-m", "tasks.rewards.worker"], environment)
         self._loaded: set[str] = set()
+        self._prepared: dict[tuple[str, str], str] = {}
+        try:
+            self.layers: dict[str, bool] = json.loads(self._call({"operation": "layers"}, _LOAD)[1])
+            what = ("answer checker", "leave out domains that need it", "answers and problem files")
+            require_layers(self.layers, allow_weak, *what)
+        except BaseException:
+            self._peer.kill()
+            raise
 
     @property
     def pid(self) -> int:
@@ -149,22 +200,59 @@ class Worker:
     def load(self, operation: str) -> None:
         """Import what `operation` needs, outside any item's time."""
         if operation not in self._loaded:
-            verdict, detail = self._call("load", {"verifier": operation}, _LOAD)
-            if verdict == Verdict.error:
-                raise RuntimeError(f"the {operation} verifier does not load: {detail}")
+            kind, detail = self._call({"operation": "load", "verifier": operation}, _LOAD)
+            if kind == FAILED:
+                raise RuntimeError(f"the {operation} verifier does not load: {detail.decode()}")
             self._loaded.add(operation)
 
+    def prepare(self, verifier: str, what: str) -> None:
+        """Read what one kind of problem needs, outside any item's time."""
+        if (verifier, what) not in self._prepared:
+            kind, detail = self._call({"operation": "prepare", "verifier": verifier, "what": what}, _LOAD)
+            self._prepared[verifier, what] = detail.decode() if kind == FAILED else ""
+        if fault := self._prepared[verifier, what]:
+            raise CheckFailed(f"the verifier {verifier} cannot prepare for {what[:60]!r}: {fault}")
+
     def judge(self, operation: str, arguments: dict[str, Any], seconds: float) -> Reply:
-        """The verdict, within `seconds`; `PeerTimeout` where the worker's own alarm fails."""
-        return self._call(operation, arguments, seconds, _GRACE)
+        """The verdict, within `seconds`; `PeerTimeout` where the keeper's own limit fails."""
+        reply = self._reply(operation, arguments, seconds)
+        if reply is None:
+            return Verdict.timeout, "not decided in time"
+        if reply.keys() != {"verdict", "detail"} or reply["verdict"] not in list(Verdict):
+            raise JudgeLost("it gave no verdict")
+        return Verdict(reply["verdict"]), str(reply["detail"])[:1_000]
+
+    def rewrite_unit_tests(self, tests: str, seconds: float) -> dict[str, Any]:
+        """Return what `unit_tests.as_calls` makes of them, or {"fault"}."""
+        reply = self._reply(UNIT_TESTS, {"tests": tests}, seconds)
+        if reply is None:
+            return {"fault": f"they were not read in {seconds:g} s"}
+        if reply.keys() not in ({"fault"}, {"tests", "entry_point", "cases"}):
+            return {"fault": str(reply.get("detail", "no reply"))[:1_000]}
+        return reply
 
     def close(self) -> None:
         self._peer.close()
 
-    def _call(self, operation: str, arguments: dict[str, Any], seconds: float, grace: float = 0.0) -> Reply:
-        request = {"operation": operation, "arguments": arguments, "seconds": seconds}
-        reply = json.loads(self._peer.call(json.dumps(request).encode(), seconds + grace))
-        return Verdict(reply["verdict"]), reply["detail"]
+    def _reply(self, operation: str, arguments: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+        """What a judge replied; None where its time was up."""
+        head = {"operation": operation, "seconds": seconds}
+        kind, data = self._call(head, seconds + _GRACE, json.dumps(arguments).encode())
+        if kind == TIMED_OUT:
+            return None
+        if kind == FAILED:
+            raise CheckFailed(data.decode())
+        try:
+            reply = json.loads(data) if kind == REPLIED else None
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
+            raise JudgeLost(data.decode(errors="replace")[:200])
+        return reply
+
+    def _call(self, head: dict[str, Any], seconds: float, arguments: bytes = b"") -> tuple[bytes, bytes]:
+        frame = self._peer.call(json.dumps(head).encode() + b"\n" + arguments, seconds)
+        return frame[:1], frame[1:]
 
 
 class _Process(Protocol):
@@ -178,7 +266,7 @@ class _Process(Protocol):
 P = TypeVar("P", bound=_Process)
 
 
-class _Shelf(Generic[P]):
+class _IdleProcesses(Generic[P]):
     """At most `size` idle processes of one kind; a borrowed one comes back only while it lives."""
 
     def __init__(self, make: Callable[[], P], size: int) -> None:
@@ -220,4 +308,4 @@ class _Shelf(Generic[P]):
 
 
 def _key(row: Deferred) -> tuple[str, str, str]:
-    return row.operation, row.extracted, json.dumps(row.arguments, sort_keys=True, default=str)
+    return row.verifier, row.extracted, json.dumps(row.arguments, sort_keys=True, default=str)

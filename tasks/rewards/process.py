@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 MAX_FRAME = 64 * 2**20
+REPLIED, TIMED_OUT, LOST, FAILED, DONE = b"R", b"T", b"L", b"F", b"D"
+"""First byte of a frame from a keeper (`tasks.rewards.worker`): a judge's reply; no reply in time; the judge
+ended or wrote something else; the keeper could not do it; a request to the keeper itself is done."""
 
 
 class PeerTimeout(Exception):
@@ -23,6 +26,57 @@ class PeerTimeout(Exception):
 
 class PeerDied(Exception):
     """The process ended, or its pipe broke, before it answered."""
+
+
+class Channel:
+    """Two pipes to another process, over which frames go with a deadline."""
+
+    def __init__(self, to: int, source: int) -> None:
+        """Takes the descriptors to write to and to read from."""
+        self._to, self._from = to, source
+        os.set_blocking(to, False)
+
+    def send(self, message: bytes, deadline: float) -> None:
+        """Write a frame. Raises PeerTimeout or PeerDied."""
+        view = memoryview(struct.pack(">I", len(message)) + message)
+        while view:
+            _wait(self._to, select.POLLOUT, deadline)
+            try:
+                view = view[os.write(self._to, view) :]
+            except BrokenPipeError as broken:
+                raise PeerDied("the process ended") from broken
+
+    def receive(self, deadline: float, most: int = MAX_FRAME) -> bytes:
+        """Read one frame of at most `most` bytes. Raises PeerTimeout or PeerDied."""
+        (length,) = struct.unpack(">I", self._read(4, deadline))
+        if length > most:
+            raise PeerDied(f"an answer of {length} bytes")
+        return self._read(length, deadline)
+
+    def is_quiet(self) -> bool:
+        """Tell whether there is nothing to read, not even the end of the stream."""
+        poll = select.poll()
+        poll.register(self._from, select.POLLIN)
+        return not poll.poll(0)
+
+    def has_ended(self, deadline: float) -> bool:
+        """Wait for the other side to write or to close its end; tell whether it closed it."""
+        _wait(self._from, select.POLLIN, deadline)
+        return not os.read(self._from, 1)
+
+    def close(self) -> None:
+        os.close(self._to)
+        os.close(self._from)
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        parts = bytearray()
+        while len(parts) < size:
+            _wait(self._from, select.POLLIN, deadline)
+            part = os.read(self._from, min(size - len(parts), 2**20))
+            if not part:
+                raise PeerDied("the process ended")
+            parts += part
+        return bytes(parts)
 
 
 class Peer:
@@ -34,8 +88,7 @@ class Peer:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
-        os.set_blocking(self._to, False)
+        self._channel = Channel(self._process.stdin.fileno(), self._process.stdout.fileno())
         self._killed = False
 
     @property
@@ -56,11 +109,8 @@ class Peer:
         """
         deadline = time.monotonic() + seconds
         try:
-            self._write(struct.pack(">I", len(message)) + message, deadline)
-            (length,) = struct.unpack(">I", self._read(4, deadline))
-            if length > MAX_FRAME:
-                raise PeerDied(f"an answer of {length} bytes")
-            return self._read(length, deadline)
+            self._channel.send(message, deadline)
+            return self._channel.receive(deadline)
         except (PeerTimeout, PeerDied):
             self.kill()
             raise
@@ -81,25 +131,6 @@ class Peer:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         self.kill()
-
-    def _write(self, data: bytes, deadline: float) -> None:
-        view = memoryview(data)
-        while view:
-            _wait(self._to, select.POLLOUT, deadline)
-            try:
-                view = view[os.write(self._to, view) :]
-            except BrokenPipeError as broken:
-                raise PeerDied("the process ended") from broken
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        parts = bytearray()
-        while len(parts) < size:
-            _wait(self._from, select.POLLIN, deadline)
-            part = os.read(self._from, min(size - len(parts), 2**20))
-            if not part:
-                raise PeerDied("the process ended")
-            parts += part
-        return bytes(parts)
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:

@@ -9,11 +9,16 @@ A test that ran beside the program could be told anything by it. So the tests ar
 
 Everything else in a test function stays as it is. What a test compares with must be a literal, and a bare
 assertion must hold a real bool; other assertions are refused, since only the program could say if they hold.
+
+`as_calls` parses tests that came with a problem file, and Python's parser can run out of memory or crash on
+them. It is called in an isolated process (`tasks.rewards.worker`). The program is never parsed outside the
+sandbox: `with_tests` only appends to it.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,17 +26,15 @@ ENTRY_POINT, _SEEN = "_r1_test", "_r1_seen"
 
 
 class UnitTestError(ValueError):
-    """The problem's tests cannot be rewritten; mend the problem."""
+    """The problem's tests cannot be rewritten; fix the problem."""
 
 
-def as_calls(program: str, tests: str) -> tuple[str, Mapping[str, Any]]:
-    """The program with the rewritten tests behind it, and function-call `verifier_args`: a case a test.
+def as_calls(tests: str) -> dict[str, Any]:
+    """Return {"tests", "entry_point", "cases"}: the rewritten tests and a function-call case for each.
 
     Raises:
         UnitTestError: the tests do not parse, hold no test, or assert what cannot be compared outside.
-        SyntaxError, ValueError: the program does not parse.
     """
-    ast.parse(program)
     tree = _parse(tests)
     cases: list[dict[str, Any]] = []
     names: list[str] = []
@@ -45,8 +48,14 @@ def as_calls(program: str, tests: str) -> tuple[str, Mapping[str, Any]]:
     if not cases or not all(case["expected"] for case in cases):
         raise UnitTestError("every `def test_...():` must assert something, and there must be one")
     choose = f"def {ENTRY_POINT}(number):\n    return [{', '.join(names)}][number]()\n"
-    tests = ast.unparse(ast.fix_missing_locations(tree))
-    return f"{program}\n\n{tests}\n\n{choose}", {"entry_point": ENTRY_POINT, "cases": cases}
+    rewritten = ast.unparse(ast.fix_missing_locations(tree))
+    _require_json(cases)
+    return {"tests": f"{rewritten}\n\n{choose}", "entry_point": ENTRY_POINT, "cases": cases}
+
+
+def with_tests(program: str, rewritten: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the program with the rewritten tests behind it, and its function-call `verifier_args`."""
+    return f"{program}\n\n{rewritten['tests']}", rewritten
 
 
 class _Rewriter(ast.NodeTransformer):
@@ -101,6 +110,14 @@ def _comparison(test: ast.expr) -> tuple[ast.expr, Any]:
 
 def _collect(expression: str) -> list[ast.stmt]:
     return ast.parse(f"{_SEEN}.append({expression})").body
+
+
+def _require_json(cases: list[dict[str, Any]]) -> None:
+    """The sandbox returns JSON, so nothing else could ever be equal to what it returns."""
+    try:
+        json.dumps(cases)
+    except (TypeError, ValueError) as fault:
+        raise UnitTestError(f"an expected value is not JSON data ({fault}): write a list") from fault
 
 
 def _parse(tests: str) -> ast.Module:

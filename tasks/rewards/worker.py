@@ -1,159 +1,291 @@
-r"""The process in which untrusted answers meet sympy and reasoning-gym: `python -m tasks.rewards.worker`.
+r"""The processes in which untrusted answers meet sympy and reasoning-gym: `python -m tasks.rewards.worker`.
 
-Reads one JSON request a frame from standard input and answers with one: {"verdict", "detail"}. Two processes:
-a keeper that imports a verifier's library when first told to `load` it (never torch), and the judge that it
-forks. The kernel's alarm kills the judge when an item's time is up; the keeper says so and forks the next
-one, warm, in milliseconds. Memory is limited, and a judge is replaced after `ITEMS` items.
+A keeper imports the libraries (never torch) and forks judges, which are warm at once. Model text and stored
+problems pass through the keeper as bytes that it does not look into. A judge is isolated with the layers of
+`tasks.sandbox` before it reads its first request. It has no descriptor but the two pipes to its
+keeper, which kills it when the item's time is up.
+
+    frame to the keeper     a JSON line {"operation", ...} that the pool wrote, then the arguments as JSON
+    frame from the keeper   one of the letters of `tasks.rewards.process`, then the judge's reply or a reason
+
+A judge of a verifier that is `LASTING` serves up to `ITEMS` requests. Every other request gets a judge of its
+own. The keeper sends a fresh nonce with each request,
+and takes one frame of limited size that begins with it; a judge that writes anything else is replaced.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import mmap
+import logging
 import os
 import resource
 import signal
 import struct
 import sys
+import sysconfig
+import time
 from collections.abc import Callable
-from functools import cache
-from typing import Any, BinaryIO
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
-from tasks.rewards.numeric import plainly_equal
-from tasks.rewards.sandbox import isolation
-from tasks.rewards.verdict import Verdict
+from tasks.rewards import judging
+from tasks.rewards.process import DONE, FAILED, LOST, REPLIED, TIMED_OUT, Channel, PeerDied, PeerTimeout
+from tasks.rewards.verifier import verifiers
+from tasks.sandbox import isolation
 
 MEMORY = 512 * 2**20
 """Bytes of private memory for one process; sympy with its parser takes a fifth of it."""
 ITEMS = 5_000
 """A judge is replaced after so many, because sympy's caches grow."""
-OUT_OF_MEMORY = "out of memory"
-_TIRED = 3
-_LOADS = {4: "math", 5: "reasoning_gym"}
-"""Exit statuses of a judge, beside 0 for the end of the input."""
-
-Reply = tuple[Verdict, str]
-
-
-def judge_math(gold: str, answer: str) -> Reply:
-    """math-verify's opinion of two normalised answers."""
-    import math_verify
-
-    expected = _parse_gold(gold)
-    if not expected:
-        return Verdict.error, f"the gold answer {gold[:60]!r} cannot be parsed: mend the problem"
-    found = math_verify.parse(as_latex(answer), parsing_timeout=None)
-    plain = plainly_equal(expected[0], found[0]) if found else None
-    if math_verify.verify(expected, found, timeout_seconds=None) if plain is None else plain:
-        return Verdict.correct, ""
-    return (Verdict.unparseable if all(isinstance(f, str) for f in found) else Verdict.wrong), ""
-
-
-def as_latex(text: str) -> str:
-    """As math-verify wants it: an expression in dollars, a text that marks its own expressions as it is."""
-    marked = any(mark in text for mark in ("$", r"\(", r"\[", r"\boxed"))
-    return text if marked else f"${' '.join(text.split())}$"
-
-
-def judge_reasoning_gym(dataset: str, entry: dict[str, Any], answer: str) -> Reply:
-    """reasoning-gym's own scorer: full marks are correct, anything less is wrong."""
-    import reasoning_gym
-
-    score = reasoning_gym.get_score_answer_fn(dataset)(answer, entry)
-    return (Verdict.correct if score >= 1.0 else Verdict.wrong), f"score {score:.3g}"
-
-
-@cache
-def _parse_gold(gold: str) -> list[Any]:
-    import math_verify
-
-    return math_verify.parse(as_latex(gold), parsing_timeout=None)
-
-
-def load(verifier: str) -> Reply:
-    """Pay for imports and parser tables before the first item's clock starts."""
-    if verifier == "math":
-        return judge_math(r"\frac{1}{2}", "x^2+1")
-    import reasoning_gym  # noqa: F401
-
-    return Verdict.correct, ""
-
-
-_OPERATIONS: dict[str, Callable[..., Reply]] = {
-    "load": load,
-    "math": judge_math,
-    "reasoning_gym": judge_reasoning_gym,
+MOST_REPLY = 2**20
+"""Bytes; only rewritten unit tests come near it."""
+_ENVIRONMENT = {
+    *("PATH", "LANG", "LC_CTYPE", "PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 }
+"""Variables that the pool sets for a keeper (LC_CTYPE is Python's own); none holds a secret."""
+_REPOSITORY = str(Path(__file__).parents[2])
+_NONCE = 16
+_READY = b"ready"
+_START = 30.0
+"""Seconds that the isolation of a judge may take."""
+_HOUR = 3_600
+"""CPU seconds of a judge that serves many requests; the keeper limits each request's time."""
 
 
-def answer_request(request: dict[str, Any]) -> dict[str, str]:
-    """Run one request; whatever the libraries raise becomes an `error` verdict that names it."""
+# ---- in the judge --------------------------------------------------------------------------------
+
+
+def become_judge(requests: int, replies: int, layers: dict[str, bool], seconds: float | None) -> NoReturn:
+    """Give up all rights and descriptors but the two pipes, then serve one request of `seconds` or many.
+
+    Never returns.
+    """
     try:
-        verdict, detail = _OPERATIONS[request["operation"]](**request["arguments"])
-    except MemoryError:
-        verdict, detail = Verdict.timeout, OUT_OF_MEMORY
-    except Exception as failure:  # noqa: BLE001 - third-party scorers raise anything; it is reported, not hidden
-        verdict, detail = Verdict.error, f"{type(failure).__name__}: {failure}"[:300]
-    return {"verdict": verdict.value, "detail": detail}
+        os.setsid()
+        isolation.die_with_parent()
+        requests, replies = os.dup2(requests, 200), os.dup2(replies, 201)
+        null = os.open(os.devnull, os.O_RDWR)
+        for target, source in ((0, null), (1, null), (2, null), (3, requests), (4, replies)):
+            os.dup2(source, target)
+        os.closerange(5, os.sysconf("SC_OPEN_MAX"))
+        os.environ.clear()
+        isolation.limit_resources(seconds or _HOUR, MEMORY, 0, processes=0, kind=resource.RLIMIT_DATA)
+        for name, wall in judge_walls().items():
+            if layers.get(name):
+                wall()
+        serve(3, 4, 1 if seconds else ITEMS)
+    finally:
+        os._exit(1)
+
+
+def judge_walls() -> dict[str, Callable[[], None]]:
+    """Return the layers that a judge takes for itself; its keeper has taken the others."""
+    return {
+        "capabilities_dropped": isolation.drop_capabilities,
+        "file_rules": lambda: isolation.confine_files([*_libraries(), "/dev/urandom"], []),
+        "system_call_filter": isolation.forbid_system_calls,
+    }
+
+
+def serve(requests: int, replies: int, most: int) -> None:
+    """Answer `most` frames, or fewer if the input ends or an answer has used up the memory."""
+    _write(replies, _READY)
+    for _ in range(most):
+        request = _read(requests)
+        nonce, (operation, _, arguments) = request[:_NONCE], request[_NONCE:].partition(b"\n")
+        reply = judging.answer_request(operation.decode(), json.loads(arguments))
+        _write(replies, nonce + json.dumps(reply).encode())
+        if reply.get("detail") == judging.OUT_OF_MEMORY:
+            break
+    os.close(replies)  # the keeper sees it sooner than the end of the process, which frees its memory first
+
+
+def _read(descriptor: int) -> bytes:
+    """Return the next frame. Raises EOFError at the end of the input."""
+    size, parts = 4, bytearray()
+    while len(parts) < size:
+        if not (part := os.read(descriptor, size - len(parts))):
+            raise EOFError
+        parts += part
+        if len(parts) == 4 and size == 4:
+            size += struct.unpack(">I", parts)[0]
+    return bytes(parts[4:])
+
+
+def _write(descriptor: int, message: bytes) -> None:
+    view = memoryview(struct.pack(">I", len(message)) + message)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+# ---- in the keeper -------------------------------------------------------------------------------
+
+
+class Judge:
+    """One isolated process and the two pipes to it. Raises PeerTimeout and PeerDied in all methods."""
+
+    def __init__(self, layers: dict[str, bool], seconds: float | None) -> None:
+        """Fork it for one request that may take `seconds`, or for many (None)."""
+        (request_end, to), (source, reply_end) = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            become_judge(request_end, reply_end, layers, seconds)
+        os.close(request_end)
+        os.close(reply_end)
+        self._channel = Channel(to, source)
+        self._only_once, self._served = seconds is not None, 0
+
+    def wait_until_isolated(self) -> None:
+        if self._channel.receive(time.monotonic() + _START, len(_READY)) != _READY:
+            raise PeerDied("it did not say that it is isolated")
+
+    def ask(self, operation: str, arguments: bytes, seconds: float) -> bytes:
+        """Return its reply to a request, which must be all that it writes."""
+        nonce, deadline = os.urandom(_NONCE), time.monotonic() + seconds
+        self._served += 1
+        self._channel.send(nonce + operation.encode() + b"\n" + arguments, deadline)
+        reply = self._channel.receive(deadline, MOST_REPLY)
+        if not reply.startswith(nonce):
+            raise PeerDied("it wrote something else than a reply")
+        if self._only_once and not self._channel.has_ended(deadline):
+            raise PeerDied("it wrote more than a reply")
+        return reply[_NONCE:]
+
+    @property
+    def can_go_on(self) -> bool:
+        """False once it has ended, has written what nobody asked for, or has served `ITEMS` requests."""
+        return not self._only_once and self._served < ITEMS and self._channel.is_quiet()
+
+    def end(self) -> None:
+        """Kill its process group and reap it."""
+        for kill in (os.killpg, os.kill):
+            with suppress(ProcessLookupError, PermissionError):
+                kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self._channel.close()
+
+
+class Keeper:
+    """Forks judges and passes requests on to them, one at a time."""
+
+    def __init__(self, layers: dict[str, bool]) -> None:
+        self._layers = layers
+        self._lasting: dict[str, Judge] = {}
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the frame with which the pool's request is answered."""
+        line, _, arguments = request.partition(b"\n")
+        head = json.loads(line)
+        match head["operation"]:
+            case "layers":
+                return DONE + json.dumps(self._layers).encode()
+            case "load":
+                return self._become_warmer(verifiers()[head["verifier"]].load)
+            case "prepare":
+                return self._become_warmer(lambda: verifiers()[head["verifier"]].prepare(head["what"]))
+        return self._judged(head["operation"], arguments, head["seconds"])
+
+    def close(self) -> None:
+        for judge in self._lasting.values():
+            judge.end()
+        self._lasting.clear()
+
+    def _become_warmer(self, work: Callable[[], None]) -> bytes:
+        """Import or prepare something; judges forked from now on have it."""
+        self.close()
+        try:
+            work()
+        except Exception as failure:  # noqa: BLE001 - libraries raise anything; it is reported, not hidden
+            return FAILED + f"{type(failure).__name__}: {failure}"[:300].encode()
+        gc.collect()
+        gc.freeze()
+        return DONE
+
+    def _judged(self, operation: str, arguments: bytes, seconds: float) -> bytes:
+        try:
+            judge = self._judge_for(operation, seconds)
+        except (PeerDied, PeerTimeout) as failure:
+            return FAILED + f"a judge could not be isolated: {failure}".encode()
+        try:
+            reply = judge.ask(operation, arguments, seconds)
+        except (PeerDied, PeerTimeout) as loss:
+            judge.end()
+            return TIMED_OUT if isinstance(loss, PeerTimeout) else LOST + str(loss).encode()
+        if judging.lasting(operation):
+            self._lasting[operation] = judge
+        else:
+            judge.end()
+        return REPLIED + reply
+
+    def _judge_for(self, operation: str, seconds: float) -> Judge:
+        if judge := self._lasting.pop(operation, None):
+            if judge.can_go_on:
+                return judge
+            judge.end()
+        judge = Judge(self._layers, None if judging.lasting(operation) else seconds)
+        try:
+            judge.wait_until_isolated()
+        except (PeerDied, PeerTimeout):
+            judge.end()
+            raise
+        return judge
+
+
+def raise_walls(environment: set[str]) -> dict[str, bool]:
+    """Take the keeper's own layers for good, and try a judge's in a child that is thrown away."""
+    layers = {"separate_process_group": True, "resource_limits": True}
+    layers["empty_environment"] = environment <= _ENVIRONMENT
+    layers["unprivileged_user"] = holds(lambda: isolation.leave_root(*_libraries(), _REPOSITORY))
+    layers["network_namespace"] = holds(isolation.enter_namespaces)
+    layers |= {name: holds_in_a_child(wall) for name, wall in judge_walls().items()}
+    return layers
+
+
+def holds(wall: Callable[[], None]) -> bool:
+    """Tell whether the kernel allows this layer."""
+    try:
+        wall()
+    except OSError:
+        return False
+    return True
+
+
+def holds_in_a_child(wall: Callable[[], None]) -> bool:
+    """Tell it without taking the layer."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if holds(wall) else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _libraries() -> list[str]:
+    """Folders with Python's library and the installed packages; some are imported only when needed."""
+    paths = sysconfig.get_paths()
+    python = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    system = {"/lib", "/lib64", "/usr/lib", "/usr/lib64", os.path.join(sys.base_prefix, "lib")}
+    return sorted(filter(os.path.isdir, python | system))
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    requests, replies = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
     os.dup2(2, 1)  # what libraries print must not mix with the replies
-    import logging
-
+    os.chdir("/")
     logging.disable(logging.WARNING)
-    keep(requests, replies)
-
-
-def keep(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Fork a judge, warm with what is loaded so far, as often as one ends for a known reason."""
-    working = mmap.mmap(-1, 1)  # shared with the judge: 1 while it judges an item, between the two frames
-    while True:
-        judge = os.fork()
-        if judge == 0:
-            isolation.die_with_parent()
-            os._exit(serve(requests, replies, working))
-        status = os.waitstatus_to_exitcode(os.waitpid(judge, 0)[1])
-        if status == -signal.SIGALRM and working[0]:
-            _send(replies, {"verdict": Verdict.timeout.value, "detail": "not decided in time"})
-        elif status in _LOADS:
-            _send(replies, answer_request({"operation": "load", "arguments": {"verifier": _LOADS[status]}}))
-            gc.freeze()
-        elif status != _TIRED:
-            return
-        working[0] = 0
-
-
-def serve(requests: BinaryIO, replies: BinaryIO, working: mmap.mmap) -> int:
-    """Answer frames until the input ends, a library has to be loaded, or it is time for a fresh process."""
-    for _ in range(ITEMS):
-        head = requests.read(4)
-        if len(head) < 4:
-            return 0
-        request = json.loads(requests.read(struct.unpack(">I", head)[0]))
-        if request["operation"] == "load":
-            return next(status for status, name in _LOADS.items() if name == request["arguments"]["verifier"])
-        working[0] = 1
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-        reply = answer_request(request)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        working[0] = 0
-        _send(replies, reply)
-        if reply["detail"] == OUT_OF_MEMORY:
-            break
-    return _TIRED
-
-
-def _send(replies: BinaryIO, reply: dict[str, str]) -> None:
-    data = json.dumps(reply).encode()
-    replies.write(struct.pack(">I", len(data)) + data)
-    replies.flush()
+    keeper = Keeper(raise_walls(set(os.environ)))
+    with suppress(EOFError):
+        while True:
+            _write(replies, keeper.answer(_read(requests)))
+    keeper.close()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tasks.problem import Problem
 from tasks.rendering import render_prompt
-from tasks.rewards.rules import has_rule
 from tasks.rewards.score import Verifies
 from tasks.rewards.verdict import Verdict
+from tasks.rewards.verifier import has_rule
 from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import derived_seed, open_engine
 from tasks.rollout.settings import Sampling

@@ -11,9 +11,9 @@ from tasks.problems.sources.parquet import ParquetFile
 from tasks.problems.stage import ProblemsConfig
 from tasks.problems.test_cases import add_generators, code_blocks, generate, select
 from tasks.rewards.pool import VerifierPool
-from tasks.rewards.sandbox import Sandbox
 from tasks.rollout.engine import Completion
 from tasks.rollout.settings import Sampling
+from tasks.sandbox import Sandbox
 
 RIGHT = (
     "input(); print(max(map(int, input().split())))",

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tasks.rewards import sandbox
-from tasks.rewards.code_rules import same_text, same_value
+from tasks import sandbox
 from tasks.rewards.pool import VerifierPool
-from tasks.rewards.sandbox import Sandbox, WeakSandboxError
 from tasks.rewards.score import RewardFunction
 from tasks.rewards.terms.accuracy import Accuracy
+from tasks.rewards.verifiers.code import same_text, same_value
+from tasks.sandbox import Sandbox, WeakSandboxError
 from tests.rewards.rows import problem
 
 ADD = {"entry_point": "f", "cases": [{"args": [1, 2], "expected": 3}, {"args": [-1, 1], "expected": 0}]}

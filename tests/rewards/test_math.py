@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.rewards.plain_math import decide, normalise, screen
-from tasks.rewards.rules import Deferred, judge_or_defer
-from tasks.rewards.worker import as_latex
+from tasks.rewards.verifier import Deferred, judge_or_defer
+from tasks.rewards.verifiers.math import as_latex
 from tests.rewards.rows import completion, problem, verdict
 
 CORRECT = {

@@ -6,7 +6,7 @@ import math_verify
 import pytest
 
 from tasks.rewards.numeric import plainly_equal
-from tasks.rewards.worker import as_latex
+from tasks.rewards.verifiers.math import as_latex
 
 
 def parsed(text: str) -> list:

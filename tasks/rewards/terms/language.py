@@ -1,4 +1,4 @@
-"""The language-consistency reward (paper 3.2.1, Eq. 7): share of thinking words in the question's language."""
+"""The language-consistency reward (paper 3.2.1, Eq. 7): thinking words in the question's language."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tasks.rewards.pool import VerifierPool
-from tasks.rewards.sandbox import Sandbox, sandbox_layers
+from tasks.sandbox import Sandbox, sandbox_layers
 from tests.rewards.rows import problem
 
 RIGHT = "def f(x):\n    return x + 1"

@@ -2,7 +2,7 @@
 
 All cases must pass; the share that does is given too. Function-call problems run all cases in one process,
 stdin problems one process a case, stopping at the first case that fails. Bug-fix problems come with unit
-tests, whose assertions become calls (`tasks.rewards.unit_tests`).
+tests, whose assertions are turned into calls (`tasks.rewards.unit_tests`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,34 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.rewards.sandbox import Run, Sandbox
-from tasks.rewards.unit_tests import UnitTestError, as_calls
-from tasks.rewards.verdict import Verdict
+from tasks.rewards.extraction import final_program
+from tasks.rewards.unit_tests import with_tests
+from tasks.rewards.verdict import Judgement, Verdict
+from tasks.rewards.verifier import NO_ANSWER, Bench, Deferred
+from tasks.sandbox import Run, Sandbox
+
+if TYPE_CHECKING:
+    from tasks.problem import Problem
 
 TOTAL_FACTOR = 5
 """All cases of one program together may take this many times the limit of one."""
+
+
+def judge(problem: Problem, completion: str) -> Judgement | Deferred:
+    program = final_program(completion)
+    return NO_ANSWER if program is None else Deferred("code", program, problem.verifier_args)
+
+
+def run(bench: Bench, deferred: Deferred) -> Judgement:
+    """Raises CheckFailed where the problem's unit tests cannot be rewritten."""
+    program, arguments = deferred.extracted, deferred.arguments
+    if "unit_tests" in arguments:
+        program, arguments = with_tests(program, bench.rewrite_unit_tests(arguments["unit_tests"]))
+    graded = judge_code(bench.sandbox, program, arguments, bench.seconds, bench.every_case)
+    share = graded.share if bench.every_case else None
+    return Judgement(graded.verdict, deferred.extracted, graded.detail, share)
 
 
 @dataclass(frozen=True)
@@ -37,16 +57,9 @@ def judge_code(
 
     With `every_case` each case runs in a process of its own and none is skipped after a failure.
     """
-    if "unit_tests" in arguments:
-        try:
-            program, arguments = as_calls(program, arguments["unit_tests"])
-        except UnitTestError as fault:
-            return Graded(Verdict.error, f"unit_tests: {fault}", 0.0)
-        except (SyntaxError, ValueError):
-            return Graded(Verdict.wrong, "the program does not compile", 0.0)
     cases = arguments.get("cases")
     if not cases:
-        return Graded(Verdict.error, "the problem has no cases: mend its verifier_args", 0.0)
+        return Graded(Verdict.error, "the problem has no cases: fix its verifier_args", 0.0)
     if "entry_point" in arguments and not every_case:
         return _judge_calls(sandbox, program, arguments["entry_point"], cases, seconds)
     return _judge_each(sandbox, program, arguments.get("entry_point"), cases, seconds, every_case)

@@ -1,13 +1,17 @@
-"""Multiple choice and exact text: letters, option texts, folded strings. Pure and instant."""
+"""Multiple choice: letters and option texts."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from tasks.rewards.extraction import fold_width
-from tasks.rewards.verdict import Verdict
+from tasks.rewards.extraction import final_answer, fold, fold_width
+from tasks.rewards.verdict import Judgement, Verdict
+from tasks.rewards.verifier import NO_ANSWER
+
+if TYPE_CHECKING:
+    from tasks.problem import Problem
 
 _WRAPPERS = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}|\$|\*\*|`")
 _LEAD = re.compile(
@@ -16,14 +20,12 @@ _LEAD = re.compile(
 _LETTER = re.compile(r"^[(\[]?\s*([A-Za-z])\s*[)\]]?\s*(?:[.:,)]\s*|\s+|$)(.*)$", re.DOTALL)
 
 
-def fold(text: str) -> str:
-    """Case, width and white space folded; a closing full stop dropped."""
-    return " ".join(unicodedata.normalize("NFKC", fold_width(text)).casefold().split()).rstrip(".")
-
-
-def judge_exact(gold: str, answer: str) -> Verdict:
-    """Equal after folding."""
-    return Verdict.correct if fold(gold) == fold(answer) else Verdict.wrong
+def judge(problem: Problem, completion: str) -> Judgement:
+    answer = final_answer(completion)
+    if answer is None:
+        return NO_ANSWER
+    options = problem.verifier_args.get("options", {})
+    return Judgement(judge_choice(problem.answer, options, answer), answer)
 
 
 def judge_choice(gold: str, options: Mapping[str, str], answer: str) -> Verdict:

@@ -1,6 +1,6 @@
 """The process that model-written programs are forked from. Standard library only; never holds an answer.
 
-Started by `tasks.rewards.sandbox` as `python -I -S` with an empty environment. It reads one request a
+Started by `tasks.sandbox` as `python -I -S` with an empty environment. It reads one request a
 frame, forks a guardian (which takes the namespaces) and from it the program, collects at most
 `MAX_OUTPUT` bytes from the pipe until the program ends or its time is up, kills what is left, and replies
 with a JSON line and the raw bytes. It never interprets those bytes.

@@ -62,15 +62,15 @@ def forbid_new_privileges() -> None:
 # ---- who the program is --------------------------------------------------------------------------
 
 
-def leave_root(must_read: str) -> None:
-    """From root to `nobody`, unless `nobody` could not read `must_read` (a Python below /root, say)."""
+def leave_root(*must_read: str) -> None:
+    """From root to `nobody`, unless `nobody` could not read a `must_read` (a Python below /root, say)."""
     if os.geteuid() != 0:
         return
     os.seteuid(NOBODY)
-    readable = os.access(must_read, os.R_OK | os.X_OK, effective_ids=True)
+    unreadable = [path for path in must_read if not os.access(path, os.R_OK | os.X_OK, effective_ids=True)]
     os.seteuid(0)
-    if not readable:
-        raise PermissionError(errno.EACCES, "user nobody cannot read Python's library", must_read)
+    if unreadable:
+        raise PermissionError(errno.EACCES, "user nobody cannot read Python's library", unreadable[0])
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -109,20 +109,23 @@ def drop_capabilities() -> None:
 # ---- how much it may use -------------------------------------------------------------------------
 
 
-def limit_resources(seconds: float, memory: int, file_size: int) -> None:
-    """CPU seconds, bytes of address space, bytes a file; 64 processes, 64 open files, no core."""
+def limit_resources(
+    seconds: float, memory: int, file_size: int, processes: int = 64, kind: int = resource.RLIMIT_AS
+) -> None:
+    """CPU seconds, bytes of address space (or of another `kind` of memory), bytes a file; processes and
+    threads; 64 open files, no core."""
     limits = {
         resource.RLIMIT_CPU: int(seconds) + 1,
-        resource.RLIMIT_AS: memory,
+        kind: memory,
         resource.RLIMIT_FSIZE: file_size,
         resource.RLIMIT_NOFILE: 64,
-        resource.RLIMIT_NPROC: 64,
+        resource.RLIMIT_NPROC: processes,
         resource.RLIMIT_CORE: 0,
     }
-    for kind, value in limits.items():
-        hard = resource.getrlimit(kind)[1]
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        resource.setrlimit(limit, (value, value))
 
 
 # ---- which files it may touch: Landlock ----------------------------------------------------------

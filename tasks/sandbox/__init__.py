@@ -77,8 +77,11 @@ class Sandbox:
         boot = _BOOT.format(folder=str(Path(__file__).parent))
         self._peer = Peer([sys.executable, "-I", "-S", "-c", boot], {})
         self.layers: dict[str, bool] = json.loads(self._peer.call(b'{"layers": true}', _START))
-        if missing := [name for name in NEEDED if not self.layers.get(name)]:
-            self._weak(missing, allow_weak)
+        try:
+            require_layers(self.layers, allow_weak, "code sandbox", "leave the code domain out", "programs")
+        except WeakSandboxError:
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:
@@ -109,16 +112,6 @@ class Sandbox:
     def kill(self) -> None:
         self._peer.kill()
 
-    def _weak(self, missing: list[str], allowed: bool) -> None:
-        if allowed:
-            logging.getLogger(__name__).warning("code runs without %s, as allowed", ", ".join(missing))
-            return
-        self.close()
-        raise WeakSandboxError(
-            f"this kernel gives the code sandbox no {', '.join(missing)}: use another machine, leave the "
-            "code domain out, or set `allow_weak_sandbox: true` for the stage if you trust the programs"
-        )
-
     def _run(self, request: dict[str, Any]) -> tuple[Run, bytes]:
         reply = self._peer.call(json.dumps(request).encode(), request["seconds"] + _REPLY)
         head, _, output = reply.partition(b"\n")
@@ -133,6 +126,18 @@ def sandbox_layers() -> dict[str, bool]:
     sandbox = Sandbox(allow_weak=True)
     sandbox.close()
     return sandbox.layers
+
+
+def require_layers(layers: dict[str, bool], allowed: bool, what: str, instead: str, trusted: str) -> None:
+    """Raise WeakSandboxError where a `NEEDED` layer is missing; only log it where that is `allowed`."""
+    missing = [name for name in NEEDED if not layers.get(name)]
+    if missing and not allowed:
+        raise WeakSandboxError(
+            f"this kernel gives the {what} no {', '.join(missing)}: use another machine, {instead}, or set "
+            f"`allow_weak_sandbox: true` for the stage if you trust the {trusted}"
+        )
+    if missing:
+        logging.getLogger(__name__).warning("the %s runs without %s, as allowed", what, ", ".join(missing))
 
 
 def _values(run: Run, nonce: bytes, count: int) -> list[Any] | None:

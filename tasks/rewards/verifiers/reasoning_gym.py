@@ -1,0 +1,71 @@
+"""reasoning-gym's own scorers, in an isolated process: full marks are correct, anything less is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from tasks.rewards import evaluated
+from tasks.rewards.extraction import final_answer
+from tasks.rewards.verdict import Judgement, Verdict
+from tasks.rewards.verifier import NO_ANSWER, Deferred, Reply, one_line
+
+if TYPE_CHECKING:
+    from tasks.problem import Problem
+
+
+def judge(problem: Problem, completion: str) -> Judgement | Deferred:
+    answer = final_answer(completion)
+    if answer is None:
+        return NO_ANSWER
+    args = problem.verifier_args
+    arguments = {"dataset": args["dataset"], "entry": args["entry"], "answer": answer}
+    return Deferred("reasoning_gym", answer, arguments, prepare=args["dataset"])
+
+
+# ---- in the isolated process ---------------------------------------------------------------------
+
+Scorer = Callable[[str, dict[str, Any]], float]
+
+scorers: dict[str, Scorer] = {}
+"""Scorers of the data sets that were prepared so far, by name."""
+_versions: dict[str, str] = {}
+
+
+def load() -> None:
+    """Import reasoning-gym and sympy, and guard what they evaluate (`tasks.rewards.evaluated`)."""
+    import reasoning_gym  # noqa: F401
+    import sympy  # noqa: F401
+
+    _versions["reasoning_gym"] = version("reasoning-gym")  # its `__version__` is that of another release
+    evaluated.guard_sympy()
+    evaluated.guard_reasoning_gym()
+
+
+def prepare(dataset: str) -> None:
+    """Make the scorer of a data set, which may read that data set's files. Raises what reasoning-gym does."""
+    import reasoning_gym
+
+    if dataset not in scorers:
+        scorers[dataset] = reasoning_gym.get_score_answer_fn(dataset)
+        evaluated.guard_reasoning_gym()
+
+
+def decide(dataset: str, entry: dict[str, Any], answer: str) -> Reply:
+    """Score with reasoning-gym's own scorer: full marks are correct, anything less is wrong.
+
+    An answer that the scorer must not see is unparseable; a stored problem that it must not see is an error.
+    """
+    if reason := evaluated.stored_refusal(dataset, entry):
+        return Verdict.error, f"the stored problem of {dataset}: {reason}: fix its verifier_args.entry"
+    if reason := evaluated.refusal(dataset, answer, _versions["reasoning_gym"]):
+        return Verdict.unparseable, reason
+    try:
+        score = scorers[dataset](answer, entry)
+    except MemoryError:
+        raise
+    except Exception as failure:  # noqa: BLE001 - scorers raise anything
+        scorers[dataset](str(entry["answer"]), entry)  # raises where the problem itself is at fault
+        return Verdict.wrong, one_line(failure)
+    return (Verdict.correct if score >= 1.0 else Verdict.wrong), f"score {score:.3g}"
