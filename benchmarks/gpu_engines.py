@@ -39,15 +39,16 @@ from artifacts.refs import Kind, Ref
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table, write_table
 from benchmarks.rl_step import PROBLEMS, digits, measure, plain_trl
-from flows.runner import JobFailed, kill, run_job
+from flows.runner import JobFailed, run_job
 from tasks.job import Input, Job, Progress
-from tasks.job_spec import BuildSpec, JobSpec
+from tasks.job.spec import BuildSpec, JobSpec
 from tasks.problem import to_table
 from tasks.rewards.terms.overlength import Overlength
 from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import open_engine
 from tasks.rollout.server import Server, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.supervise import trees
 from tasks.training.settings import LaunchSettings
 
 SERVER = "http://127.0.0.1:8123"
@@ -321,7 +322,7 @@ def in_process(name: str, model: Path, steps: int) -> dict[str, float] | str:
     try:
         output = process.communicate(timeout=_SECONDS)[0]
     except subprocess.TimeoutExpired:
-        kill({psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)})
+        trees.end([psutil.Process(process.pid)], seconds=0)
         output = process.communicate()[0] + f"\nlonger than {_SECONDS:.0f} s"
     for line in output.splitlines():
         if line.startswith("RESULT "):

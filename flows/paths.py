@@ -24,6 +24,6 @@ def absolute_store_url() -> str:
     return url if "://" in url else str(Path(url).absolute())
 
 
-def runs() -> Path:
-    """One status record per pipeline run (`flows.status`)."""
-    return work_root() / "runs"
+def log(service: str) -> Path:
+    """What a service of this machine (`server`, `workers`) writes."""
+    return home() / "logs" / f"{service}.log"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,10 +19,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import psutil
-
 from tasks.job import LOST, Progress
-from tasks.job_spec import ExitRecord, JobSpec
+from tasks.job.spec import JobExit, JobSpec
+from tasks.supervise import trees
+from tasks.supervise.records import Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +50,19 @@ class JobFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class JobProcess:
+class StartedJob:
     process: subprocess.Popen[bytes]
     folder: Path
     """spec.json, log.txt, heartbeat, exit.json."""
 
+    @property
+    def exit(self) -> JobExit | None:
+        return JobExit.read(self.folder / "exit.json")
+
 
 def run_job(
     spec: JobSpec, on_progress: OnProgress, attempts: int = 2, module: str = "tasks.job"
-) -> ExitRecord:
+) -> JobExit:
     """Run the builds of `spec` in a process of their own and wait for them.
 
     Raises:
@@ -69,7 +72,7 @@ def run_job(
     while deaths < attempts:
         with started(spec, module) as job:
             death = _wait(job, spec, on_progress)
-        record = ExitRecord.read(job.folder)
+        record = job.exit
         if record is not None and not death:
             return _successful(record, job)
         reached = _newest_progress(spec)
@@ -87,7 +90,7 @@ def _is_further(now: Progress | None, before: Progress | None) -> bool:
     return now.done > before.done
 
 
-def _successful(record: ExitRecord, job: JobProcess) -> ExitRecord:
+def _successful(record: JobExit, job: StartedJob) -> JobExit:
     if record.status == "ok":
         return record
     verb = "" if record.status == "failed" else "stopped: "
@@ -100,24 +103,16 @@ def _what(spec: JobSpec) -> str:
 
 
 @contextmanager
-def started(spec: JobSpec, module: str = "tasks.job") -> Iterator[JobProcess]:
+def started(spec: JobSpec, module: str = "tasks.job") -> Iterator[StartedJob]:
     """A running job; nothing of it is left when the block is left."""
     folder = _job_folder(spec)
     (folder / "spec.json").write_text(spec.model_dump_json(indent=1))
     command = [sys.executable, "-m", module, str(folder / "spec.json"), "--parent", str(os.getpid())]
-    with (folder / "log.txt").open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=_environment(),
-            start_new_session=True,
-        )
+    process = trees.start_session(command, _environment(), folder / "log.txt")
     try:
-        yield JobProcess(process, folder)
+        yield StartedJob(process, folder)
     finally:
-        stop(process)
+        trees.stop(process, STOP_SECONDS)
 
 
 def _job_folder(spec: JobSpec) -> Path:
@@ -132,80 +127,31 @@ def _environment() -> dict[str, str]:
     return {**JOB_ENVIRONMENT, **os.environ, "PYTHONPATH": path}
 
 
-def _wait(job: JobProcess, spec: JobSpec, on_progress: OnProgress) -> str:
+def _wait(job: StartedJob, spec: JobSpec, on_progress: OnProgress) -> str:
     """Until the job ends; how it died, or nothing where it ended by itself."""
     last: Progress | None = None
-    beat, heard = 0.0, time.monotonic()
-    while not _ended(job.process):
+    heartbeat = Heartbeat(job.folder / "heartbeat")
+    while not trees.has_ended(job.process):
         newest = _newest_progress(spec)
         if newest is not None and newest != last:
             on_progress(newest)
             last = newest
-        if (now_beat := _heartbeat(job.folder)) != beat:
-            beat, heard = now_beat, time.monotonic()
-        if time.monotonic() - heard > SILENCE_SECONDS:
+        if heartbeat.silence() > SILENCE_SECONDS:
             return f"gave no sign of life for {SILENCE_SECONDS:.0f} s"
         time.sleep(POLL_SECONDS)
     return _death(job)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the process has ended; it is not reaped, so its group's number stays its own."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _death(job: JobProcess) -> str:
-    ended = os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None
-    if ended.si_code != os.CLD_EXITED:
-        return f"was killed by {signal.Signals(ended.si_status).name}"
-    if ended.si_status == LOST:
+def _death(job: StartedJob) -> str:
+    """How the job died; empty where it ended with an exit record."""
+    code = trees.exit_code(job.process)
+    if code == LOST:
         return "lost a service that it depends on (the end of its log says which)"
-    if ExitRecord.read(job.folder) is None:
-        return f"ended with code {ended.si_status} and no exit record"
-    return ""
+    if code < 0:
+        return trees.death(code)
+    return "" if job.exit is not None else f"{trees.death(code)} and no exit record"
 
 
 def _newest_progress(spec: JobSpec) -> Progress | None:
     records = (Progress.read(spec.work_root / build.key) for build in spec.builds)
     return max((record for record in records if record), key=lambda record: record.at, default=None)
-
-
-def _heartbeat(folder: Path) -> float:
-    try:
-        return (folder / "heartbeat").stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> None:
-    """Ask the job to write its checkpoint and end, then kill what is left of its group and descendants."""
-    if process.returncode is not None:
-        return
-    family = _family(process.pid)
-    if not _ended(process):
-        process.terminate()
-        deadline = time.monotonic() + seconds
-        while not _ended(process) and time.monotonic() < deadline:
-            family |= _family(process.pid)
-            time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kill(family)
-
-
-def _family(pid: int) -> set[psutil.Process]:
-    try:
-        return set(psutil.Process(pid).children(recursive=True))
-    except psutil.NoSuchProcess:
-        return set()
-
-
-def kill(processes: set[psutil.Process]) -> None:
-    """SIGKILL those that still live and wait until they are gone."""
-    for process in processes:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(processes, timeout=5)

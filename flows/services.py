@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from flows import paths, processes
+from flows import daemons, paths
 from flows.pools import POOLS
+from tasks.supervise import trees
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _START_SECONDS = 180.0
@@ -60,7 +61,7 @@ def environment() -> dict[str, str]:
 
 
 def is_up() -> bool:
-    return processes.running("workers") is not None and _healthy()
+    return daemons.running("workers") is not None and _healthy()
 
 
 def up(say: Say) -> None:
@@ -72,19 +73,19 @@ def up(say: Say) -> None:
     with _alone():
         ours = _server(say)
         _registered(say)
-        if processes.running("workers") is None:
+        if daemons.running("workers") is None:
             if ours:
                 _end_dead_runs(say)
             say(f"starting workers for {', '.join(POOLS)}")
-            processes.start("workers", ["flows.workers", *POOLS], environment())
+            daemons.start("workers", ["flows.workers", *POOLS], environment())
 
 
 def down() -> int:
     """End everything that `up` started, jobs and flow runs included; how many processes there were."""
-    server = processes.running("server")
+    server = daemons.running("server")
     last = {server, *server.children(recursive=True)} if server else set()
-    count = processes.end(set(processes.marked()) - last, _DOWN_SECONDS)
-    return count + processes.end(processes.marked(), _DOWN_SECONDS)
+    count = trees.end(set(daemons.marked()) - last, _DOWN_SECONDS)
+    return count + trees.end(daemons.marked(), _DOWN_SECONDS)
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def _healthy() -> bool:
 def _server(say: Say) -> bool:
     """A server that answers; whether it is ours."""
     address = urlsplit(api_url())
-    process = processes.running("server")
+    process = daemons.running("server")
     if process is None and _healthy():
         if "PREFECT_API_URL" in os.environ:
             return False
@@ -121,7 +122,7 @@ def _server(say: Say) -> bool:
     if process is None:
         say("starting the Prefect server (the first start takes about 15 s)")
         command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(address.port or 4200)]
-        processes.start("server", command, environment())
+        daemons.start("server", command, environment())
     _wait_for_server()
     return True
 
@@ -129,8 +130,8 @@ def _server(say: Say) -> bool:
 def _wait_for_server() -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not _healthy():
-        if processes.running("server") is None:
-            raise ServiceError(f"the Prefect server ended: {processes.log_tail('server')}")
+        if daemons.running("server") is None:
+            raise ServiceError(f"the Prefect server ended: {daemons.log_tail('server')}")
         if time.monotonic() > deadline:
             logs = paths.home() / "logs"
             raise ServiceError(f"the Prefect server gave no answer in {_START_SECONDS:.0f} s: see {logs}")
@@ -174,7 +175,7 @@ def _python(*module: str) -> None:
 
 def _end_dead_runs(say: Say) -> None:
     """Runs of an earlier life whose processes are gone hold pool slots for ever: crash them."""
-    alive = processes.live_flow_runs()
+    alive = daemons.live_flow_runs()
     with httpx.Client(base_url=api_url(), timeout=30) as client:
         unfinished = {
             "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED", "SCHEDULED"]}}

@@ -20,7 +20,7 @@ from flows import paths, ui
 from flows.graph import Pipeline, configured, key_of, load_pipeline
 from flows.runner import run_job
 from tasks.job import Progress
-from tasks.job_spec import BuildSpec, JobSpec
+from tasks.job.spec import BuildSpec, JobSpec
 from tasks.presets import PresetError
 
 Names = Mapping[str, str | None]

@@ -18,10 +18,11 @@ from pathlib import Path
 from artifacts.refs import Kind, Ref
 from artifacts.tables import read_table
 from tasks.base.stage import BaseConfig
-from tasks.job import Input, Job, write_json
+from tasks.job import Input, Job
 from tasks.problems.stage import ProblemsConfig
 from tasks.rl.stage import RLConfig
 from tasks.settings import Settings
+from tasks.supervise.records import write_json
 
 STEPS = 3
 _PARTS = ("generate_s", "reward_s", "sync_s", "score_s", "update_s")

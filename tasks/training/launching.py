@@ -12,9 +12,7 @@ so that cancelling the job ends them all. A stop reaches every one and is agreed
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -22,16 +20,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from artifacts.refs import Ref
-from tasks.job import Input, Job, ServiceLost, StopRequested, write_json
+from tasks.job import Input, Job, ServiceLost, StopRequested
 from tasks.settings import Settings
+from tasks.supervise import trees
+from tasks.supervise.records import ExitRecord, read_json, write_json
+from tasks.supervise.watch import GRACE_SECONDS, Watch
 from tasks.training.settings import LaunchSettings
 
-_STOPPED = 3
 _POLL = 0.2
-_CHECKPOINT_SECONDS = 30
 
 
 def sharding_arguments(launch: LaunchSettings) -> dict[str, Any]:
@@ -67,16 +67,16 @@ def train_in_processes(entry: str, config: Settings, launch: LaunchSettings, job
         old.unlink()
     lost_note(job).unlink(missing_ok=True)
     write_json(spec / "spec.json", _document(entry, config, job))
-    processes = subprocess.Popen(_command(launch, spec), env=_environment(launch))
-    _wait(processes, job)
-    reasons = sorted(path.read_text() for path in spec.glob("reason-*"))
-    if any(spec.glob("stopped-*")):
+    code = _wait(trees.start_child(_command(launch, spec), _environment(launch)), spec, job)
+    records = [ExitRecord.model_validate(read_json(path)) for path in sorted(spec.glob("exit-*"))]
+    if any(record.status == "stopped" for record in records):
         raise StopRequested(f"{job.node}: stopped in {launch.processes} processes")
     if lost_note(job).exists():
         raise ServiceLost(lost_note(job).read_text())
-    if processes.returncode != 0:
-        raise RuntimeError(reasons[0] if reasons else f"a process ended with code {processes.returncode}")
-    job.summary(**json.loads((spec / "summary.json").read_text()))
+    if code != 0:
+        reasons = [record.reason for record in records if record.status == "failed"]
+        raise RuntimeError(reasons[0] if reasons else f"one of the training processes {trees.death(code)}")
+    job.summary(**(read_json(spec / "summary.json") or {}))
 
 
 def lost_note(job: Job) -> Path:
@@ -91,6 +91,7 @@ def process_number() -> int:
 
 def _document(entry: str, config: Settings, job: Job) -> dict[str, Any]:
     return {
+        "job": os.getpid(),
         "entry": entry,
         "settings": f"{type(config).__module__}:{type(config).__qualname__}",
         "config": config.model_dump(mode="json"),
@@ -114,36 +115,52 @@ def _environment(launch: LaunchSettings) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": threads, "ACCELERATE_USE_CPU": on_cpu}
 
 
-def _wait(processes: subprocess.Popen[bytes], job: Job) -> None:
-    """Until they end; asked to stop, they get SIGTERM once and time to write a checkpoint."""
-    asked: float | None = None
-    while processes.poll() is None:
-        if asked is None and job.should_stop():
-            (job.folder / "processes" / "stop").touch()
-            asked = time.monotonic()
-        if asked is not None and time.monotonic() > asked + _CHECKPOINT_SECONDS:
-            processes.kill()
-        time.sleep(_POLL)
+def _wait(processes: subprocess.Popen[bytes], spec: Path, job: Job) -> int:
+    """The exit code of the processes; when the job is to stop, they get `GRACE_SECONDS` for a checkpoint.
+
+    The file `stop` asks them, not a signal: torchrun passes a signal on and then kills its workers itself.
+    """
+    deadline = float("inf")
+    try:
+        while not trees.has_ended(processes) and time.monotonic() < deadline:
+            if job.should_stop() and not (spec / "stop").exists():
+                (spec / "stop").touch()
+                deadline = time.monotonic() + GRACE_SECONDS
+            time.sleep(_POLL)
+    finally:
+        trees.stop(processes, seconds=0)
+    return processes.returncode
 
 
 def main(spec: Path) -> None:
     """One process."""
+    document, rank = read_json(spec / "spec.json"), process_number()
+    assert document is not None
+    with Watch(os.getppid(), lambda: _reason_to_stop(spec, document["job"])) as watch:
+        try:
+            _train(document, spec, watch.stop)
+        except StopRequested:
+            ExitRecord(status="stopped").write(spec / f"exit-{rank}.json")
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            ExitRecord(status="failed", reason=reason).write(spec / f"exit-{rank}.json")
+            raise
+
+
+def _reason_to_stop(spec: Path, job: int) -> str:
+    """The parent of this process is torchrun, which does not notice that its own parent, the job, died."""
+    if (spec / "stop").exists():
+        return "the job stops"
+    return "" if psutil.pid_exists(job) else "the job that started this process is gone"
+
+
+def _train(document: dict[str, Any], spec: Path, stop: threading.Event) -> None:
     from accelerate import PartialState
 
-    rank = process_number()
-    document = json.loads((spec / "spec.json").read_text())
     train, settings = _load(document["entry"]), _load(document["settings"])
-    job = _job(document)
-    _watch_for_stop(spec, job)
+    job = _job(document, stop)
     torch.serialization.register_package(0, lambda _: None, _on_numbered_cpu)
-    try:
-        train(settings.model_validate(document["config"]), job)
-    except StopRequested:
-        (spec / f"stopped-{rank}").touch()
-        sys.exit(0)
-    except Exception as error:
-        (spec / f"reason-{rank}").write_text(" ".join(str(error).split()) or type(error).__name__)
-        raise
+    train(settings.model_validate(document["config"]), job)
     if PartialState().is_main_process:
         write_json(spec / "summary.json", job.headline)
     PartialState().destroy_process_group()
@@ -154,27 +171,14 @@ def _load(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _job(document: dict[str, Any]) -> Job:
+def _job(document: dict[str, Any], stop: threading.Event) -> Job:
     inputs = {n: Input(Ref(kind=k, digest=d), Path(p)) for n, (k, d, p) in document["inputs"].items()}
-    return Job(document["node"], document["stage"], inputs, Path(document["folder"]))
+    return Job(document["node"], document["stage"], inputs, Path(document["folder"]), stop)
 
 
 def _on_numbered_cpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
     """Accelerate names the CPU of a gloo process `cpu:0`, which torch cannot load a checkpoint to."""
     return storage if location.startswith("cpu:") else None
-
-
-def _watch_for_stop(spec: Path, job: Job) -> None:
-    """SIGTERM, or the file `stop`, asks for a stop."""
-    signal.signal(signal.SIGTERM, lambda *_: job.stop.set())
-
-    def watch() -> None:
-        while not job.stop.is_set():
-            if (spec / "stop").exists():
-                job.stop.set()
-            time.sleep(_POLL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

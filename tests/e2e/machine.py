@@ -17,9 +17,10 @@ import psutil
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows.processes import MARK, is_alive
+from flows.daemons import MARK
 from tasks.job import Progress
 from tasks.presets import REPOSITORY, preset_name
+from tasks.supervise.trees import is_alive
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Machine:
 
     def job_folder(self, job: str) -> Path | None:
         """The work folder of the newest job whose name ends in `job`."""
-        from tasks.job_spec import JobSpec
+        from tasks.job.spec import JobSpec
 
         for name in sorted((name for name in self.jobs() if name.endswith(f"-{job}")), reverse=True):
             spec = self.work / "jobs" / name / "spec.json"

@@ -14,8 +14,8 @@ import pytest
 
 from artifacts.tables import read_table
 from flows.graph import load_pipeline
-from flows.processes import is_alive
 from tasks.presets import preset_name
+from tasks.supervise.trees import is_alive
 from tasks.training.checkpoints import checkpoint_step, is_sealed
 from tests.e2e.machine import Machine, wait_until
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from artifacts.files import write_atomic
 from tasks.job import Job, ServiceLost, StopRequested
-from tasks.job_process import main
+from tasks.job.__main__ import main
 from tasks.recipe import STAGES
 from tasks.settings import Settings
 

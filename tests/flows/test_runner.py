@@ -14,9 +14,10 @@ import pytest
 from artifacts.keys import cache_key
 from artifacts.store import ArtifactStore
 from flows import paths, runner
-from flows.processes import is_alive
-from tasks.job_process import visible_gpus
-from tasks.job_spec import BuildSpec, ExitRecord, JobSpec
+from tasks.job.__main__ import visible_gpus
+from tasks.job.spec import BuildSpec, JobExit, JobSpec
+from tasks.supervise import trees
+from tasks.supervise.trees import is_alive
 
 ENTRY = "tests.flows.job_entry"
 
@@ -29,7 +30,7 @@ def spec_of(**config) -> JobSpec:
     )
 
 
-def run(spec: JobSpec, on_progress=lambda progress: None) -> ExitRecord:
+def run(spec: JobSpec, on_progress=lambda progress: None) -> JobExit:
     return runner.run_job(spec, on_progress, module=ENTRY)
 
 
@@ -119,7 +120,7 @@ def test_a_cancelled_job_writes_its_checkpoint_and_leaves_no_process(store):
     with pytest.raises(KeyboardInterrupt):
         run(spec, cancel)
     assert [is_alive(process) for process in seen] == [False, False]
-    record = ExitRecord.read(next((spec.work_root / "jobs").iterdir()))
+    record = JobExit.read(next((spec.work_root / "jobs").iterdir()) / "exit.json")
     assert (record.status, record.reason) == ("stopped", "asked to stop (SIGTERM)")
     reached = int((state(spec) / "step").read_text())
     assert reached < 10_000
@@ -131,7 +132,7 @@ def test_a_deaf_job_is_killed(store):
     with runner.started(spec, ENTRY) as job:
         wait_until(lambda: (state(spec) / "step").exists())
         helper = psutil.Process(int((state(spec) / "helper").read_text()))
-        runner.stop(job.process, seconds=1)
+        trees.stop(job.process, seconds=1)
     assert job.process.returncode == -signal.SIGKILL
     assert not is_alive(helper)
 
@@ -140,7 +141,7 @@ def test_a_job_whose_supervisor_was_killed_stops_by_itself_and_resumes_later(sto
     spec = spec_of(steps=60)
     supervisor = subprocess.Popen(
         [sys.executable, "-c", "import sys; from flows.runner import run_job; "
-         "from tasks.job_spec import JobSpec; "
+         "from tasks.job.spec import JobSpec; "
          f"run_job(JobSpec.model_validate_json(sys.argv[1]), lambda p: None, module={ENTRY!r})",
          spec.model_dump_json()]
     )  # fmt: skip
@@ -150,7 +151,7 @@ def test_a_job_whose_supervisor_was_killed_stops_by_itself_and_resumes_later(sto
     supervisor.wait()
     job.wait(10)
     (folder,) = (spec.work_root / "jobs").iterdir()
-    assert ExitRecord.read(folder).reason == "the process that started this job is gone"
+    assert JobExit.read(folder / "exit.json").reason == "the process that started this job is gone"
     reached = int((state(spec) / "step").read_text())
     assert run(spec).status == "ok"
     assert starts(spec, store) == [0, reached]

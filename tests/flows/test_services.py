@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import paths, processes, services
+from flows import daemons, paths, services
+from tasks.supervise import trees
 
 SLEEP = ["tests.flows.sleeper"]
 
@@ -22,7 +23,7 @@ SLEEP = ["tests.flows.sleeper"]
 @pytest.fixture(autouse=True)
 def nothing_left():
     yield
-    processes.end(processes.marked(), 5)
+    trees.end(daemons.marked(), 5)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def someone(tmp_path, monkeypatch):
 
 
 def start(name: str = "sleeper") -> psutil.Process:
-    return processes.start(name, SLEEP, dict(os.environ))
+    return daemons.start(name, SLEEP, dict(os.environ))
 
 
 def test_the_address_is_the_environments_or_that_of_prefect_toml(monkeypatch, tmp_path):
@@ -73,7 +74,7 @@ def test_a_strangers_server_on_our_port_is_refused_with_another_port(someone, mo
 def test_a_server_that_the_environment_names_is_used_as_it_is(someone, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{someone}/api")
     assert services._server(print) is False
-    assert processes.marked() == []
+    assert daemons.marked() == []
 
 
 def test_a_remote_server_that_does_not_answer_is_not_replaced(monkeypatch):
@@ -103,43 +104,43 @@ def test_only_runs_of_dead_pipelines_are_ended():
 
 
 def test_a_service_is_found_again_and_not_confused_with_another(home):
-    assert processes.running("sleeper") is None
+    assert daemons.running("sleeper") is None
     process = start()
-    assert processes.running("sleeper") == process
+    assert daemons.running("sleeper") == process
     record = home / "services" / "sleeper.json"
     document = json.loads(record.read_text())
     record.write_text(json.dumps(document | {"created": document["created"] - 100}))
-    assert processes.running("sleeper") is None  # its number now belongs to somebody else
+    assert daemons.running("sleeper") is None  # its number now belongs to somebody else
     record.write_text(json.dumps(document))
     process.kill()
     process.wait(5)
-    assert processes.running("sleeper") is None
+    assert daemons.running("sleeper") is None
 
 
 def test_down_ends_services_and_everything_below_them(home, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     family = [start("server"), start("workers")]
     deadline = time.monotonic() + 10
-    while len(processes.marked()) < 4:  # each has a child in a session of its own
+    while len(daemons.marked()) < 4:  # each has a child in a session of its own
         assert time.monotonic() < deadline
         time.sleep(0.02)
     family += [child for process in family for child in process.children()]
     assert services.down() == 4
-    assert not any(map(processes.is_alive, family))
+    assert not any(map(trees.is_alive, family))
     assert services.down() == 0
 
 
 def test_another_folders_services_are_left_alone(monkeypatch, tmp_path):
     process = start()
     monkeypatch.setenv("R1_HOME", str(tmp_path / "other"))
-    assert processes.marked() == []
+    assert daemons.marked() == []
     assert services.down() == 0
-    assert processes.is_alive(process)
+    assert trees.is_alive(process)
     monkeypatch.setenv("R1_HOME", str(tmp_path / "home"))
 
 
 def test_a_job_that_outlived_its_flow_is_no_flow_run(home):
-    environment = {**os.environ, processes.MARK: str(paths.home()), "PREFECT__FLOW_RUN_ID": "run-1"}
+    environment = {**os.environ, daemons.MARK: str(paths.home()), "PREFECT__FLOW_RUN_ID": "run-1"}
     job = subprocess.Popen([sys.executable, "-m", *SLEEP], env=environment)
     engine = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(60)", "-m", "prefect.engine"],
@@ -147,10 +148,10 @@ def test_a_job_that_outlived_its_flow_is_no_flow_run(home):
     )
     try:
         deadline = time.monotonic() + 10
-        while len(processes.marked()) < 2:
+        while len(daemons.marked()) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert processes.live_flow_runs() == {"run-2"}
+        assert daemons.live_flow_runs() == {"run-2"}
     finally:
         for process in (job, engine):
             process.send_signal(signal.SIGKILL)

@@ -17,7 +17,7 @@ from artifacts.keys import cache_key
 from artifacts.manifest import ManifestDraft
 from artifacts.store import ArtifactStore
 from tasks.job import LOST, ServiceLost, StopRequested
-from tasks.job_spec import BuildSpec, JobSpec
+from tasks.job.spec import BuildSpec, JobSpec
 from tasks.rl import train as rl
 from tasks.rl.memory import check_memory, worst_case, worst_step
 from tasks.rl.stage import Curriculum, CurriculumStage

@@ -11,13 +11,12 @@ trusts those files, not a run's state.
         draft/               what becomes the artifact
     WORKROOT/jobs/<id>/      one folder per process: spec.json, log.txt, heartbeat, exit.json
 
-This module is what a stage sees; `tasks.job_process` is the process around it.
+This module is what a stage sees. `spec` is what a job is asked to do, `build` makes its artifacts, and
+`__main__` is the command.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifacts.refs import Ref
+from tasks.supervise.records import read_json, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,17 +79,8 @@ class Progress:
     @classmethod
     def read(cls, folder: Path) -> Progress | None:
         """The record in the work folder of a key; None before the first one."""
-        try:
-            return cls(**json.loads((folder / "progress.json").read_text()))
-        except FileNotFoundError:
-            return None
-
-
-def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Replace `path` atomically; a reader sees the old or the new document, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(json.dumps(document, ensure_ascii=False))
-    temporary.replace(path)
+        document = read_json(folder / "progress.json")
+        return None if document is None else cls(**document)
 
 
 @dataclass(frozen=True)
@@ -132,9 +123,3 @@ class Job:
     def summary(self, **values: float | int | str) -> None:
         """Headline values that go into the manifest (e.g. `steps=60, reward=1.7`)."""
         self.headline.update(values)
-
-
-if __name__ == "__main__":
-    from tasks.job_process import main
-
-    main()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from artifacts.refs import Ref
-
-GRACE_SECONDS = 30.0
-"""How long a job that was asked to stop may take to write its checkpoint."""
+from tasks.supervise.records import ExitRecord
 
 
 class _Record(BaseModel):
@@ -46,20 +44,9 @@ class BuildResult(_Record):
     """Time at work on it, earlier attempts included."""
 
 
-class ExitRecord(_Record):
-    """The last word of a job, `exit.json`; a job without one died."""
+class JobExit(ExitRecord):
+    """What a job says when it ends, `exit.json`."""
 
-    status: Literal["ok", "failed", "stopped"]
-    reason: str = ""
-    """One line."""
     node: str = ""
     """Where it failed or stopped."""
     results: tuple[BuildResult, ...] = ()
-
-    @classmethod
-    def read(cls, job_folder: Path) -> ExitRecord | None:
-        """The record of a job that ended; None while it runs, and for one that died."""
-        try:
-            return cls.model_validate_json((job_folder / "exit.json").read_bytes())
-        except FileNotFoundError:
-            return None

@@ -1,0 +1,88 @@
+"""The processes of this machine's services, found again after any crash. No Prefect.
+
+Everything that `r1 up` starts carries `R1_SERVICES=<its .r1 folder>` in its environment, and so do flow
+runs and jobs below it; nothing that carries the mark outlives `r1 down`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from flows import paths
+from tasks.supervise import trees
+from tasks.supervise.records import read_json, write_json
+
+MARK = "R1_SERVICES"
+
+
+def start(name: str, command: list[str], environment: Mapping[str, str]) -> psutil.Process:
+    """Start a service in a session of its own; its output goes to `.r1/logs/<name>.log`."""
+    paths.log(name).parent.mkdir(parents=True, exist_ok=True)
+    marked = {**environment, MARK: str(paths.home())}
+    process = trees.start_session([sys.executable, "-m", *command], marked, paths.log(name))
+    started = psutil.Process(process.pid)
+    write_json(_record(name), {"pid": started.pid, "created": started.create_time()})
+    return started
+
+
+def running(name: str) -> psutil.Process | None:
+    """The service, if the process that was started under this name still runs."""
+    record = read_json(_record(name))
+    if record is None:
+        return None
+    try:
+        process = psutil.Process(record["pid"])
+        # The number may belong to somebody else by now; number and start time together never do.
+        same = process.create_time() == record["created"]
+    except psutil.NoSuchProcess:
+        return None
+    return process if same and trees.is_alive(process) else None
+
+
+def _record(name: str) -> Path:
+    folder = paths.home() / "services"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.json"
+
+
+def log_tail(name: str, lines: int = 5) -> str:
+    return "\n".join(paths.log(name).read_text(errors="replace").splitlines()[-lines:])
+
+
+def marked() -> list[psutil.Process]:
+    """Every live process that carries this folder's mark."""
+    return [process for process, _ in _marked_with_environment()]
+
+
+def live_flow_runs() -> set[str]:
+    """Ids of the flow runs that have a process on this machine; a job that outlived its flow is none."""
+    return {
+        environment["PREFECT__FLOW_RUN_ID"]
+        for process, environment in _marked_with_environment()
+        if "PREFECT__FLOW_RUN_ID" in environment and _is_engine(process)
+    }
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    try:
+        return "prefect.engine" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _marked_with_environment() -> list[tuple[psutil.Process, dict[str, str]]]:
+    home = str(paths.home())
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if environment.get(MARK) == home and process.pid != os.getpid():
+            found.append((process, environment))
+    return found
