@@ -95,10 +95,17 @@ METRICS = _schema(
     value=pa.float64(),
 )
 
+QUESTION_SCORES = _schema(
+    problem_id=_STRING,
+    domain=_STRING,
+    metric=_STRING,  # pass_at_1, pass_at_k, cons_at_k, format, language_consistency, length, ...
+    value=pa.float64(),  # of the question: over its samples
+)
+
 SCORES = _schema(
     domain=_STRING,  # a domain, or "verifiable" / "all"
-    metric=_STRING,  # pass_at_1, pass_at_k, cons_at_k, format, language_consistency, length, ...
-    value=pa.float64(),
+    metric=_STRING,  # as in question_scores
+    value=pa.float64(),  # the mean over questions
     low=pa.float64(),  # 95% interval, bootstrap over questions
     high=pa.float64(),
     questions=pa.int32(),
@@ -112,5 +119,6 @@ TABLES: dict[str, pa.Schema] = {
     "rejected": REJECTED,
     "preferences": PREFERENCES,
     "metrics": METRICS,
+    "question_scores": QUESTION_SCORES,
     "scores": SCORES,
 }

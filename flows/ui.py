@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from artifacts.lineage import Lineage
-    from tasks.report.plot import Drawing
+    from tasks.report.plot import SvgFigure
 
 MAX_BYTES = 100_000
 MAX_TEXT = 600
@@ -218,7 +218,7 @@ def _sample_row(row: Mapping[str, Any]) -> Row:
     }
 
 
-def _curves(folder: Path, node: str) -> list[Drawing | None]:
+def _curves(folder: Path, node: str) -> list[SvgFigure | None]:
     if not (folder / "metrics.parquet").exists():
         return []
     from artifacts.tables import read_table
@@ -236,13 +236,13 @@ def _lineage(ref: Ref) -> Lineage:
     return lineage(ArtifactStore.open(absolute_store_url()), ref)
 
 
-def _recipe(graph: Lineage) -> Drawing | None:
+def _recipe(graph: Lineage) -> SvgFigure | None:
     """The artifacts at their places of the recipe."""
-    from tasks.report.data import Node
+    from tasks.report.data import ReportNode
     from tasks.report.recipe_figure import recipe_figure
 
     nodes = [
-        Node(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))
+        ReportNode(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))
         for digest, node in graph.nodes.items()
     ]
     return recipe_figure(nodes, {})

@@ -1,7 +1,8 @@
 """Evaluation of a checkpoint on held-out problems (paper D.1): temperature 0.6, top-p 0.95, several samples.
 
 One protocol for every checkpoint of a preset: the same problems, the same seeds, so two checkpoints
-differ in nothing but their weights. Leaves `samples` and `scores` (`tasks.evaluate.scores`).
+differ in nothing but their weights. Leaves `samples`, `question_scores` and `scores`
+(`tasks.evaluate.scores`).
 Run alone: `prefect deployment run evaluate --param preset=tiny`.
 """
 
@@ -10,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from artifacts.tables import write_table
-from tasks.evaluate.scores import scores
+from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
+from tasks.evaluate.voting import verified_equivalence
 from tasks.job import Job
 from tasks.problem import DOMAINS, Problem, from_table, select
+from tasks.rewards.pool import VerifierPool
 from tasks.rollout.sampling import sample_checkpoint, verdict_counts
 
 _HEADLINES = {"pass_at_1", "format", "language_consistency", "length"}
@@ -30,8 +33,12 @@ def run(config: EvaluateConfig, job: Job) -> None:
         job.inputs["checkpoint"], problems, config.template, config.sampling, config.samples_per_problem,
         config.seed, config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
-    table = scores(samples, problems, config.samples_per_problem, config.seed)
+    with VerifierPool() as pool:
+        same = verified_equivalence(pool)
+        by_question = question_scores(samples, problems, config.samples_per_problem, same)
+    table = scores(by_question, config.samples_per_problem, config.seed)
     write_table(job.draft / "samples.parquet", samples, "samples")
+    write_table(job.draft / "question_scores.parquet", by_question, "question_scores")
     write_table(job.draft / "scores.parquet", table, "scores")
     headlines = {
         row["metric"]: round(row["value"], 4)

@@ -14,34 +14,23 @@ from enum import StrEnum
 
 import numpy as np
 
+from tasks.intervals import MeanWithInterval, bootstrap, bootstrap_difference
 from tasks.recipe import title
-
-RESAMPLES = 4_000
 
 QuestionMeans = Mapping[str, float]
 """Problem id -> mean over its samples."""
 Measures = Mapping[str, Mapping[str, QuestionMeans]]
-"""Role of a checkpoint -> measure (`math`, `verifiable`, `language`, ...) -> question means."""
+"""Role of a checkpoint -> measure -> question means. Measures are named like the cells of the stage table
+(`math/pass_at_1`), which are means of these values; `verifiable/vote_gain` is added."""
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 """Role of a checkpoint -> training metric -> (step, value)."""
 
 
-class Verdict(StrEnum):
+class ClaimVerdict(StrEnum):
     reproduces = "reproduces"
     does_not = "does not reproduce"
     noise = "inside the noise"
     not_measured = "not measured"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-    """Questions, or training steps."""
 
 
 @dataclass(frozen=True)
@@ -67,43 +56,43 @@ class TrainingClaim:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ClaimResult:
     says: str
     paper: str
     measured: str
-    verdict: Verdict
+    verdict: ClaimVerdict
 
 
 CLAIMS: tuple[Claim | TrainingClaim, ...] = (
     Claim("Pure RL at least doubles the base's math pass@1", "AIME 2024: 15.6% → 77.9%",
-          "math", ((1, "r1-zero"), (-2, "base"))),
+          "math/pass_at_1", ((1, "r1-zero"), (-2, "base"))),
     Claim("Majority voting adds to R1-Zero's pass@1", "AIME 2024: 77.9% → 86.7%",
-          "vote_gain", ((1, "r1-zero"),)),
+          "verifiable/vote_gain", ((1, "r1-zero"),)),
     TrainingClaim("R1-Zero's completions grow during RL", "about 550 → 9,000 tokens",
                   "r1-zero", "completion_length"),
     TrainingClaim("R1-Zero reflects more as RL proceeds", "reflective words 5 to 7 times as frequent",
                   "r1-zero", "reflective_words"),
     Claim("R1-Zero mixes languages: less consistent than R1", "given as the reason for the cold start",
-          "language", ((1, "r1"), (-1, "r1-zero"))),
+          "verifiable/language_consistency", ((1, "r1"), (-1, "r1-zero"))),
     Claim("The cold start costs reasoning: R1-Zero above Dev1", "AIME 2024: 77.9% → 59.0%",
-          "verifiable", ((1, "r1-zero"), (-1, "dev1"))),
+          "verifiable/pass_at_1", ((1, "r1-zero"), (-1, "dev1"))),
     Claim("Reasoning RL brings reasoning back: Dev2 above Dev1", "AIME 2024: 59.0% → 74.0%",
-          "verifiable", ((1, "dev2"), (-1, "dev1"))),
+          "verifiable/pass_at_1", ((1, "dev2"), (-1, "dev1"))),
     Claim("Cold start and language reward raise language consistency: Dev2 above R1-Zero",
           "ablation: stable with the reward, decaying without",
-          "language", ((1, "dev2"), (-1, "r1-zero"))),
+          "verifiable/language_consistency", ((1, "dev2"), (-1, "r1-zero"))),
     Claim("... without a loss of accuracy against R1-Zero", "math equal, code slightly lower",
-          "verifiable", ((1, "dev2"), (-1, "r1-zero")), no_loss=True),
+          "verifiable/pass_at_1", ((1, "dev2"), (-1, "r1-zero")), no_loss=True),
     Claim("Final RL lifts preference: R1 more helpful than Dev3", "AlpacaEval 2.0: 62.1 → 87.6",
-          "helpfulness", ((1, "r1"), (-1, "dev3"))),
+          "general/helpfulness", ((1, "r1"), (-1, "dev3"))),
     Claim("Final RL keeps reasoning: R1 not below Dev3", "AIME 2024: 78.1% → 79.8%",
-          "verifiable", ((1, "r1"), (-1, "dev3")), no_loss=True),
+          "verifiable/pass_at_1", ((1, "r1"), (-1, "dev3")), no_loss=True),
     Claim("Distillation beats RL on the small model", "32B, AIME 2024: 72.6% against 47.0%",
-          "verifiable", ((1, "student-distilled"), (-1, "student-rl-only"))),
+          "verifiable/pass_at_1", ((1, "student-distilled"), (-1, "student-rl-only"))),
 )  # fmt: skip
 
 
-def check_all(measures: Measures, curves: Curves) -> list[Finding]:
+def check_all(measures: Measures, curves: Curves) -> list[ClaimResult]:
     """Every claim of the paper that this recipe can speak to."""
     return [
         check(claim, measures) if isinstance(claim, Claim) else check_training(claim, curves)
@@ -111,72 +100,58 @@ def check_all(measures: Measures, curves: Curves) -> list[Finding]:
     ]
 
 
-def check(claim: Claim, measures: Measures) -> Finding:
+def check(claim: Claim, measures: Measures) -> ClaimResult:
     """The claim against the question means of the checkpoints it names."""
     means = [measures.get(role, {}).get(claim.measure, {}) for _, role in claim.terms]
     interval = contrast([w for w, _ in claim.terms], means)
     if interval is None:
-        return Finding(claim.says, claim.paper, "no question was answered by all", Verdict.not_measured)
+        return ClaimResult(
+            claim.says, claim.paper, "no question was answered by all", ClaimVerdict.not_measured
+        )
     verdict = no_loss_verdict(interval) if claim.no_loss else verdict_above_zero(interval)
-    return Finding(claim.says, claim.paper, _measured(claim, means, interval), verdict)
+    return ClaimResult(claim.says, claim.paper, _measured(claim, means, interval), verdict)
 
 
-def check_training(claim: TrainingClaim, curves: Curves) -> Finding:
+def check_training(claim: TrainingClaim, curves: Curves) -> ClaimResult:
     """The claim against the training curve it names."""
     points = curves.get(claim.role, {}).get(claim.metric, ())
     if len(points) < 10:
-        return Finding(claim.says, claim.paper, f"{len(points)} training steps", Verdict.not_measured)
+        return ClaimResult(
+            claim.says, claim.paper, f"{len(points)} training steps", ClaimVerdict.not_measured
+        )
     values = np.array([value for _, value in points])
     size = max(5, len(values) // 10)
     early, late = values[:size], values[-size:]
-    interval = difference(late, early)
+    interval = bootstrap_difference(late, early)
     measured = f"first {size} steps {early.mean():.2f}, last {size} steps {late.mean():.2f}"
-    return Finding(
+    return ClaimResult(
         claim.says, claim.paper, f"{measured}; {_signed(interval, 1)}", verdict_above_zero(interval)
     )
 
 
-def verdict_above_zero(interval: Interval) -> Verdict:
+def verdict_above_zero(interval: MeanWithInterval) -> ClaimVerdict:
     """Clear only where the whole interval lies on one side of 0."""
     if interval.low > 0:
-        return Verdict.reproduces
-    return Verdict.does_not if interval.high < 0 else Verdict.noise
+        return ClaimVerdict.reproduces
+    return ClaimVerdict.does_not if interval.high < 0 else ClaimVerdict.noise
 
 
-def no_loss_verdict(interval: Interval) -> Verdict:
+def no_loss_verdict(interval: MeanWithInterval) -> ClaimVerdict:
     """A loss counts only where the whole interval lies below 0."""
-    return Verdict.does_not if interval.high < 0 else Verdict.reproduces
+    return ClaimVerdict.does_not if interval.high < 0 else ClaimVerdict.reproduces
 
 
-def contrast(weights: Sequence[float], means: Sequence[QuestionMeans], seed: int = 0) -> Interval | None:
+def contrast(weights: Sequence[float], means: Sequence[QuestionMeans]) -> MeanWithInterval | None:
     """The weighted sum of question means over the questions that all have; None where there are none."""
     shared = sorted(set.intersection(*(set(m) for m in means)))
     if not shared:
         return None
     values = np.array([[m[question] for question in shared] for m in means])  # (terms, questions)
-    return _bootstrap(np.asarray(weights) @ values, seed)
+    return bootstrap(np.asarray(weights) @ values)
 
 
-def difference(late: np.ndarray, early: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of `late` - mean of `early`, steps resampled on both sides."""
-    rng = np.random.default_rng(seed)
-    draws = _resampled_means(late, rng) - _resampled_means(early, rng)
-    low, high = np.percentile(draws, (2.5, 97.5))
-    return Interval(float(late.mean() - early.mean()), float(low), float(high), len(late) + len(early))
-
-
-def _bootstrap(values: np.ndarray, seed: int) -> Interval:
-    low, high = np.percentile(_resampled_means(values, np.random.default_rng(seed)), (2.5, 97.5))
-    return Interval(float(values.mean()), float(low), float(high), len(values))
-
-
-def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(RESAMPLES,) means of `len(values)` draws with replacement."""
-    return np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)])
-
-
-def _measured(claim: Claim, means: Sequence[QuestionMeans], interval: Interval) -> str:
-    points = claim.measure != "helpfulness"
+def _measured(claim: Claim, means: Sequence[QuestionMeans], interval: MeanWithInterval) -> str:
+    points = claim.measure != "general/helpfulness"
     if len(means) == 1:
         return f"{_signed(interval, 100)}, {interval.count} questions"
     sides = ", ".join(
@@ -195,7 +170,7 @@ def _mean(means: QuestionMeans, as_percent: bool) -> str:
     return f"{value:.1%}" if as_percent else f"{value:.2f}"
 
 
-def _signed(interval: Interval, scale: float) -> str:
+def _signed(interval: MeanWithInterval, scale: float) -> str:
     digits = 1 if scale == 100 else 2
     value, low, high = (f"{scale * v:+.{digits}f}" for v in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]" + (" points" if scale == 100 else "")

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import Drawing, canvas, color, short_numbers, to_svg
+from tasks.report.plot import SvgFigure, canvas, color, short_numbers, to_svg
 
 if TYPE_CHECKING:
     from tasks.report.data import Metrics
@@ -65,20 +65,20 @@ class Panel:
     ceiling: float | None = None
 
 
-def overlay(stages: Mapping[str, Metrics], names: Sequence[str], label: str) -> Drawing | None:
+def overlay(stages: Mapping[str, Metrics], names: Sequence[str], label: str) -> SvgFigure | None:
     """A panel a metric, a line a stage; None where no stage has any of them."""
     lines = {n: {node: m[n] for node, m in stages.items() if m.get(n)} for n in names}
     return _grid([_panel(name, found) for name, found in lines.items() if found], label)
 
 
-def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Drawing | None:
+def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> SvgFigure | None:
     """A panel a stage, a line a domain."""
     lines = {node: _by_domain(metrics) for node, metrics in stages.items()}
     panels = [Panel(title(node), found, 0.0, 1.0) for node, found in lines.items() if found]
     return _grid(panels, "Pass rate in training by domain", columns=4)
 
 
-def one_stage(node: str, metrics: Metrics) -> Drawing | None:
+def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
     """Everything worth seeing of one stage's training; None where nothing was logged."""
     panels = [_panel(name, {node: metrics[name]}) for name in PANELS if metrics.get(name)]
     if domains := _by_domain(metrics):
@@ -95,7 +95,7 @@ def _by_domain(metrics: Metrics) -> dict[str, Points]:
     return {d: metrics[f"pass_rate_{d}"] for d in VERIFIABLE if metrics.get(f"pass_rate_{d}")}
 
 
-def _grid(panels: Sequence[Panel], label: str, *, columns: int = 3) -> Drawing | None:
+def _grid(panels: Sequence[Panel], label: str, *, columns: int = 3) -> SvgFigure | None:
     """Panels of equal size, row by row, under one legend of the lines that share a panel."""
     if not panels:
         return None

@@ -15,16 +15,15 @@ from artifacts.tables import read_table
 from tasks.job import Input
 from tasks.problem import VERIFIABLE, Problem, from_table
 from tasks.recipe import in_order, role
-from tasks.report.claims import Finding, check_all
+from tasks.report.claims import ClaimResult, check_all
 from tasks.report.tables import StageRow, stage_table
-from tasks.rewards.rubric import rubric_score
 
 Metrics = Mapping[str, Sequence[tuple[float, float]]]
 """Metric name -> (step, value), steps rising."""
 
 
 @dataclass(frozen=True)
-class Node:
+class ReportNode:
     """One artifact of the run."""
 
     name: str
@@ -34,7 +33,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Part:
+class RunArtifact:
     """One input artifact under its name in the graph."""
 
     name: str
@@ -59,7 +58,7 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShownCompletion:
     """One completion of one checkpoint to an example question."""
 
     node: str
@@ -73,7 +72,7 @@ class Example:
     """One held-out question and how each checkpoint met it: one right and one wrong completion, if any."""
 
     problem: Problem
-    samples: tuple[Sample, ...]
+    samples: tuple[ShownCompletion, ...]
 
 
 @dataclass(frozen=True)
@@ -86,26 +85,27 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """Everything the report says, without a word of how it looks."""
 
     preset: str
     rows: list[StageRow]
-    parts: dict[str, Part]
+    parts: dict[str, RunArtifact]
     """Problems, checkpoints, data sets and reward models by node, in the order of the recipe."""
-    evaluations: dict[str, Part]
+    evaluations: dict[str, RunArtifact]
     curves: dict[str, Metrics]
     funnels: list[Funnel]
-    findings: list[Finding]
+    claims: list[ClaimResult]
     examples: list[Example]
     costs: list[Cost] = field(default_factory=list)
 
     @property
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[ReportNode]:
         """The artifacts with their parents, as the manifests have them."""
         names = {part.manifest.digest: name for name, part in self.parts.items()}
         return [
-            Node(name, p.manifest.digest, tuple(_known(p.manifest, names))) for name, p in self.parts.items()
+            ReportNode(name, p.manifest.digest, tuple(_known(p.manifest, names)))
+            for name, p in self.parts.items()
         ]
 
     @property
@@ -114,7 +114,7 @@ class Run:
         return sum(cost.seconds for cost in self.costs)
 
 
-def load_run(inputs: Mapping[str, Input]) -> Run:
+def load_run(inputs: Mapping[str, Input]) -> RunRecord:
     """Read the inputs of the report's job (`evaluation.NAME`, `checkpoint.NAME`, ...).
 
     Raises:
@@ -125,21 +125,20 @@ def load_run(inputs: Mapping[str, Input]) -> Run:
         raise ValueError("the report has no evaluation to show: run the evaluate stage first")
     parts = _parts(inputs, ("problems", "checkpoint", "dataset", "reward_models"))
     problems = {p.id: p for p in from_table(inputs["problems"].table("problems"))}
-    samples = {name: _samples(part.path) for name, part in evaluations.items()}
     curves: dict[str, Metrics] = {name: by_name(read_table(file)) for name, file in _metrics_files(parts)}
     seconds = {name: part.manifest.seconds for name, part in parts.items()}
-    return Run(
+    return RunRecord(
         preset=next(iter(evaluations.values())).manifest.preset,
         rows=stage_table({n: read_table(p.path / "scores") for n, p in evaluations.items()}, seconds),
         parts=parts,
         evaluations=evaluations,
         curves=curves,
         funnels=[_funnel(name, p.path) for name, p in parts.items() if (p.path / "sft.parquet").exists()],
-        findings=check_all(
-            {role(name): question_means(table, problems) for name, table in samples.items()},
+        claims=check_all(
+            {role(n): question_means(read_table(p.path / "question_scores")) for n, p in evaluations.items()},
             {role(name): metrics for name, metrics in curves.items()},
         ),
-        examples=_examples(samples, {n: p.path for n, p in evaluations.items()}, problems),
+        examples=_examples({name: part.path for name, part in evaluations.items()}, problems),
         costs=_costs([*parts.values(), *evaluations.values()]),
     )
 
@@ -154,9 +153,9 @@ def by_name(table: pa.Table) -> dict[str, list[tuple[float, float]]]:
     return {name: sorted(points.items()) for name, points in curves.items()}
 
 
-def _parts(inputs: Mapping[str, Input], kinds: Sequence[str]) -> dict[str, Part]:
+def _parts(inputs: Mapping[str, Input], kinds: Sequence[str]) -> dict[str, RunArtifact]:
     named = {
-        name.partition(".")[2] or name: Part(
+        name.partition(".")[2] or name: RunArtifact(
             name.partition(".")[2] or name,
             Manifest.parse((given.path / MANIFEST_NAME).read_bytes(), str(given.path)),
             given.path,
@@ -171,52 +170,25 @@ def _known(manifest: Manifest, names: Mapping[str, str]) -> Iterable[str]:
     return (names[ref.digest] for ref in manifest.parents.values() if ref.digest in names)
 
 
-def _metrics_files(parts: Mapping[str, Part]) -> Iterable[tuple[str, Path]]:
+def _metrics_files(parts: Mapping[str, RunArtifact]) -> Iterable[tuple[str, Path]]:
     return ((n, p.path / "metrics") for n, p in parts.items() if (p.path / "metrics.parquet").exists())
 
 
-def _samples(path: Path) -> pa.Table:
-    """The light columns; completions are read for the examples only."""
-    columns = ("problem_id", "verdict", "answer", "reward_language", "completion_tokens", "sample_index")
-    return read_table(path / "samples", columns)
+def question_means(question_scores: pa.Table) -> dict[str, dict[str, float]]:
+    """Measure (`math/pass_at_1`) -> problem id -> value, from an evaluation's `question_scores`.
 
-
-def question_means(samples: pa.Table, problems: Mapping[str, Problem]) -> dict[str, dict[str, float]]:
-    """Measure -> problem id -> mean over its samples.
-
-    Measures: each verifiable domain and `verifiable` (share correct), `vote_gain` (majority vote minus
-    share correct), `language` (consistency of the thinking), `helpfulness` (rubric, 1 to 5).
+    These are the values that the stage table averages, so a claim and the table cannot disagree. Added is
+    `verifiable/vote_gain`: cons@k minus pass@1 of the same question.
     """
-    by_question: dict[str, list[dict]] = defaultdict(list)
-    for row in samples.to_pylist():
-        by_question[row["problem_id"]].append(row)
     measures: dict[str, dict[str, float]] = defaultdict(dict)
-    for question, rows in by_question.items():
-        if question in problems:
-            for measure, value in _values(problems[question], rows):
-                measures[measure][question] = value
+    for row in question_scores.to_pylist():
+        groups = (row["domain"], "verifiable") if row["domain"] in VERIFIABLE else (row["domain"],)
+        for group in groups:
+            measures[f"{group}/{row['metric']}"][row["problem_id"]] = row["value"]
+    alone = measures["verifiable/pass_at_1"]
+    voted = measures["verifiable/cons_at_k"]
+    measures["verifiable/vote_gain"] = {question: voted[question] - alone[question] for question in voted}
     return measures
-
-
-def _values(problem: Problem, rows: Sequence[dict]) -> Iterable[tuple[str, float]]:
-    if problem.domain in VERIFIABLE:
-        correct = sum(row["verdict"] == "correct" for row in rows) / len(rows)
-        yield problem.domain, correct
-        yield "verifiable", correct
-        yield "vote_gain", majority_correct(rows) - correct
-        yield "language", sum(row["reward_language"] or 0.0 for row in rows) / len(rows)
-    elif problem.verifier_args.get("set") == "helpfulness":
-        yield "helpfulness", sum(rubric_score(problem, row["answer"] or "") for row in rows) / len(rows)
-
-
-def majority_correct(rows: Sequence[dict]) -> float:
-    """Whether the most frequent answer is right; answers that tie share the vote. No answer, no vote."""
-    votes = Counter(row["answer"] for row in rows if row["answer"] is not None)
-    if not votes:
-        return 0.0
-    top = [answer for answer, count in votes.items() if count == max(votes.values())]
-    right = {row["answer"] for row in rows if row["verdict"] == "correct"}
-    return sum(answer in right for answer in top) / len(top)
 
 
 def _funnel(node: str, path: Path) -> Funnel:
@@ -226,13 +198,12 @@ def _funnel(node: str, path: Path) -> Funnel:
     return Funnel(node, sampled, dict(rejected.most_common()), dict(kept.most_common()))
 
 
-def _examples(
-    samples: Mapping[str, pa.Table], paths: Mapping[str, Path], problems: Mapping[str, Problem]
-) -> list[Example]:
+def _examples(paths: Mapping[str, Path], problems: Mapping[str, Problem]) -> list[Example]:
     """One question of each language: the one on which most checkpoints were both right and wrong."""
     seen: dict[str, set[tuple[str, bool]]] = defaultdict(set)
-    for node, table in samples.items():
-        for question, verdict in zip(*(table[c].to_pylist() for c in ("problem_id", "verdict")), strict=True):
+    for node, path in paths.items():
+        table = read_table(path / "samples", ("problem_id", "verdict"))
+        for question, verdict in zip(*(column.to_pylist() for column in table.columns), strict=True):
             if verdict is not None and question in problems:
                 seen[question].add((node, verdict == "correct"))
     best: dict[str, str] = {}
@@ -246,17 +217,17 @@ def _examples(
     ]
 
 
-def _right_and_wrong(node: str, path: Path, question: str) -> list[Sample]:
+def _right_and_wrong(node: str, path: Path, question: str) -> list[ShownCompletion]:
     """The first correct completion and the first that is not."""
     table = read_table(path / "samples", ("problem_id", "verdict", "completion", "completion_tokens"))
-    first: dict[bool, Sample] = {}
+    first: dict[bool, ShownCompletion] = {}
     for row in table.filter(pc.equal(table["problem_id"], question)).to_pylist():
-        sample = Sample(node, row["verdict"] or "", row["completion"], row["completion_tokens"])
+        sample = ShownCompletion(node, row["verdict"] or "", row["completion"], row["completion_tokens"])
         first.setdefault(row["verdict"] == "correct", sample)
     return [first[right] for right in (True, False) if right in first]
 
 
-def _costs(parts: Iterable[Part]) -> list[Cost]:
+def _costs(parts: Iterable[RunArtifact]) -> list[Cost]:
     """A row a node; evaluations together, as they run in one job."""
     groups: dict[str, list[Manifest]] = defaultdict(list)
     for part in parts:

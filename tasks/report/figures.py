@@ -10,19 +10,19 @@ from matplotlib.ticker import PercentFormatter
 from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.curves import RL_PANELS, SFT_PANELS, overlay, pass_rate_by_domain
-from tasks.report.data import Cost, Run
+from tasks.report.data import Cost, RunRecord
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import Drawing, canvas, color, to_svg
+from tasks.report.plot import SvgFigure, canvas, color, to_svg
 from tasks.report.recipe_figure import recipe_figure
 from tasks.report.style import INK, MUTED
 from tasks.report.tables import StageRow, duration
 
 
-def figures(run: Run) -> dict[str, Drawing]:
+def figures(run: RunRecord) -> dict[str, SvgFigure]:
     """Name -> figure; those that the run has nothing for are left out."""
     rl = {n: m for n, m in run.curves.items() if "reward" in m}
     sft = {n: m for n, m in run.curves.items() if n not in rl and role(n) != "reward-models"}
-    drawn: Mapping[str, Drawing | None] = {
+    drawn: Mapping[str, SvgFigure | None] = {
         "recipe": recipe_figure(run.nodes, {row.node: row for row in run.rows}),
         "scores": score_dots(run.rows),
         "rl-curves": overlay(rl, RL_PANELS, "Training curves of the RL stages"),
@@ -33,7 +33,7 @@ def figures(run: Run) -> dict[str, Drawing]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def score_dots(rows: Sequence[StageRow]) -> Drawing | None:
+def score_dots(rows: Sequence[StageRow]) -> SvgFigure | None:
     """pass@1 by domain with intervals, a row a checkpoint."""
     domains = [d for d in (*VERIFIABLE, "verifiable") if any(row.score(d, "pass_at_1") for row in rows)]
     if not domains:
@@ -62,7 +62,7 @@ def _scores(axes: Axes, domain: str, rows: Sequence[StageRow]) -> None:
                 part.set_clip_on(False)
 
 
-def cost_bars(costs: Sequence[Cost]) -> Drawing:
+def cost_bars(costs: Sequence[Cost]) -> SvgFigure:
     """Seconds by node."""
     total = sum(cost.seconds for cost in costs) or 1.0
     figure = canvas(24 * len(costs) + 8)

@@ -7,27 +7,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from tasks.recipe import role, title
-from tasks.report import words
-from tasks.report.claims import Finding, Verdict
-from tasks.report.data import Example, Funnel, Run, Sample
+from tasks.report import run_summary
+from tasks.report.claims import ClaimResult, ClaimVerdict
+from tasks.report.data import Example, Funnel, RunRecord, ShownCompletion
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import Drawing, color
+from tasks.report.plot import SvgFigure, color
 from tasks.report.style import STYLE
 from tasks.report.tables import LEGEND, Column, StageRow, duration, shown_columns
 
 MAX_COMPLETION = 1_600
 """Characters shown of a sample completion."""
 
-_TONES = {Verdict.reproduces: "good", Verdict.does_not: "bad", Verdict.noise: "unsure"}
+_TONES = {ClaimVerdict.reproduces: "good", ClaimVerdict.does_not: "bad", ClaimVerdict.noise: "unsure"}
 _TAG = re.compile(r"&lt;(/?(?:think|answer))&gt;")
 
 
-def render(run: Run, figures: Mapping[str, Drawing]) -> str:
+def render(run: RunRecord, figures: Mapping[str, SvgFigure]) -> str:
     """The whole page."""
     sections = [
         _section("The recipe and what it scored", _figure(figures, "recipe", _RECIPE_NOTE)),
         _section("Every stage under one protocol", _stage_table(run.rows), _figure(figures, "scores", "")),
-        _section("The paper's claims, checked", _claims(run.findings)),
+        _section("The paper's claims, checked", _claims(run.claims)),
         _section("Training", *_training(figures)),
         _section("Curation", _funnels(run.funnels)),
         _section("What the checkpoints write", *map(_example, run.examples)),
@@ -56,16 +56,16 @@ def _section(head: str, *parts: str) -> str:
     return f"<section><h2>{escape(head)}</h2>{body}</section>" if body else ""
 
 
-def _masthead(run: Run) -> str:
-    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in words.facts(run))
-    lead = " ".join(words.headline(run))
+def _masthead(run: RunRecord) -> str:
+    facts = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in run_summary.facts(run))
+    lead = " ".join(run_summary.headline(run))
     return (
         f"<header><p class=kicker>DeepSeek-R1 recipe</p><h1>Preset {escape(run.preset or 'none')}</h1>"
         f"<p class=lead>{escape(lead)}</p><dl class=facts>{facts}</dl></header>"
     )
 
 
-def _figure(figures: Mapping[str, Drawing], name: str, note: str) -> str:
+def _figure(figures: Mapping[str, SvgFigure], name: str, note: str) -> str:
     if name not in figures:
         return ""
     caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
@@ -102,7 +102,7 @@ def _score_cell(row: StageRow, column: Column) -> str:
     return f"{value}<small>{interval.strip('[]').replace(', ', '–')}</small>" if interval else value
 
 
-def _claims(findings: Sequence[Finding]) -> str:
+def _claims(claims: Sequence[ClaimResult]) -> str:
     body = [
         [
             escape(f.says),
@@ -110,7 +110,7 @@ def _claims(findings: Sequence[Finding]) -> str:
             escape(f.measured),
             f'<span class="verdict {_TONES.get(f.verdict, "")}">{escape(f.verdict)}</span>',
         ]
-        for f in findings
+        for f in claims
     ]
     note = (
         "<p class=note>Checkpoints are compared question by question; a claim reproduces only where the "
@@ -120,7 +120,7 @@ def _claims(findings: Sequence[Finding]) -> str:
     return table(["Claim", "Published", "This run", "Verdict"], body, "claims") + note
 
 
-def _training(figures: Mapping[str, Drawing]) -> list[str]:
+def _training(figures: Mapping[str, SvgFigure]) -> list[str]:
     notes = {
         "rl-curves": "RL stages by policy update. Pale: single steps; strong: mean over a tenth of the run.",
         "rl-domains": "Share of correct completions in training, by domain.",
@@ -161,7 +161,7 @@ def _example(example: Example) -> str:
     )
 
 
-def _sample(samples: Sequence[Sample], node: str, right: bool) -> str:
+def _sample(samples: Sequence[ShownCompletion], node: str, right: bool) -> str:
     found = [s for s in samples if s.node == node and (s.verdict == "correct") == right]
     if not found:
         return "<span class=none>none among the samples</span>"
@@ -178,7 +178,7 @@ def completion(words_of_model: str) -> str:
     return _TAG.sub(r"<b>&lt;\1&gt;</b>", escape(words_of_model[:MAX_COMPLETION])) + tail
 
 
-def _costs(run: Run) -> str:
+def _costs(run: RunRecord) -> str:
     body = [
         [
             escape(title(c.node)),
@@ -194,7 +194,7 @@ def _costs(run: Run) -> str:
     return table(["Node", "Stage", "Artifacts", "Seconds", "Accelerator-hours"], body, "numbers ledger")
 
 
-def _lineage(run: Run) -> str:
+def _lineage(run: RunRecord) -> str:
     body = [
         [
             _swatch(node.name),
@@ -207,7 +207,9 @@ def _lineage(run: Run) -> str:
     return table(["Artifact", "Stage", "Digest", "Made from"], body, "lineage")
 
 
-def _versions(run: Run) -> str:
-    libraries = ", ".join(f"{name} {version}" for name, version in words.versions(run).items())
-    code = f"<p class=note>Code {escape(words.revisions(run))}.</p>" if words.revisions(run) else ""
-    return f"<p class=note>{escape(libraries)}</p>{code}<pre>{escape(words.reproduce(run))}</pre>"
+def _versions(run: RunRecord) -> str:
+    libraries = ", ".join(f"{name} {version}" for name, version in run_summary.versions(run).items())
+    code = (
+        f"<p class=note>Code {escape(run_summary.revisions(run))}.</p>" if run_summary.revisions(run) else ""
+    )
+    return f"<p class=note>{escape(libraries)}</p>{code}<pre>{escape(run_summary.reproduce(run))}</pre>"

@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.recipe import title
-from tasks.report import words
-from tasks.report.claims import Finding
-from tasks.report.data import Cost, Funnel, Run
+from tasks.report import run_summary
+from tasks.report.claims import ClaimResult
+from tasks.report.data import Cost, Funnel, RunRecord
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import Drawing
+from tasks.report.plot import SvgFigure
 from tasks.report.tables import duration, to_markdown
 
 
-def render(run: Run, figures: Mapping[str, Drawing]) -> str:
+def render(run: RunRecord, figures: Mapping[str, SvgFigure]) -> str:
     """The page; figures are linked by file name (`NAME.svg` beside it)."""
     images = {name: f"![{figure.label}]({name}.svg)\n" for name, figure in figures.items()}
-    facts = "\n".join(f"- {name}: {value}" for name, value in words.facts(run))
+    facts = "\n".join(f"- {name}: {value}" for name, value in run_summary.facts(run))
     training = [images[name] for name in ("rl-curves", "rl-domains", "sft-curves") if name in images]
-    libraries = ", ".join(f"{name} {version}" for name, version in words.versions(run).items())
+    libraries = ", ".join(f"{name} {version}" for name, version in run_summary.versions(run).items())
     return "\n".join(
         [
             f"# R1 recipe, preset {run.preset}\n",
-            f"{' '.join(words.headline(run))}\n\n{facts}\n",
+            f"{' '.join(run_summary.headline(run))}\n\n{facts}\n",
             images.get("recipe", ""),
             f"## Every stage under one protocol\n\n{to_markdown(run.rows)}",
             images.get("scores", ""),
-            f"## The paper's claims, checked\n\n{claims(run.findings)}",
+            f"## The paper's claims, checked\n\n{claims(run.claims)}",
             *(["## Training\n", *training] if training else []),
             *([f"## Curation\n\n{funnels(run.funnels)}"] if run.funnels else []),
             f"## Cost\n\n{costs(run.costs)}",
-            f"## Lineage\n\n```mermaid\n{words.mermaid(run)}\n```\n",
+            f"## Lineage\n\n```mermaid\n{run_summary.mermaid(run)}\n```\n",
             f"## Versions\n\n{libraries}\n",
-            f"## Reproduce\n\n```\n{words.reproduce(run)}\n```\n",
+            f"## Reproduce\n\n```\n{run_summary.reproduce(run)}\n```\n",
         ]
     )
 
@@ -45,10 +45,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def claims(findings: Sequence[Finding]) -> str:
+def claims(claims: Sequence[ClaimResult]) -> str:
     return table(
         ["Claim", "Published", "This run", "Verdict"],
-        [[f.says, f.paper, f.measured, f"**{f.verdict}**"] for f in findings],
+        [[f.says, f.paper, f.measured, f"**{f.verdict}**"] for f in claims],
     )
 
 

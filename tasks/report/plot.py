@@ -46,7 +46,7 @@ _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SvgFigure:
     """A figure as SVG that is a file of its own or a part of a page."""
 
     svg: str
@@ -59,7 +59,7 @@ def canvas(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
 
 
-def to_svg(figure: Figure, label: str) -> Drawing:
+def to_svg(figure: Figure, label: str) -> SvgFigure:
     """`figure` as text, coordinates to a tenth of a pixel."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata=_NO_METADATA)
@@ -67,7 +67,7 @@ def to_svg(figure: Figure, label: str) -> Drawing:
     text = _POINT.sub(lambda p: f"{p[1]}{float(p[2]):.1f} {float(p[3]):.1f}", text)
     tag, _, body = text[text.index("<svg") :].partition(">")
     head = f'{tag} role="img"><title>{escape(label)}</title><style>{_STYLE}</style>'
-    return Drawing(head + body, label)
+    return SvgFigure(head + body, label)
 
 
 def color(name: str) -> str:

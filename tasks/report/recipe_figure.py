@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from tasks.recipe import place, role, title
-from tasks.report.data import Node
-from tasks.report.plot import Drawing, canvas, color, to_svg
+from tasks.report.data import ReportNode
+from tasks.report.plot import SvgFigure, canvas, color, to_svg
 from tasks.report.style import FAINT, MUTED
 from tasks.report.tables import StageRow
 from tasks.stage import Place
@@ -19,7 +19,7 @@ _ACROSS_FIRST = {("reward-models", "r1")}
 """Edges that bend and do not leave their box up or down."""
 
 
-def recipe_figure(nodes: Iterable[Node], rows: Mapping[str, StageRow]) -> Drawing | None:
+def recipe_figure(nodes: Iterable[ReportNode], rows: Mapping[str, StageRow]) -> SvgFigure | None:
     """`nodes` with their edges, scored by `rows` (by node name); None where none has a place."""
     known = {role(n.name): n for n in nodes if place(n.name)}
     if not known:
@@ -63,7 +63,7 @@ def _place(name: str) -> Place:
     return found
 
 
-def _box(axes: Axes, name: str, node: Node, row: StageRow | None) -> None:
+def _box(axes: Axes, name: str, node: ReportNode, row: StageRow | None) -> None:
     at = _place(name)
     x, y = at.column * _STEP_X, at.lane * _STEP_Y
     edge = color(name) if row else FAINT

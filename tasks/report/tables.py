@@ -26,7 +26,7 @@ MISSING = "–"
 
 
 @dataclass(frozen=True)
-class Score:
+class CheckpointScore:
     """A mean over questions with its 95% interval."""
 
     value: float
@@ -41,7 +41,7 @@ class StageRow:
     """One checkpoint under the evaluation protocol."""
 
     node: str
-    scores: Mapping[str, Score]
+    scores: Mapping[str, CheckpointScore]
     """`domain/metric` -> score, e.g. `math/pass_at_1`."""
     seconds: float | None = None
     """What making the checkpoint took; None where the row comes from an evaluation alone."""
@@ -50,7 +50,7 @@ class StageRow:
     def title(self) -> str:
         return title(self.node)
 
-    def score(self, domain: str, metric: str) -> Score | None:
+    def score(self, domain: str, metric: str) -> CheckpointScore | None:
         return self.scores.get(f"{domain}/{metric}")
 
 
@@ -64,9 +64,9 @@ def stage_table(
     ]
 
 
-def _scores(table: pa.Table) -> dict[str, Score]:
+def _scores(table: pa.Table) -> dict[str, CheckpointScore]:
     return {
-        f"{row['domain']}/{row['metric']}": Score(
+        f"{row['domain']}/{row['metric']}": CheckpointScore(
             row["value"], row["low"], row["high"], row["questions"], row["samples_per_question"]
         )
         for row in table.to_pylist()
@@ -99,17 +99,21 @@ def rows_to_json(rows: Sequence[StageRow]) -> str:
 
 def rows_from_json(text: str) -> list[StageRow]:
     return [
-        StageRow(row["node"], {name: Score(**score) for name, score in row["scores"].items()}, row["seconds"])
+        StageRow(
+            row["node"],
+            {name: CheckpointScore(**score) for name, score in row["scores"].items()},
+            row["seconds"],
+        )
         for row in json.loads(text)
     ]
 
 
-def percent(score: Score | None) -> str:
+def percent(score: CheckpointScore | None) -> str:
     """Without the interval: `62`."""
     return MISSING if score is None else f"{100 * score.value:.0f}"
 
 
-def percent_and_margin(score: Score | None) -> str:
+def percent_and_margin(score: CheckpointScore | None) -> str:
     """The wider half of the interval as the margin: `62±4`."""
     if score is None:
         return MISSING
@@ -117,19 +121,19 @@ def percent_and_margin(score: Score | None) -> str:
     return f"{100 * score.value:.0f}±{100 * margin:.0f}"
 
 
-def percent_and_interval(score: Score | None) -> str:
+def percent_and_interval(score: CheckpointScore | None) -> str:
     """`62.1 [58.0, 66.3]`"""
     if score is None:
         return MISSING
     return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
-def plain(score: Score | None) -> str:
+def plain(score: CheckpointScore | None) -> str:
     """A mean in points of a rubric."""
     return MISSING if score is None else f"{score.value:.1f}"
 
 
-def whole(score: Score | None) -> str:
+def whole(score: CheckpointScore | None) -> str:
     """A mean without decimals: tokens."""
     return MISSING if score is None else f"{score.value:,.0f}"
 
@@ -153,8 +157,8 @@ class Column:
     head: str
     domain: str
     metric: str
-    long: Callable[[Score | None], str]
-    short: Callable[[Score | None], str]
+    long: Callable[[CheckpointScore | None], str]
+    short: Callable[[CheckpointScore | None], str]
     short_head: str = ""
 
     def cell(self, row: StageRow, *, compact: bool = False) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tasks.job import Job
 from tasks.report import html, markdown
-from tasks.report.claims import Verdict
+from tasks.report.claims import ClaimVerdict
 from tasks.report.data import load_run
 from tasks.report.figures import figures
 from tasks.report.stage import ReportConfig
@@ -27,13 +27,13 @@ def run(config: ReportConfig, job: Job) -> None:
     (job.draft / "report.html").write_text(html.render(loaded, drawn))
     (job.draft / "report.md").write_text(markdown.render(loaded, drawn))
     (job.draft / STAGES_FILE).write_text(rows_to_json(loaded.rows))
-    verdicts = [finding.verdict for finding in loaded.findings]
+    verdicts = [finding.verdict for finding in loaded.claims]
     job.summary(
         checkpoints=len(loaded.rows),
         claims=len(verdicts),
-        reproduced=verdicts.count(Verdict.reproduces),
-        inside_the_noise=verdicts.count(Verdict.noise),
-        not_reproduced=verdicts.count(Verdict.does_not),
+        reproduced=verdicts.count(ClaimVerdict.reproduces),
+        inside_the_noise=verdicts.count(ClaimVerdict.noise),
+        not_reproduced=verdicts.count(ClaimVerdict.does_not),
         job_seconds=round(loaded.seconds, 1),
     )
     job.progress(2, 2, "report.html")

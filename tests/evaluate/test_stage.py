@@ -5,7 +5,7 @@ import pytest
 from artifacts.refs import Kind
 from artifacts.tables import conform, read_table, write_table
 from tasks.evaluate.evaluate import held_out, run
-from tasks.evaluate.scores import scores
+from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
 from tasks.problem import Problem, to_table
 from tasks.rollout.settings import Sampling
@@ -35,7 +35,10 @@ def _row(problem, index, verdict, answer="x", thinking="t", language=1.0, tokens
 
 
 def _scores(rows, problems, samples):
-    table = scores(conform(rows, "samples"), problems, samples, 0)
+    by_question = question_scores(
+        conform(rows, "samples"), problems, samples, lambda pairs: [False] * len(pairs)
+    )
+    table = scores(by_question, samples, 0)
     return {(r["domain"], r["metric"]): r for r in table.to_pylist()}
 
 
@@ -93,6 +96,9 @@ def test_stage(tmp_path, tiny_model):
     samples = read_table(job.draft / "samples")
     assert samples.num_rows == 15
     assert "m3" not in samples["problem_id"].to_pylist()
+    by_question = read_table(job.draft / "question_scores").to_pylist()
+    assert len({(r["problem_id"], r["metric"]) for r in by_question}) == len(by_question)
+    assert {r["problem_id"] for r in by_question} == {"m1", "m2", "l1", "g1", "g2"}
     table = read_table(job.draft / "scores").to_pylist()
     assert {r["domain"] for r in table} == {"math", "logic", "general", "verifiable", "all"}
     assert job.headline["questions"] == 5

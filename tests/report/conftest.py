@@ -7,7 +7,7 @@ import pytest
 from artifacts.manifest import ManifestDraft, seal
 from artifacts.refs import Kind
 from tasks.job import Job
-from tasks.report.data import Run, load_run
+from tasks.report.data import RunRecord, load_run
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run
 from tests.report.synthetic import report_job, write_run
@@ -27,7 +27,7 @@ def report(tmp_path_factory) -> Job:
 
 
 @pytest.fixture(scope="session")
-def loaded(report) -> Run:
+def loaded(report) -> RunRecord:
     return load_run(report.inputs)
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from artifacts.manifest import ManifestDraft, seal
 from artifacts.refs import Kind, Ref
-from artifacts.tables import write_table
+from artifacts.tables import conform, write_table
+from tasks.evaluate.scores import question_scores, scores
+from tasks.evaluate.voting import Pair
 from tasks.job import Input, Job
 from tasks.problem import Problem, to_table
-from tasks.report.claims import contrast
-from tasks.report.data import question_means
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run
 
@@ -81,44 +82,13 @@ def _sample(p: Problem, k: int, rng: random.Random, skill: float, language: floa
         "problem_id": p.id, "sample_index": k, "step": None, "checkpoint": "0" * 64,
         "prompt": f"User: {p.prompt} Assistant:",
         "completion": HOSTILE if (p.id, k) == ("math-000", 0) else text,
-        "thinking": None, "answer": answer, "prompt_tokens": 20,
+        "thinking": p.prompt, "answer": answer, "prompt_tokens": 20,
         "completion_tokens": max(5, int(rng.gauss(tokens, 8))), "finish_reason": "stop", "temperature": 0.6,
         "top_p": 0.95, "max_new_tokens": 96, "seed": k, "engine": "transformers 5.17.0", "verdict": verdict,
         "reward": None, "reward_accuracy": float(right), "reward_format": 1.0,
         "reward_language": min(1.0, max(0.0, rng.gauss(language, 0.05))), "reward_helpful": None,
         "reward_safety": None,
     }  # fmt: skip
-
-
-def scores(questions: list[Problem], rows: list[dict], count: int) -> list[dict]:
-    """The scores table of an evaluation, from its samples."""
-    by_id = {p.id: p for p in questions}
-    means = question_means(_table(rows), by_id)
-    lengths = {
-        p.id: sum(r["completion_tokens"] for r in rows if r["problem_id"] == p.id) / count for p in questions
-    }
-    formats = {p.id: 1.0 for p in questions}
-    votes = {q: min(1.0, v + means["vote_gain"][q]) for q, v in means["verifiable"].items()}
-    table = [(d, "pass_at_1", means[d]) for d in ("math", "code", "stem", "logic", "verifiable")]
-    table += [("verifiable", "cons_at_k", votes), ("verifiable", "format", formats)]
-    table += [("verifiable", "pass_at_k", {q: float(v > 0) for q, v in means["verifiable"].items()})]
-    table += [("verifiable", "language_consistency", means["language"]), ("verifiable", "length", lengths)]
-    table += [("general", "helpfulness", means["helpfulness"])]
-    return [_score(domain, metric, values, count) for domain, metric, values in table]
-
-
-def _score(domain: str, metric: str, values: dict[str, float], count: int) -> dict:
-    interval = contrast([1], [values])
-    return {"domain": domain, "metric": metric, "value": interval.value, "low": interval.low,
-            "high": interval.high, "questions": interval.count, "samples_per_question": count}  # fmt: skip
-
-
-def _table(rows: list[dict]):
-    import pyarrow as pa
-
-    from artifacts.schemas import SAMPLES
-
-    return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
 def metrics(node: str, steps: int) -> list[dict]:
@@ -140,6 +110,11 @@ def metrics(node: str, steps: int) -> list[dict]:
             }  # fmt: skip
         rows += [{"step": step, "name": n, "value": v * rng.gauss(1, 0.06)} for n, v in values.items()]
     return rows
+
+
+def no_pair_is_equal(pairs: Sequence[Pair]) -> list[bool]:
+    """The answers here are whole numbers: different texts are different answers."""
+    return [False] * len(pairs)
 
 
 class World:
@@ -195,7 +170,9 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
     for node in SKILL:
         folder, rows = _folder(root, f"evaluation.{node}"), samples(node, held_out, count)
         write_table(folder / "samples.parquet", rows, "samples")
-        write_table(folder / "scores.parquet", scores(held_out, rows, count), "scores")
+        by_question = question_scores(conform(rows, "samples"), held_out, count, no_pair_is_equal)
+        write_table(folder / "question_scores.parquet", by_question, "question_scores")
+        write_table(folder / "scores.parquet", scores(by_question, count, seed=0), "scores")
         world.seal(f"evaluation.{node}", Kind.evaluation, "evaluate", 9.3)
     return world.inputs
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
+from tasks.intervals import MeanWithInterval
 from tasks.report.claims import (
     CLAIMS,
     Claim,
-    Interval,
+    ClaimVerdict,
     TrainingClaim,
-    Verdict,
     check,
     check_all,
     check_training,
@@ -15,21 +15,21 @@ from tasks.report.claims import (
     verdict_above_zero,
 )
 
-DOUBLES = Claim("doubles", "", "math", ((1, "r1-zero"), (-2, "base")))
+DOUBLES = Claim("doubles", "", "math/pass_at_1", ((1, "r1-zero"), (-2, "base")))
 
 
 @pytest.mark.parametrize(
     ("low", "high", "above", "no_loss"),
     [
-        (0.001, 0.1, Verdict.reproduces, Verdict.reproduces),
-        (0.0, 0.1, Verdict.noise, Verdict.reproduces),
-        (-0.1, 0.1, Verdict.noise, Verdict.reproduces),
-        (-0.1, 0.0, Verdict.noise, Verdict.reproduces),
-        (-0.1, -0.001, Verdict.does_not, Verdict.does_not),
+        (0.001, 0.1, ClaimVerdict.reproduces, ClaimVerdict.reproduces),
+        (0.0, 0.1, ClaimVerdict.noise, ClaimVerdict.reproduces),
+        (-0.1, 0.1, ClaimVerdict.noise, ClaimVerdict.reproduces),
+        (-0.1, 0.0, ClaimVerdict.noise, ClaimVerdict.reproduces),
+        (-0.1, -0.001, ClaimVerdict.does_not, ClaimVerdict.does_not),
     ],
 )
 def test_verdicts_at_the_boundaries_of_the_interval(low, high, above, no_loss):
-    interval = Interval((low + high) / 2, low, high, 50)
+    interval = MeanWithInterval((low + high) / 2, low, high, 50)
     assert verdict_above_zero(interval) is above
     assert no_loss_verdict(interval) is no_loss
 
@@ -38,7 +38,7 @@ def measures(**levels: float):
     rng = np.random.default_rng(1)
     return {
         role.replace("_", "-"): {
-            "math": {f"q{i}": float(v) for i, v in enumerate(rng.binomial(8, p, 200) / 8)}
+            "math/pass_at_1": {f"q{i}": float(v) for i, v in enumerate(rng.binomial(8, p, 200) / 8)}
         }
         for role, p in levels.items()
     }
@@ -46,7 +46,7 @@ def measures(**levels: float):
 
 @pytest.mark.parametrize(
     ("base", "zero", "verdict"),
-    [(0.2, 0.8, Verdict.reproduces), (0.4, 0.8, Verdict.noise), (0.6, 0.8, Verdict.does_not)],
+    [(0.2, 0.8, ClaimVerdict.reproduces), (0.4, 0.8, ClaimVerdict.noise), (0.6, 0.8, ClaimVerdict.does_not)],
 )
 def test_doubling_needs_more_than_a_difference(base, zero, verdict):
     assert check(DOUBLES, measures(base=base, r1_zero=zero)).verdict is verdict
@@ -60,7 +60,7 @@ def test_pairing_by_question_sees_a_small_gain_that_marginal_intervals_hide():
     alone, paired = contrast([1], [before]), contrast([1, -1], [after, before])
     assert alone.high - alone.low > 0.05
     assert paired.low == pytest.approx(0.02)
-    assert verdict_above_zero(paired) is Verdict.reproduces
+    assert verdict_above_zero(paired) is ClaimVerdict.reproduces
 
 
 def test_only_questions_answered_by_all_count():
@@ -72,7 +72,7 @@ def test_only_questions_answered_by_all_count():
 def test_what_was_not_evaluated_is_not_measured():
     found = check_all({}, {})
     assert len(found) == len(CLAIMS)
-    assert {f.verdict for f in found} == {Verdict.not_measured}
+    assert {f.verdict for f in found} == {ClaimVerdict.not_measured}
 
 
 def test_intervals_are_the_same_every_time():
@@ -81,7 +81,8 @@ def test_intervals_are_the_same_every_time():
 
 
 @pytest.mark.parametrize(
-    ("slope", "verdict"), [(0.2, Verdict.reproduces), (0.0, Verdict.noise), (-0.2, Verdict.does_not)]
+    ("slope", "verdict"),
+    [(0.2, ClaimVerdict.reproduces), (0.0, ClaimVerdict.noise), (-0.2, ClaimVerdict.does_not)],
 )
 def test_a_training_claim_compares_the_ends_of_the_curve(slope, verdict):
     rng = np.random.default_rng(3)
@@ -89,5 +90,6 @@ def test_a_training_claim_compares_the_ends_of_the_curve(slope, verdict):
     claim = TrainingClaim("grows", "", "r1-zero", "completion_length")
     assert check_training(claim, {"r1-zero": {"completion_length": curve}}).verdict is verdict
     assert (
-        check_training(claim, {"r1-zero": {"completion_length": curve[:9]}}).verdict is Verdict.not_measured
+        check_training(claim, {"r1-zero": {"completion_length": curve[:9]}}).verdict
+        is ClaimVerdict.not_measured
     )

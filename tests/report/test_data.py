@@ -1,21 +1,11 @@
-import pyarrow as pa
+import pytest
 
-from artifacts.schemas import SAMPLES
+from artifacts.tables import conform, read_table
+from tasks.evaluate.scores import question_scores
 from tasks.problem import Problem
-from tasks.report.data import majority_correct, question_means
-from tests.report.synthetic import samples
-
-
-def vote(*answers: tuple[str | None, str]) -> float:
-    return majority_correct([{"answer": answer, "verdict": verdict} for answer, verdict in answers])
-
-
-def test_majority_vote():
-    assert vote(("7", "correct"), ("7", "correct"), ("8", "wrong")) == 1.0
-    assert vote(("8", "wrong"), ("8", "wrong"), ("7", "correct")) == 0.0
-    assert vote(("8", "wrong"), ("7", "correct")) == 0.5
-    assert vote((None, "unparseable"), (None, "unparseable"), ("7", "correct")) == 1.0
-    assert vote((None, "unparseable")) == 0.0
+from tasks.report.claims import contrast
+from tasks.report.data import question_means
+from tests.report.synthetic import no_pair_is_equal, samples
 
 
 def test_question_means_by_measure():
@@ -29,11 +19,24 @@ def test_question_means_by_measure():
         row.update(verdict=verdict, answer=answer, reward_language=0.5)
     for row in rows[4:8]:
         row["answer"] = "hello"
-    means = question_means(pa.Table.from_pylist(rows, schema=SAMPLES), {p.id: p for p in problems})
-    assert means["math"] == means["verifiable"] == {"m": 0.25}
-    assert means["vote_gain"] == {"m": -0.25}
-    assert means["language"] == {"m": 0.5}
-    assert means["helpfulness"] == {"g": 5.0}
+    means = question_means(question_scores(conform(rows, "samples"), problems, 4, no_pair_is_equal))
+    assert means["math/pass_at_1"] == means["verifiable/pass_at_1"] == {"m": 0.25}
+    assert means["verifiable/vote_gain"] == {"m": -0.25}
+    assert means["verifiable/language_consistency"] == {"m": 0.5}
+    assert means["general/helpfulness"] == {"g": 5.0}
+
+
+def test_the_claims_average_to_the_scores_of_the_table(report, loaded):
+    """A claim about one checkpoint and its cell in the stage table are one number with one interval."""
+    for row in loaded.rows:
+        means = question_means(read_table(report.inputs[f"evaluation.{row.node}"].path / "question_scores"))
+        for name in ("math/pass_at_1", "verifiable/cons_at_k", "verifiable/language_consistency"):
+            score, claimed = row.scores[name], contrast([1], [means[name]])
+            assert claimed.value == pytest.approx(score.value)
+            assert claimed.count == score.questions
+            assert claimed.low == pytest.approx(score.low, abs=0.05)
+        gain = row.scores["verifiable/cons_at_k"].value - row.scores["verifiable/pass_at_1"].value
+        assert contrast([1], [means["verifiable/vote_gain"]]).value == pytest.approx(gain)
 
 
 def test_costs_add_up_and_evaluations_stand_together(loaded, report):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from artifacts.tables import read_table
-from tasks.report.claims import Verdict
+from tasks.report.claims import ClaimVerdict
 from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
 from tasks.report.data import by_name
 from tasks.report.figures import figures
@@ -118,16 +118,16 @@ def test_markdown_names_every_stage_claim_and_parent(report, loaded):
     page = (report.draft / "report.md").read_text()
     for row in loaded.rows:
         assert f"| {row.title} |" in page
-    for finding in loaded.findings:
+    for finding in loaded.claims:
         assert f"{finding.says} |" in page
     assert "flowchart LR" in page
     assert "make run PRESET=tiny" in page
 
 
 def test_the_summary_counts_the_verdicts(report, loaded):
-    verdicts = [finding.verdict for finding in loaded.findings]
+    verdicts = [finding.verdict for finding in loaded.claims]
     assert report.headline["claims"] == len(verdicts)
-    assert report.headline["reproduced"] == verdicts.count(Verdict.reproduces) > 0
+    assert report.headline["reproduced"] == verdicts.count(ClaimVerdict.reproduces) > 0
 
 
 def test_curves_of_one_artifact_from_the_command_line(report, r1_zero, tmp_path):

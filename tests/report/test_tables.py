@@ -8,7 +8,7 @@ from artifacts.schemas import SCORES
 from tasks.report.tables import (
     COLUMNS,
     MISSING,
-    Score,
+    CheckpointScore,
     StageRow,
     duration,
     load_stage_rows,
@@ -50,7 +50,7 @@ def test_markdown_shows_intervals_time_and_only_filled_columns():
 
 
 def test_the_margin_is_the_wider_half_of_the_interval():
-    score = Score(0.62, 0.55, 0.64, 50, 8)
+    score = CheckpointScore(0.62, 0.55, 0.64, 50, 8)
     assert percent_and_margin(score) == "62±7"
     assert percent_and_interval(score) == "62.0 [55.0, 64.0]"
 
@@ -71,8 +71,8 @@ def test_durations(seconds, words):
 
 
 def test_a_full_terminal_table_fits_100_columns():
-    full = {f"{c.domain}/{c.metric}": Score(1.0, 0.9, 1.0, 9, 4) for c in COLUMNS}
-    full["verifiable/length"] = Score(12_345.0, 12_000.0, 12_800.0, 9, 4)
+    full = {f"{c.domain}/{c.metric}": CheckpointScore(1.0, 0.9, 1.0, 9, 4) for c in COLUMNS}
+    full["verifiable/length"] = CheckpointScore(12_345.0, 12_000.0, 12_800.0, 9, 4)
     out = io.StringIO()
     Console(file=out, width=100).print(to_rich([StageRow("tiny-student-distilled", full, 3599.0)]))
     head, _, row = out.getvalue().splitlines()[1:4]

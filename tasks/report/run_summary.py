@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from tasks.recipe import role
-from tasks.report.claims import Verdict
-from tasks.report.data import Run
+from tasks.report.claims import ClaimVerdict
+from tasks.report.data import RunRecord
 from tasks.report.tables import StageRow, duration
 
 
-def headline(run: Run) -> list[str]:
+def headline(run: RunRecord) -> list[str]:
     """What the run shows, in a few sentences; what was not measured is not mentioned."""
     rows = {role(row.node): row for row in run.rows}
     sentences = [_pure_rl(rows), _final(rows), _students(rows), _claims(run)]
@@ -44,11 +44,15 @@ def _students(rows: dict[str, StageRow]) -> str:
     return f"The distilled student answers {taught}, the same student trained by RL alone {alone}."
 
 
-def _claims(run: Run) -> str:
-    counts = Counter(finding.verdict for finding in run.findings)
-    parts = [f"{counts[v]} {v}" for v in (Verdict.noise, Verdict.does_not, Verdict.not_measured) if counts[v]]
+def _claims(run: RunRecord) -> str:
+    counts = Counter(finding.verdict for finding in run.claims)
+    parts = [
+        f"{counts[v]} {v}"
+        for v in (ClaimVerdict.noise, ClaimVerdict.does_not, ClaimVerdict.not_measured)
+        if counts[v]
+    ]
     rest = f" ({', '.join(parts)})" if parts else ""
-    return f"{counts[Verdict.reproduces]} of {len(run.findings)} claims of the paper reproduce{rest}."
+    return f"{counts[ClaimVerdict.reproduces]} of {len(run.claims)} claims of the paper reproduce{rest}."
 
 
 def _percent(rows: dict[str, StageRow], name: str, domain: str, metric: str) -> str:
@@ -56,7 +60,7 @@ def _percent(rows: dict[str, StageRow], name: str, domain: str, metric: str) -> 
     return f"{100 * score.value:.0f}%" if score else ""
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: RunRecord) -> list[tuple[str, str]]:
     """Preset, protocol, cost and date of the run."""
     newest = max(part.manifest.created_at for part in (*run.parts.values(), *run.evaluations.values()))
     hours = sum(cost.accelerator_hours for cost in run.costs)
@@ -68,7 +72,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     ]
 
 
-def protocol(run: Run) -> str:
+def protocol(run: RunRecord) -> str:
     """How every checkpoint was evaluated."""
     config = next(iter(run.evaluations.values())).manifest.config
     sampling = config.get("sampling", {})
@@ -78,7 +82,7 @@ def protocol(run: Run) -> str:
     )
 
 
-def versions(run: Run) -> dict[str, str]:
+def versions(run: RunRecord) -> dict[str, str]:
     """Library -> version; where stages ran under different ones, all of them."""
     found: dict[str, set[str]] = {}
     for part in (*run.parts.values(), *run.evaluations.values()):
@@ -87,18 +91,18 @@ def versions(run: Run) -> dict[str, str]:
     return {library: ", ".join(sorted(found[library])) for library in sorted(found)}
 
 
-def revisions(run: Run) -> str:
+def revisions(run: RunRecord) -> str:
     """The code revisions that built the artifacts."""
     parts = (*run.parts.values(), *run.evaluations.values())
     return ", ".join(sorted({p.manifest.code_revision[:12] for p in parts if p.manifest.code_revision}))
 
 
-def reproduce(run: Run) -> str:
+def reproduce(run: RunRecord) -> str:
     """The command that makes this report again."""
     return f"make run PRESET={run.preset}"
 
 
-def mermaid(run: Run) -> str:
+def mermaid(run: RunRecord) -> str:
     """The lineage as a Mermaid flowchart."""
     lines = ["flowchart LR"]
     for i, node in enumerate(run.nodes):
