@@ -166,13 +166,21 @@ def gc(
 def sql(
     query: Annotated[str, typer.Argument(help="Views: artifacts, refs and one per table name.")],
     layout: Annotated[Layout, typer.Option("--format", "-f", help="How rows are printed.")] = Layout.table,
+    unrestricted: Annotated[
+        bool,
+        typer.Option(
+            "--unrestricted",
+            help="Let the query read and write every file that you can, attach databases, reach the network "
+            "and load extensions. Without it: one SELECT over the store's tables.",
+        ),
+    ] = False,
 ) -> None:
-    """Ask DuckDB about every table in the store."""
+    """Ask DuckDB about every table in the store; by default read-only, and nothing but the store."""
     from artifacts.query import sql as ask
 
     with one_line_errors():
         store = open_store()
-        table = ask(store, query)
+        table = ask(store, query, unrestricted)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:

@@ -81,6 +81,12 @@ def test_sql(r1, store, tmp_path):
         "name": "loss",
         "value": 0.5,
     }
+    written = tmp_path / "written.csv"
+    copy = f"COPY (SELECT 1 AS a) TO '{written}'"
+    assert "use --unrestricted" in r1("sql", copy).stderr
+    assert not written.exists()
+    assert r1("sql", copy, "--unrestricted").exit_code == 0
+    assert written.exists()
 
 
 def test_export(r1, store, tmp_path):
