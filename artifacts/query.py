@@ -3,6 +3,10 @@
 One view per table name (`samples`, `metrics`, …) over all artifacts, with the columns `digest`, `node`
 and `preset` added; `artifacts` has a row per manifest, `refs` a row per name. Files are not hashed here:
 `r1 verify` does that.
+
+A query comes from a shell, a notebook or a colleague, and a stored text can end up in one. By default it can
+therefore read the tables of the store and nothing else: one SELECT, no other file, no network, no extension,
+and no setting that would lift this.
 """
 
 from __future__ import annotations
@@ -34,16 +38,22 @@ _REFS = pa.schema({"name": _TEXT, "digest": _TEXT, "kind": _TEXT, "updated_at": 
 _FILES = pa.schema({"table_name": _TEXT, "file": _TEXT, "digest": _TEXT, "node": _TEXT, "preset": _TEXT})
 
 
-def sql(store: ArtifactStore, query: str) -> pa.Table:
-    """The result of `query`.
+def sql(store: ArtifactStore, query: str, unrestricted: bool = False) -> pa.Table:
+    """Return the rows of `query`.
+
+    `unrestricted` lifts every limit: the query may then read and write any file that the user may, attach
+    databases and load extensions.
 
     Raises:
-        StoreError: DuckDB refuses the query; its message, in one line.
+        StoreError: the query is not allowed, or DuckDB refuses it; one line.
     """
     import duckdb
 
     with connect(store) as connection:
         try:
+            if not unrestricted:
+                _refuse_all_but_select(connection, query)
+                _confine(connection)
             relation = connection.sql(query)
             return relation.to_arrow_table() if relation is not None else pa.table({})
         except duckdb.Error as error:
@@ -51,7 +61,7 @@ def sql(store: ArtifactStore, query: str) -> pa.Table:
 
 
 def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB connection with the views; no extension is fetched from the network."""
+    """Return an in-memory DuckDB connection with the views; no extension is fetched from the network."""
     import duckdb
 
     connection = duckdb.connect(
@@ -68,6 +78,33 @@ def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
     for name in TABLES:
         _create_view(connection, name, [row["file"] for row in files if row["table_name"] == name])
     return connection
+
+
+def _refuse_all_but_select(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raise a `StoreError` unless `query` is exactly one SELECT (also written WITH, FROM, VALUES, SHOW …).
+
+    `_confine` cannot replace this check: DuckDB lets COPY and EXPORT write to every path that may be read,
+    so a query could overwrite the store's own tables. `EXPLAIN ANALYZE COPY` and `PREPARE` write as well.
+    """
+    import duckdb
+
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        found = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise StoreError(
+            f"the query must be one SELECT, and this is {found}: ask one question at a time, "
+            "or use --unrestricted to let the query write files and load extensions"
+        )
+
+
+def _confine(connection: duckdb.DuckDBPyConnection) -> None:
+    """Close everything but the tables of the store, for good. The order matters: the lock comes last."""
+    files = connection.sql("SELECT DISTINCT file FROM table_files").fetchall()
+    connection.execute("SET allowed_paths = ?", [[file for (file,) in files]])
+    # Otherwise a table name in the query could name a variable of this Python process.
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) -> None:

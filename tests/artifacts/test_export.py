@@ -7,7 +7,7 @@ from artifacts.errors import StoreError
 from artifacts.export import QUESTION, chat_template, export_model
 from artifacts.refs import Kind
 from artifacts.tables import write_table
-from flows.store_commands import trained_template
+from flows.cli.store import trained_template
 from tasks.rendering import render_prompt
 from tests.artifacts.builders import manifest_for, publish
 

@@ -6,7 +6,7 @@ from flows.graph import load_pipeline
 VLLM = {"rl_zero.engine": {"name": "vllm"}}
 
 
-def findings(preset: str) -> dict[str, doctor.Finding]:
+def findings(preset: str) -> dict[str, doctor.DoctorCheck]:
     return {finding.what: finding for finding in doctor.examine(load_pipeline(preset))}
 
 

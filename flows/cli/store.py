@@ -1,4 +1,4 @@
-"""The store's part of the `r1` command: ls, show, lineage, verify, gc, sql, export.
+"""Questions to the store and its upkeep: ls, show, lineage, verify, gc, sql, export.
 
     r1 ls                         every named artifact
     r1 lineage r1                 the graph from tiny/r1 back to the base and the problems
@@ -12,24 +12,22 @@ damage, 2 bad input.
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+from flows.cli.shared import one_line_errors, open_store, print_table
+from flows.cli.shared import show as show_text
+from tasks.text_safety import for_page, for_terminal
 
+if TYPE_CHECKING:
     from artifacts.manifest import Manifest
     from artifacts.store import ArtifactStore
     from tasks.rendering import Template
-
-_NO_WIDTH = 100_000
 
 Named = Annotated[str, typer.Argument(help="A name, a digest or a unique beginning of it.")]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain node names are looked up.")]
@@ -46,17 +44,12 @@ class Layout(StrEnum):
     json = "json"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    for command in (ls, show, lineage, verify, gc, sql, export):
-        app.command()(command)
-
-
 def ls(
     all_: Annotated[bool, typer.Option("--all", "-a", help="Unnamed artifacts too.")] = False,
 ) -> None:
     """List the artifacts by name: kind, digest, size, age and cost."""
-    with _store() as store:
+    with one_line_errors():
+        store = open_store()
         names = store.refs()
         by_digest: dict[str, list[str]] = {}
         for name, named in names.items():
@@ -78,7 +71,8 @@ def ls(
 
 def show(artifact: Named, preset: PresetOption = "tiny") -> None:
     """Show one artifact: what made it, from what, its files and settings."""
-    with _store() as store:
+    with one_line_errors():
+        store = open_store()
         manifest = store.manifest(store.resolve(artifact, preset).digest)
         names = [name for name, named in store.refs().items() if named.ref == manifest.ref]
         print_table(["", ""], _facts(manifest, names))
@@ -90,9 +84,8 @@ def show(artifact: Named, preset: PresetOption = "tiny") -> None:
             ],
             right=("bytes", "rows"),
         )
-        typer.echo(
-            json.dumps({"config": manifest.config, "summary": manifest.summary}, indent=2, ensure_ascii=False)
-        )
+        settings = {"config": manifest.config, "summary": manifest.summary}
+        show_text(json.dumps(settings, indent=2, ensure_ascii=False))
 
 
 def lineage(
@@ -104,14 +97,15 @@ def lineage(
     """Draw where an artifact comes from, back to the base and the problems."""
     from artifacts.lineage import lineage as trace
 
-    with _store() as store:
+    with one_line_errors():
+        store = open_store()
         graph = trace(store, store.resolve(artifact, preset))
         text = graph.tree() if draw is Drawing.tree else graph.mermaid()
         if out is None:
-            typer.echo(text)
+            show_text(text)
         else:
-            out.write_text(text + "\n")
-            typer.echo(f"wrote {out}")
+            out.write_text(for_page(text) + "\n")  # it is shown on a terminal too, by `cat`
+            show_text(f"wrote {out}")
 
 
 def verify(
@@ -122,17 +116,18 @@ def verify(
     """Hash the whole store: every changed byte, missing or extra file, bad entry. Exit code 1 on damage."""
     from artifacts import catalog
 
-    with _store() as store:
+    with one_line_errors():
+        store = open_store()
         findings = catalog.verify(store)
         for finding in findings:
-            typer.echo(f"{finding.where} {finding.what}: {finding.remedy}")
+            show_text(f"{finding.where} {finding.what}: {finding.remedy}")
         if not findings:
-            typer.echo(f"{len(store.digests())} artifacts in {store.url} are whole")
+            show_text(f"{len(store.digests())} artifacts in {store.url} are whole")
             return
         if not repair:
             raise typer.Exit(1)
         for line in catalog.repair(store, findings):
-            typer.echo(line)
+            show_text(line)
         left = catalog.verify(store)
         typer.echo(
             f"{len(findings)} findings, {len(left)} left; run the pipeline again to rebuild what was moved"
@@ -149,7 +144,8 @@ def gc(
     """Show, and with --yes delete, what no name reaches through parents."""
     from artifacts import catalog
 
-    with _store() as store:
+    with one_line_errors():
+        store = open_store()
         forgotten = _names(store, forget or [])
         garbage = catalog.gc(store, forget=forgotten)
         print_table(
@@ -170,16 +166,25 @@ def gc(
 def sql(
     query: Annotated[str, typer.Argument(help="Views: artifacts, refs and one per table name.")],
     layout: Annotated[Layout, typer.Option("--format", "-f", help="How rows are printed.")] = Layout.table,
+    unrestricted: Annotated[
+        bool,
+        typer.Option(
+            "--unrestricted",
+            help="Let the query read and write every file that you can, attach databases, reach the network "
+            "and load extensions. Without it: one SELECT over the store's tables.",
+        ),
+    ] = False,
 ) -> None:
-    """Ask DuckDB about every table in the store."""
+    """Ask DuckDB about every table in the store; by default read-only, and nothing but the store."""
     from artifacts.query import sql as ask
 
-    with _store() as store:
-        table = ask(store, query)
+    with one_line_errors():
+        store = open_store()
+        table = ask(store, query, unrestricted)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:
-            typer.echo(json.dumps(row, ensure_ascii=False, default=str))
+            typer.echo(_json_line(row))
     elif layout is Layout.csv:
         _print_csv(table.column_names, rows)
     else:
@@ -187,6 +192,7 @@ def sql(
 
 
 def export(
+    context: typer.Context,
     artifact: Named,
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     preset: PresetOption = "tiny",
@@ -195,11 +201,13 @@ def export(
     from artifacts.export import QUESTION, export_model
     from tasks.rendering import render_prompt
 
-    with _store() as store:
+    with one_line_errors():
+        store = open_store()
         ref = store.resolve(artifact, preset)
         template = trained_template(store, store.manifest(ref.digest))
+        os.umask(context.obj)  # the folder is for others to read, unlike the store
         export_model(store, ref, out, render_prompt(template, QUESTION))
-        typer.echo(f"wrote {out}: {artifact} with the `{template}` template")
+        show_text(f"wrote {out}: {artifact} with the `{template}` template")
 
 
 def trained_template(store: ArtifactStore, manifest: Manifest) -> Template:
@@ -219,19 +227,6 @@ def trained_template(store: ArtifactStore, manifest: Manifest) -> Template:
                 continue  # a lost ancestor names no template
     named = (e.config.get("template") for e in evaluations_of(store, manifest.ref))
     return cast("Template", next(filter(None, named), "r1"))
-
-
-@contextmanager
-def _store() -> Iterator[ArtifactStore]:
-    """The store; what it refuses becomes one line and exit code 2."""
-    from artifacts.errors import StoreError
-    from artifacts.store import ArtifactStore
-
-    try:
-        yield ArtifactStore.open()
-    except StoreError as error:
-        typer.echo(f"r1: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
@@ -283,30 +278,21 @@ def _cell(value: Any) -> str:
     return text.replace("\n", "⏎")
 
 
+def _json_line(row: dict[str, Any]) -> str:
+    """One row as JSON: readable text stays, what a terminal would act on becomes an escape of JSON."""
+    line = json.dumps(row, ensure_ascii=False, default=str)
+    return line if line.isprintable() else json.dumps(row, default=str)
+
+
 def _print_csv(columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """Print CSV. A file or a pipe gets the values unchanged, a terminal gets them made safe."""
     import csv
     import sys
 
+    shown = (lambda value: for_terminal(_cell(value))) if sys.stdout.isatty() else (lambda value: value)
     writer = csv.writer(sys.stdout)
-    writer.writerow(columns)
-    writer.writerows(row.values() for row in rows)
+    writer.writerow(map(shown, columns))
+    writer.writerows(map(shown, row.values()) for row in rows)
 
 
-def print_table(
-    columns: list[str], rows: Sequence[Sequence[str | Text]], right: tuple[str, ...] = ()
-) -> None:
-    """A rich table on a terminal; text is never read as markup."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        return
-    table: Table = Table(show_header=any(columns), box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    console = Console()
-    # A pipe has no width: nothing is folded there.
-    (console if console.is_terminal else Console(width=_NO_WIDTH)).print(table)
+COMMANDS = (ls, show, lineage, verify, gc, sql, export)

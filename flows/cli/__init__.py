@@ -1,0 +1,48 @@
+"""The `r1` command: one module for each group of commands.
+
+    r1 run --preset tiny       everything: server, workers, the pipeline, its table and report
+    r1 plan --preset tiny      what a run would do, and why
+    r1 estimate --preset tiny  what its RL stages will cost
+    r1 doctor --preset tiny    whether this machine can run it
+    r1 distill STUDENT         one student on the newest mixture
+    r1 down                    stop what was started
+    r1 ls | show | lineage | verify | gc | sql | export    the store
+
+Exit codes: 0 done, 1 failed, 2 bad input or something missing, 130 interrupted.
+
+Importing this package imports Typer only, so that `r1 --help` answers at once: every command imports what
+it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from flows.cli import distill, plan, run, store
+
+COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *store.COMMANDS)
+
+app = typer.Typer(
+    help="The DeepSeek-R1 recipe as a cached, restartable workflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+@app.callback()
+def keep_files_private(context: typer.Context) -> None:
+    """The DeepSeek-R1 recipe as a cached, restartable workflow."""
+    # The server, the workers and the jobs that a command starts inherit the mask, so the database, logs,
+    # work folders and store are closed to other users as well. `export` asks for the user's own mask.
+    context.obj = os.umask(0o077)
+    context.call_on_close(lambda: os.umask(context.obj))
+
+
+def main() -> None:
+    """Run the command line; the console script `r1`."""
+    app()

@@ -1,0 +1,62 @@
+"""What would happen, without doing it: plan, estimate, doctor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from flows.cli.shared import Preset, load_pipeline, one_line_errors, open_store, print_table, say
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+def plan(preset: Preset = "tiny") -> None:
+    """Each stage: its key, whether the store has it, and if not, why."""
+    from rich.text import Text
+
+    from flows import plan as planning
+
+    with one_line_errors():
+        pipeline = load_pipeline(preset)
+        rows = planning.plan(pipeline, open_store())
+    hit, miss = Text("hit", "cyan"), Text("miss", "yellow")
+    cells: list[list[str | Text]] = [
+        [row.node, row.stage, row.pool, (row.key or "")[:12], hit if row.hit else miss, row.outcome]
+        for row in rows
+    ]
+    print_table(["node", "stage", "pool", "key", "", "why"], cells)
+    typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
+
+
+def estimate(preset: Preset = "tiny") -> None:
+    """Tokens, steps, memory and hours of the RL stages, from three real steps of each."""
+    from flows import estimate as estimates
+
+    with one_line_errors():
+        say("running three steps of each RL stage on its base")
+        rows = estimates.estimate(load_pipeline(preset), open_store())
+    print_table(estimates.COLUMNS, [estimates.cells(row) for row in rows])
+    typer.echo(
+        "`hours` at the length the base writes now, `at most` if every completion were as long as allowed"
+    )
+
+
+def doctor(preset: Preset = "tiny") -> None:
+    """Check versions, GPU, memory, disk, hub and sandbox against a preset."""
+    from rich.text import Text
+
+    from flows.doctor import examine
+
+    with one_line_errors():
+        checks = examine(load_pipeline(preset))
+    good, bad = Text("ok", "green"), Text("problem", "red")
+    rows: list[list[str | Text]] = [
+        [good if check.ok else bad, check.what, check.state, check.remedy] for check in checks
+    ]
+    print_table([""] * 4, rows)
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+COMMANDS = (plan, estimate, doctor)

@@ -1,0 +1,91 @@
+"""Starting, watching and stopping work: up, run, down."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import typer
+
+from flows.cli.shared import Preset, complain, load_pipeline, one_line_errors, open_store, say
+
+if TYPE_CHECKING:
+    from flows.graph import Pipeline
+
+_RESULT_WIDTH = 110
+"""Characters: the smallest width at which the result table is legible, also where the output is a pipe."""
+
+
+def up() -> None:
+    """Start the local Prefect server and workers; what runs already is left alone."""
+    from flows import services
+
+    with one_line_errors():
+        services.up(say)
+        say(f"Prefect is at {services.ui_url()}")
+
+
+def run(preset: Preset = "tiny") -> None:
+    """Run the whole recipe and watch it; what the store has is reused."""
+    from flows import api, services
+
+    with one_line_errors():
+        pipeline = load_pipeline(preset)
+        services.up(say)
+        flow_run = api.active_run("r1-full-pipeline", preset)
+        if flow_run:
+            say(f"a run of {preset} is under way: watching it")
+        else:
+            say(f"$ {api.shown('r1-full-pipeline', {'preset': preset})}")
+            flow_run = api.submit("r1-full-pipeline", {"preset": preset})
+        watch(flow_run)
+        _show_result(pipeline)
+
+
+def down() -> None:
+    """Stop the server, the workers and every run and job; the store and unfinished work stay."""
+    from flows import services
+
+    say(f"stopped {services.down()} processes")
+
+
+def watch(flow_run: str) -> None:
+    """Follow a run on the terminal; exits with its exit code unless it completed."""
+    import httpx
+    from rich.console import Console
+
+    from flows import live, services
+
+    say(f"{services.ui_url()}/runs/flow-run/{flow_run}")
+    try:
+        outcome = live.watch(flow_run, Console())
+    except KeyboardInterrupt:
+        say(f"the run goes on; `r1 run` watches it again, `prefect flow-run cancel {flow_run}` ends it")
+        raise typer.Exit(130) from None
+    except httpx.HTTPError:
+        raise services.ServiceError(
+            "the Prefect server is gone: `r1 run` goes on from what is finished"
+        ) from None
+    if not outcome.completed:
+        complain(f"the run ended {outcome.state}: {outcome.reason}")
+        raise typer.Exit(1)
+    if outcome.status:
+        reused = live.count(outcome.status, {"cached"})
+        say(f"{reused} of {len(outcome.status.nodes)} nodes were reused")
+
+
+def _show_result(pipeline: Pipeline) -> None:
+    from rich.console import Console
+
+    from flows import services
+    from tasks.report.tables import load_stage_rows, to_rich
+
+    store = open_store()
+    report = store.fetch(store.resolve("report", pipeline.name))
+    console = Console(width=max(Console().width, _RESULT_WIDTH))
+    console.print(to_rich(load_stage_rows({"report": report})))
+    say(f"report: {os.path.relpath(report / 'report.html')}")
+    say(f"Prefect: {services.ui_url()}   (`make down` stops it)")
+
+
+COMMANDS = (up, run, down)

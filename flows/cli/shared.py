@@ -1,0 +1,89 @@
+"""What the commands share: their common options, one-line errors, and printing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tasks.text_safety import for_page, for_terminal
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from artifacts.store import ArtifactStore
+    from flows.graph import Pipeline
+
+Preset = Annotated[str, typer.Option(help="A name from configs/, or the path of a YAML file.")]
+
+_UNFOLDED = 100_000
+"""Table width, in characters, where the output is a pipe or a file: no cell is folded there."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn bad input and missing things into one line on stderr and exit code 2."""
+    from artifacts.errors import StoreError
+    from flows.services import ServiceError
+    from tasks.presets import PresetError
+
+    try:
+        yield
+    except (PresetError, ServiceError, StoreError) as error:
+        complain(str(error))
+        raise typer.Exit(2) from None
+
+
+def show(text: str) -> None:
+    """Print text of several lines that may hold names or model output."""
+    typer.echo(for_page(text))
+
+
+def say(text: str) -> None:
+    """Print one line about what `r1` does."""
+    typer.echo(f"r1: {for_terminal(text)}")
+
+
+def complain(text: str) -> None:
+    """Print one line to stderr."""
+    typer.echo(f"r1: {for_terminal(text)}", err=True)
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], right: tuple[str, ...] = ()
+) -> None:
+    """Print a table; nothing if there are no rows.
+
+    Cells given as `str` are made safe and are never read as markup. A cell given as `Text` is ours and is
+    printed as it is.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table: Table = Table(show_header=any(columns), box=None, pad_edge=False)
+    for column in columns:
+        header = Text(for_terminal(column))
+        table.add_column(header, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(for_terminal(cell)) for cell in row))
+    console = Console()
+    (console if console.is_terminal else Console(width=_UNFOLDED)).print(table)
+
+
+def load_pipeline(preset: str) -> Pipeline:
+    """The checked preset as a graph."""
+    from flows import graph
+
+    return graph.load_pipeline(preset)
+
+
+def open_store() -> ArtifactStore:
+    """The store of `$R1_STORE`."""
+    from artifacts.store import ArtifactStore
+
+    return ArtifactStore.open()
