@@ -60,9 +60,7 @@ class StartedJob:
         return JobExit.read(self.folder / "exit.json")
 
 
-def run_job(
-    spec: JobSpec, on_progress: OnProgress, attempts: int = 2, module: str = "tasks.job"
-) -> JobExit:
+def run_job(spec: JobSpec, on_progress: OnProgress, attempts: int = 2, module: str = "tasks.job") -> JobExit:
     """Run the builds of `spec` in a process of their own and wait for them.
 
     Raises:

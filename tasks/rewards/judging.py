@@ -12,6 +12,9 @@ from tasks.rewards.unit_tests import UnitTestError, as_calls
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifier import one_line, verifiers
 
+REPLIED, TIMED_OUT, LOST, FAILED, DONE = b"R", b"T", b"L", b"F", b"D"
+"""First byte of a frame from a keeper (`tasks.rewards.worker`): a judge's reply; no reply in time; the judge
+ended or wrote something else; the keeper could not do it; a request to the keeper itself is done."""
 OUT_OF_MEMORY = "out of memory"
 UNIT_TESTS = "unit_tests"
 """The one operation that is no verifier's name."""

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from tasks.rewards.judging import UNIT_TESTS
-from tasks.rewards.process import FAILED, REPLIED, TIMED_OUT, Peer, PeerDied, PeerTimeout
+from tasks.rewards.judging import FAILED, REPLIED, TIMED_OUT, UNIT_TESTS
 from tasks.rewards.verdict import Judgement, Verdict
 from tasks.rewards.verifier import CheckFailed, Deferred, Reply, judge_or_defer, verifiers
 from tasks.sandbox import Sandbox, SandboxError, require_layers
+from tasks.supervise.peers import Peer, PeerDied, PeerTimeout
 
 if TYPE_CHECKING:
     from tasks.problem import Problem

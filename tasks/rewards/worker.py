@@ -6,7 +6,7 @@ problems pass through the keeper as bytes that it does not look into. A judge is
 keeper, which kills it when the item's time is up.
 
     frame to the keeper     a JSON line {"operation", ...} that the pool wrote, then the arguments as JSON
-    frame from the keeper   one of the letters of `tasks.rewards.process`, then the judge's reply or a reason
+    frame from the keeper   one of the letters of `tasks.rewards.judging`, then the judge's reply or a reason
 
 A judge of a verifier that is `LASTING` serves up to `ITEMS` requests. Every other request gets a judge of its
 own. The keeper sends a fresh nonce with each request,
@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from tasks.rewards import judging
-from tasks.rewards.process import DONE, FAILED, LOST, REPLIED, TIMED_OUT, Channel, PeerDied, PeerTimeout
+from tasks.rewards.judging import DONE, FAILED, LOST, REPLIED, TIMED_OUT
 from tasks.rewards.verifier import verifiers
 from tasks.sandbox import isolation
+from tasks.supervise.peers import Channel, PeerDied, PeerTimeout
 
 MEMORY = 512 * 2**20
 """Bytes of private memory for one process; sympy with its parser takes a fifth of it."""

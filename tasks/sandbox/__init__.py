@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.rewards.process import Peer
+from tasks.supervise.peers import Peer
 
 _START = 30.0
 """Seconds a zygote may take to start."""

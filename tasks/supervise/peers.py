@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from tasks.supervise.trees import start_child
+
 MAX_FRAME = 64 * 2**20
-REPLIED, TIMED_OUT, LOST, FAILED, DONE = b"R", b"T", b"L", b"F", b"D"
-"""First byte of a frame from a keeper (`tasks.rewards.worker`): a judge's reply; no reply in time; the judge
-ended or wrote something else; the keeper could not do it; a request to the keeper itself is done."""
+"""Bytes of the longest answer."""
 
 
 class PeerTimeout(Exception):
@@ -83,9 +83,7 @@ class Peer:
     """One child process. `call` sends a frame and waits for one."""
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._process = subprocess.Popen(
-            argv, env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        )
+        self._process = start_child(argv, environment, pipes=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._channel = Channel(self._process.stdin.fileno(), self._process.stdout.fileno())
