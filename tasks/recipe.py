@@ -99,10 +99,12 @@ class _Made(Generic[Handle]):
         return {node: handle for node, (made, handle) in self._made.items() if made == kind}
 
     def for_report(self, evaluations: Mapping[str, Handle]) -> dict[str, Handle]:
-        """Inputs like `checkpoint.dev1`; the problems are an input of their own."""
+        """Inputs like `checkpoint.dev1`, of the kinds that the report shows any number of."""
         shown = {f"{Kind.evaluation}.{label}": handle for label, handle in evaluations.items()}
         return shown | {
-            f"{kind}.{node}": handle for node, (kind, handle) in self._made.items() if kind != Kind.problems
+            f"{kind}.{node}": handle
+            for node, (kind, handle) in self._made.items()
+            if f"{kind}.*" in REPORT.inputs
         }
 
 
