@@ -200,7 +200,8 @@ pipeline = load_pipeline("tiny")
 flow = FLOWS["census"]
 print(json.dumps([
     pipeline.feeds["census"], title("census"), flow.description, list(flow.parameters.properties),
-    pipeline.nodes["census"].config.times, "dataset.census" in pipeline.feeds["report"], "census" in document(),
+    pipeline.nodes["census"].config.times, "dataset.census" in pipeline.feeds["report"],
+    "census" in document(),
 ]))
 """)  # fmt: skip
     assert said == [

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.rewards import VerifierPool, sandbox, verifiers, worker
+from tasks import sandbox
+from tasks.rewards import judging, worker
 from tasks.rewards.evaluated import (
     EXPRESSION_ANSWERS,
     LIST_ANSWERS,
@@ -25,7 +26,9 @@ from tasks.rewards.evaluated import (
     refusal,
     stored_refusal,
 )
-from tasks.rewards.process import LOST, REPLIED, TIMED_OUT
+from tasks.rewards.judging import LOST, REPLIED, TIMED_OUT
+from tasks.rewards.pool import VerifierPool
+from tasks.rewards.verifiers import reasoning_gym as gym_verifier
 from tests.rewards.rows import completion, problem, verdict
 
 EVALUATING = EXPRESSION_ANSWERS | LIST_ANSWERS
@@ -90,7 +93,7 @@ def hostile_answers(folder: Path, port: int) -> list[str]:
         "__import__('time').sleep(60)",
         "[0] * 10**10",
         "__import__('os')._exit(0)",
-        f"vars(__import__('sys').modules['tasks.rewards.verifiers']).update({forged})",
+        f"vars(__import__('sys').modules['tasks.rewards.judging']).update({forged})",
         "().__class__.__base__.__subclasses__()",
         "(" * 5_000 + "1" + ")" * 5_000,
     ]
@@ -253,7 +256,7 @@ def test_the_second_wall_refuses_where_the_first_lets_through(monkeypatch):
     """In a process of its own, since it changes sympy and reasoning-gym for good."""
     pid = os.fork()
     if pid == 0:
-        verifiers.load("reasoning_gym")
+        gym_verifier.load()
         import reasoning_gym
         import sympy
 
@@ -293,7 +296,7 @@ def run_in_judge(code: str, seconds: float = 2.0, operation: str = "planted") ->
             exec(code, names)
             return {"verdict": "wrong", "detail": repr(names["result"])}
 
-        verifiers.answer_request = planted
+        judging.answer_request = planted
         found = keeper.answer(json.dumps({"operation": operation, "seconds": seconds}).encode() + b"\n{}")
         after = keeper.answer(json.dumps({"operation": "honest", "seconds": 2.0}).encode() + b"\n{}")
         os.write(target, found + b"\n\n" + after)
@@ -366,7 +369,7 @@ def test_a_lasting_judge_that_wrote_ahead_is_replaced_before_the_next_request(mo
         os.write(4, b"x" * 64)
         return {"verdict": "wrong", "detail": ""}
 
-    monkeypatch.setattr(verifiers, "answer_request", ahead)
+    monkeypatch.setattr(judging, "answer_request", ahead)
     judge = worker.Judge({}, None)
     judge.wait_until_isolated()
     with pytest.raises(worker.PeerDied):
@@ -429,7 +432,7 @@ def test_math_injections_compile_nothing_of_the_text(watching):
     for text in INJECTIONS:
         marked = text.format(mark=MARK)
         for gold, answer in ((r"\sqrt{2}+x", marked), (marked, r"\sqrt{2}+x")):
-            verifiers.answer_request("math", {"gold": gold, "answer": answer})
+            judging.answer_request("math", {"gold": gold, "answer": answer})
     assert WATCHED == []
 
 
