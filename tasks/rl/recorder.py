@@ -61,10 +61,12 @@ class RecordedReward:
 
     def __init__(
         self, config: RLConfig, problems: Sequence[Problem], reward: RewardFunction, health: RewardHealth,
-        shards: Path, checkpoint: str, engine: str, end_tokens: Iterable[int], process: int = 0,
+        shards: Path, checkpoint: str, end_tokens: Iterable[int], process: int = 0,
     ) -> None:  # fmt: skip
         self._config, self._problems, self._reward, self._health = config, problems, reward, health
-        self._shards, self._checkpoint, self._engine = shards, checkpoint, engine
+        self._shards, self._checkpoint = shards, checkpoint
+        self.engine = ""
+        """Name and version of what samples; the trainer opens it and takes this reward, so it is told later."""
         self._end_tokens = frozenset(end_tokens)
         self._process, self._rounds = process, Counter[int]()
 
@@ -114,7 +116,7 @@ class RecordedReward:
             "finish_reason": "stop" if r.finished[i] else "length",
             "temperature": config.temperature, "top_p": 1.0,
             "max_new_tokens": max_completion_length(config, r.step),
-            "seed": rollout_seed(config.seed, r.step), "engine": self._engine,
+            "seed": rollout_seed(config.seed, r.step), "engine": self.engine,
             "verdict": str(scored.judgement.verdict) if scored.judgement else None,
             "reward": _finite(scored.total), **terms,
         }  # fmt: skip

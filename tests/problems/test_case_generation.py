@@ -11,8 +11,8 @@ from tasks.problems.stage import ProblemsConfig
 from tasks.problems.test_cases import add_generators, code_blocks, generate, select
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.sandbox import Sandbox
-from tasks.rollout.engine import Completion
 from tasks.rollout.settings import Sampling
+from tasks.rollout.text import Written
 
 RIGHT = (
     "input(); print(max(map(int, input().split())))",
@@ -137,7 +137,7 @@ class Writer:
 
     def generate(self, prompts, sampling, seed):
         self.asked += prompts
-        return [Completion(self.text, "stop", 1, 1) for _ in prompts]
+        return [Written(self.text, "stop", 1, 1) for _ in prompts]
 
     def close(self) -> None:
         pass
