@@ -4,14 +4,14 @@
     512 outputs an update              per_device_train_batch_size (one update, micro-batched by GroupTrainer)
     8,192 outputs -> 16 mini-batches   steps_per_generation, one inner epoch (num_iterations 1), random split
     reference := policy every 400      sync_ref_model, ref_model_mixup_alpha 1.0, ref_model_sync_steps
-    KL coefficient 0.001               beta (TRL keeps a reference if it is above 0); the loss is `tasks.rl.objective`
+    KL coefficient 0.001               beta (above 0, TRL keeps a reference)
     temperature, no top-p or top-k     temperature, top_p 1, top_k 0 (a cut would bias the ratios)
     advantages, clipping, loss         not TRL's: `tasks.rl.objective`, called by `GroupTrainer`
     rollouts                           the engine of `tasks.rollout`, never TRL (also not with vLLM)
 
-Two of TRL's defaults are not the paper's and are set here: its reference moves by 0.6 every 512 steps, and it shuffles
-the prompts itself. Not published and chosen here: AdamW without weight decay, gradients clipped at norm 1, constant
-learning rate.
+Two of TRL's defaults are not the paper's and are set here: its reference moves by 0.6 every 512 steps, and it
+shuffles the prompts itself. Not published and chosen here: AdamW without weight decay, gradients clipped at
+norm 1, constant learning rate.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ class EarlyVerifier:
             self._begun.append(self._thread.submit(self._check_waiting))
 
     def _check_waiting(self) -> dict[tuple[str, str], Judgement]:
-        """Everything that came in while the pool was busy goes to it in one call, so that all its workers have
-        something to do although engines tell of one completion at a time."""
+        """Everything that came in while the pool was busy goes to it in one call, so that all its workers
+        have something to do although engines tell of one completion at a time."""
         with self._lock:
             rows, self._waiting = self._waiting, []
         judged = self._pool.verify([p for p, _ in rows], [c for _, c in rows]) if rows else []

@@ -84,7 +84,7 @@ def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) 
 
 
 def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int, need: Memory) -> None:
-    """One forward and backward pass of a full micro-batch, with room for what else training and the engine hold.
+    """One forward and backward pass of a full micro-batch, with room for the rest of training and the engine.
 
     Raises:
         ValueError: out of memory.

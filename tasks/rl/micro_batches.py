@@ -1,4 +1,4 @@
-"""Cutting one policy update's rollout into micro-batches of similar length, joining rollouts, means over both."""
+"""One policy update's rollout: cut into micro-batches of similar length, joined from parts, and its means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.training.metrics import OWN
 
 
 class TokenMeans:
-    """What is logged as a mean over the completion tokens of one update, in all micro-batches and processes."""
+    """Figures of one update as means over its completion tokens, in all micro-batches and processes."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))

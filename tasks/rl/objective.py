@@ -1,16 +1,17 @@
 """The objective of GRPO (paper Eq. 1 to 3; arXiv 2501.12948v2 section 2.1 and Eq. 11 to 13).
 
-    A_i   = (r_i - mean(r)) / std(r)                                      Eq. 3, over the G outputs of a question
-    rho_t = pi(o_t) / pi_old(o_t)                                         Eq. 1
-    KL_t  = pi_ref(o_t) / pi(o_t) - log(pi_ref(o_t) / pi(o_t)) - 1        Eq. 2, at least 0, zero if equal
+    A_i   = (r_i - mean(r)) / std(r)                                Eq. 3, over the G outputs of a question
+    rho_t = pi(o_t) / pi_old(o_t)                                   Eq. 1
+    KL_t  = pi_ref(o_t) / pi(o_t) - log(pi_ref(o_t) / pi(o_t)) - 1  Eq. 2, at least 0, zero if equal
     J     = 1/G sum_i 1/|o_i| sum_t [ min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps) A_i) - beta KL_t ]
 
-The loss is -J. What differs from the paper: 1e-4 is added to the standard deviation (with n - 1), so that a group of
-equal rewards gets advantages of 0; a reward that is no number counts nowhere; the ratio is taken per token, as
-published code and TRL do, where Eq. 1 prints it per output. `dapo` and `dr_grpo` weigh the tokens otherwise.
+The loss is -J. What differs from the paper: 1e-4 is added to the standard deviation (with n - 1), so that a
+group of equal rewards gets advantages of 0; a reward that is no number counts nowhere; the ratio is taken per
+token, as published code and TRL do, where Eq. 1 prints it per output. `dapo` and `dr_grpo` weigh the tokens
+otherwise.
 
-Everything per token lies on one flat axis of T tokens with the response that each belongs to, so padded, packed and
-prefix-shared layouts call the same functions.
+Everything per token lies on one flat axis of T tokens with the response that each belongs to, so padded,
+packed and prefix-shared layouts call the same functions.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Update:
 
 
 Loss = Callable[[Tokens, Update], torch.Tensor]
-"""Minus the objective's share of these tokens, a scalar: the shares of an update's micro-batches add up to its loss."""
+"""Returns these tokens' share of the loss, a scalar; the shares of an update's micro-batches add up to it."""
 
 
 def advantages(rewards: torch.Tensor, scaled: bool = True) -> torch.Tensor:

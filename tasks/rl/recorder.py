@@ -66,7 +66,7 @@ class RecordedReward:
         self._config, self._problems, self._reward, self._health = config, problems, reward, health
         self._shards, self._checkpoint = shards, checkpoint
         self.engine = ""
-        """Name and version of what samples; the trainer opens it and takes this reward, so it is told later."""
+        """Name and version of what samples; known once the trainer, which is given this reward, opened it."""
         self._end_tokens = frozenset(end_tokens)
         self._process, self._rounds = process, Counter[int]()
 

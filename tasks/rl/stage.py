@@ -55,8 +55,8 @@ LOSSES = ("grpo", "dapo", "dr_grpo")
 
 
 def known_loss(name: str) -> str:
-    """A loss's name or import path. The module is found and its source read, but nothing is imported: it may need
-    torch, which is not imported while presets are loaded.
+    """A loss's name or import path. The module is found and its source read, but nothing is imported: it may
+    need torch, which is not imported while presets are loaded.
 
     Raises:
         ValueError: there is no such name, module or function.

@@ -1,8 +1,8 @@
 """GRPO: R1-Zero, reasoning RL, final RL and the RL-only student (paper 2.1-2.3, Methods; Eq. 1-10).
 
-A setting's way from the preset: `tasks.rl.stage` declares it with its source in the paper, `tasks.rl.arguments` gives
-TRL what TRL has, and `GroupTrainer`, the schedule, the reward and the engine read the rest from the same `RLConfig`.
-Run one by itself: `prefect deployment run rl-zero --param preset=tiny`.
+A setting's way from the preset: `tasks.rl.stage` declares it with its source in the paper,
+`tasks.rl.arguments` gives TRL what TRL has, and `GroupTrainer`, the schedule, the reward and the engine read
+the rest from the same `RLConfig`. Run one by itself: `prefect deployment run rl-zero --param preset=tiny`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""TRL's GRPOTrainer with the paper's objective, a rollout engine and what TRL lacks (paper 2.1, 2.2; Eq. 1-3).
+"""TRL's GRPOTrainer with the paper's objective, a rollout engine and what TRL lacks (2.1, 2.2; Eq. 1-3).
 
-TRL 1.16.0 gives the loop: data order, mini-batches of a rollout, optimiser, checkpoints, the reference policy, several
-processes. What is ours, and why:
+TRL 1.16.0 gives the loop: data order, mini-batches of a rollout, optimiser, checkpoints, the reference
+policy, several processes. What is ours, and why:
 
-    rollouts        `tasks.rollout.engine`: any engine of the registry, asked for a group's outputs as one request. A
-                    draw depends on (seed, step, row) alone, so an engine whose draws are exact repeats it on resume.
+    rollouts        `tasks.rollout.engine`: any engine of the registry; a group's outputs are one request. A
+                    draw's seed depends on (seed, step, row) alone, so a resumed run asks for the same.
     objective       `tasks.rl.objective`: advantages, ratio, clipping, KL and loss.
     one backward    TRL's batch is one whole policy update; here it is cut into micro-batches of similar
     per micro-batch length, each trimmed to its own longest row. Their losses add up to the update's.
@@ -14,7 +14,7 @@ processes. What is ours, and why:
     canary          before the first rollout the sampler must follow a changed weight (`tasks.rl.canary`).
     reference       a checkpoint holds the reference policy once it was moved; TRL would start again
                     from the first one.
-    length          `max_completion_length` may change with the step.
+    length          the longest completion may change with the step.
 
 Each method that overrides one of TRL's private ones says what to look at when TRL is upgraded.
 """
@@ -77,8 +77,8 @@ class GroupTrainer(GRPOTrainer):
         self._seconds: dict[str, float] = defaultdict(float)
         self._means = TokenMeans()
         self.codec = Codec(self.processing_class, frozenset(self.eos_token_ids))
-        # Opened last: an engine in this process shares the device and the process group that TRL has set up by now,
-        # and vLLM measures how much memory the models have left.
+        # Opened last: an engine in this process shares the device and the process group that TRL has set up
+        # by now, and vLLM measures how much memory the models have left.
         self.engine = open_engine(
             SampledModel(
                 folder, self.codec.end_tokens, prompts.longest + config.longest_completion,
@@ -91,8 +91,8 @@ class GroupTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
         """TRL's batch with our advantages and `idle`: whether a row's group has no spread.
 
-        Idle groups are drawn again first. On upgrade: the batch's keys (`micro_batches.refilled` and `trimmed`
-        treat every tensor of it), and that TRL calls this once a rollout.
+        Idle groups are drawn again first. On upgrade: the batch's keys (`micro_batches.refilled` and
+        `trimmed` treat every tensor of it), and that TRL calls this once a rollout.
         """
         self._round, self._limit = 0, max_completion_length(self.config, self.state.global_step)
         batch = self._rollout(inputs)
@@ -122,8 +122,8 @@ class GroupTrainer(GRPOTrainer):
     ) -> torch.Tensor:
         """TRL's, for texts that the codec made; the advantages (Eq. 3) and idle rows are kept from here.
 
-        TRL decodes without special tokens, which would hide tags that are such tokens. It returns the rewards of
-        all processes, shape (rows of all, reward functions). On upgrade: that shape, and the arguments.
+        TRL decodes without special tokens, which would hide tags that are such tokens. It returns the rewards
+        of all processes, shape (rows of all, reward functions). On upgrade: that shape, and the arguments.
         """
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, self.codec.texts(ids), ids)
         # TRL would add the reward functions up with weights; there is one here, and NaN is "no reward".
@@ -233,9 +233,9 @@ class GroupTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed.
 
-        TRL calls it for the old policy and the reference while it makes the batch. Where idle rows are skipped,
-        the reference scores the others only, and later: `_score_reference`. On upgrade: the three values that are
-        returned, and that the log-probabilities are divided by the temperature.
+        TRL calls it for the old policy and the reference while it makes the batch. Where idle rows are
+        skipped, the reference scores the others only, and later: `_score_reference`. On upgrade: the three
+        values that are returned, and that the log-probabilities are divided by the temperature.
         """
         if torch.is_grad_enabled():
             return super()._get_per_token_logps_and_entropies(
@@ -284,8 +284,9 @@ class GroupTrainer(GRPOTrainer):
     ) -> torch.Tensor:
         """The gradients of one policy update; returns its loss.
 
-        Stands for TRL's and the Trainer's: `gradient_accumulation_steps` is 1 and the micro-batches are ours. On
-        upgrade: that TRL counts updates in `_step` (it decides when `_prepare_inputs` makes a new rollout).
+        Stands for TRL's and the Trainer's: `gradient_accumulation_steps` is 1 and the micro-batches are ours.
+        On upgrade: that TRL counts updates in `_step` (it decides when `_prepare_inputs` makes a new
+        rollout).
         """
         model.train()
         batch = self._prepare_inputs(inputs)
@@ -336,8 +337,8 @@ class GroupTrainer(GRPOTrainer):
         def flat(name: str) -> torch.Tensor | None:
             return micro_batch[name][mask] if name in micro_batch else None
 
-        # Rows of (responses, width) become one axis; the first update of a rollout is on policy, so TRL leaves
-        # the old log-probabilities out: they are the policy's own.
+        # Rows of (responses, width) become one axis; the first update of a rollout is on policy, so TRL
+        # leaves the old log-probabilities out: they are the policy's own.
         old = flat("old_per_token_logps")
         tokens = objective.Tokens(
             policy[mask], policy[mask].detach() if old is None else old, flat("ref_per_token_logps"),

@@ -1,8 +1,8 @@
 """The contract of a rollout engine: token ids in, completions out as they finish.
 
 An engine knows tokens only. `tasks.rollout.text` turns problems into tokens and tokens into text, and
-`tasks.rollout.engines` is the registry that opens an engine by the name in a preset. Evaluation, curation and RL
-use the same contract. Nothing here imports torch or an engine.
+`tasks.rollout.engines` is the registry that opens an engine by the name in a preset. Evaluation, curation and
+RL use the same contract. Nothing here imports torch or an engine.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class SampledModel:
     longest: int | None = None
     """Largest number of tokens of a prompt and its completion. None: as long as the model can read."""
     policy: Callable[[], AbstractContextManager[Any]] | None = None
-    """In RL: lends the trainer's own torch model, whole and in evaluation mode, for as long as the context is open.
-    An engine that runs torch models in this process samples from it and needs no copy."""
+    """In RL: lends the trainer's own torch model, whole and in evaluation mode, for as long as the context is
+    open. An engine that runs torch models in this process samples from it and needs no copy."""
     pushes: bool = True
     """Whether this process gives new weights to an engine that several processes share. The others still have
     to exhaust the iterator that `load` gets, because gathering a sharded tensor takes every process."""
@@ -76,8 +76,8 @@ class Engine(Protocol):
 
         `seeds[i]` holds one seed for each completion of `prompts[i]`, so a group of G outputs is one request
         and its prompt is read once. A completion depends on its prompt, the sampling, its own seed and the
-        weights alone, not on what else is in flight. Ask for `logprobs` only if they are used: vLLM writes half
-        as many tokens a second with them.
+        weights alone, not on what else is in flight. Ask for `logprobs` only if they are used: vLLM writes
+        half as many tokens a second with them.
         """
         ...
 

@@ -22,7 +22,7 @@ class EngineSettings(Settings):
     gpu_memory_share: Annotated[float, Field(gt=0, le=0.95, json_schema_extra=VOLATILE)] = 0.45
     """Share of the GPU's memory that vLLM takes."""
     server_url: Annotated[str, Field(json_schema_extra=VOLATILE)] = ""
-    """`vllm-server` only: the server's address (`tasks.rollout.engines.vllm_server` says how to start one)."""
+    """`vllm-server` only: its address (`tasks/rollout/engines/vllm_server.py` says how to start one)."""
 
     @property
     def entry(self) -> EngineEntry:

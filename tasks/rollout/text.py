@@ -87,7 +87,8 @@ class TextSampler:
     ) -> list[Written]:
         """One text for each prompt, in order.
 
-        `seed` is one for each prompt, or one for the call, from which each prompt's own is derived with its place.
+        `seed` is one for each prompt, or one for the call, from which each prompt's own is derived with its
+        place.
         """
         seeds = [derived_seed(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
         asked = self._codec.tokens(prompts)

@@ -22,4 +22,4 @@ class LaunchSettings(Settings):
     processes: Positive = 1
     """On this machine; one a GPU."""
     strategy: Literal["ddp", "fsdp2"] = "ddp"
-    """`ddp`: every process holds the whole model. `fsdp2`: they share weights, gradients and optimiser states."""
+    """`ddp`: every process holds the whole model. `fsdp2`: they share weights, gradients and optimiser."""

@@ -1,4 +1,4 @@
-"""The weights of a model that is being trained, whole: shared out among processes (FSDP2), or with adapters."""
+"""The whole weights of a model in training that is shared out among processes (FSDP2) or has adapters."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def is_sharded(model: torch.nn.Module) -> bool:
 def policy_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, whole tensor) of an unwrapped model, adapters merged, under the Hugging Face model's own names.
 
-    One tensor at a time is whole or merged, so the model is never in memory twice, and a tied weight comes once.
-    Gathering a sharded tensor takes every process: all of them must exhaust the iterator. Adapters are added to
-    a copy; PEFT's `merge_adapter` and `unmerge_adapter` would round the base weights a little at every step.
+    One tensor at a time is whole or merged, so the model is never in memory twice, and a tied weight comes
+    once. Gathering a sharded tensor takes every process: all of them must exhaust the iterator. Adapters are
+    added to a copy; PEFT's `merge_adapter` and `unmerge_adapter` would round the base weights a little at
+    every step.
     """
     layers = dict(model.named_modules())
     for name, parameter in model.named_parameters():

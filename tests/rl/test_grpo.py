@@ -9,9 +9,10 @@ import torch
 from trl import GRPOTrainer
 
 from tasks.problem import Problem
-from tasks.rl.stage import RLConfig
+from tasks.rl import objective
 from tasks.rl.arguments import grpo_arguments
 from tasks.rl.prompts import Prompts
+from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
 from tasks.rollout.engines import ENGINES, EngineEntry
 from tasks.rollout.engines.transformers import TransformersEngine
@@ -252,6 +253,18 @@ def test_other_losses_are_trls_own_on_the_whole_batch(tiny_model, tmp_path, loss
     if loss == "dr_grpo":
         rewards = batch["advantages"].reshape(4, 4)
         assert rewards.abs().max() > 2
+
+
+def ten_times(tokens, update):
+    return 10 * objective.grpo(tokens, update)
+
+
+def test_a_loss_of_ones_own_trains(tiny_model, tmp_path):
+    losses = []
+    for number, name in enumerate(("grpo", f"{__name__}:ten_times")):
+        trainer = build(CONFIG.model_copy(update={"loss": name}), tiny_model, tmp_path / str(number))
+        losses.append(step_loss(trainer, rollout(trainer)))
+    assert losses[1] == pytest.approx(10 * losses[0], rel=1e-5)
 
 
 # ---- the sampler ------------------------------------------------------------------------------

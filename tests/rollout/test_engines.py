@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,9 +71,7 @@ def test_a_new_engine_samples_what_the_embedded_one_does(one_by_one, tiny_model,
     for number, engine in enumerate((EngineSettings(), one_by_one)):
         job = local_job(tmp_path / str(number), "base", "evaluate", inputs)
         short = Sampling(max_new_tokens=12)
-        table = sampling.sample_checkpoint(
-            job.inputs["checkpoint"], problems, "r1", short, 4, 0, engine, job
-        )
+        table = sampling.sample_checkpoint(job.inputs["checkpoint"], problems, "r1", short, 4, 0, engine, job)
         written.append(table["completion"].to_pylist())
     assert set(table["engine"].to_pylist()) == {"one-by-one 1"}
     assert written[0] == written[1]
@@ -128,10 +127,12 @@ def test_nothing_outside_the_registry_asks_for_an_engines_name():
 
 
 def test_the_registry_and_the_contract_import_no_torch():
-    script = "import sys, tasks.rollout.engines, tasks.rollout.engine, tasks.rl.stage; print('torch' in sys.modules)"
-    import subprocess
-
-    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    script = (
+        "import sys, tasks.rollout.engines, tasks.rollout.engine, tasks.rl.stage; "
+        "print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert shown.stdout == "False\n"
 
 

