@@ -21,6 +21,7 @@ from flows.graph import Pipeline
 from tasks.base.load import INSTALL_SMOLLM2, SMOLLM2, smollm2_installed
 from tasks.base.stage import BaseConfig
 from tasks.presets import REPOSITORY, is_hub_model
+from tasks.rollout.engines import ENGINES
 from tasks.rollout.settings import EngineSettings
 
 _GIB = 2**30
@@ -95,19 +96,19 @@ def gpu_names() -> list[str]:
 
 def _gpu(pipeline: Pipeline) -> Iterator[DoctorCheck]:
     names, wanted = gpu_names(), engines(pipeline)
-    needs = bool(wanted - {"transformers"}) or any(map(is_hub_model, bases(pipeline)))
+    needs = any(ENGINES[name].needs_gpu for name in wanted) or any(map(is_hub_model, bases(pipeline)))
     state = "; ".join(names) or ("none, and the preset needs one" if needs else "none, and none is needed")
     remedy = "use a machine with an NVIDIA GPU, or the preset tiny" if needs and not names else ""
     yield DoctorCheck("gpu", not remedy, state, remedy)
-    if any(engine.startswith("vllm") for engine in wanted):
-        yield _vllm()
+    for package in sorted({ENGINES[name].package for name in wanted} - {""}):
+        yield _engine_package(package)
 
 
-def _vllm() -> DoctorCheck:
+def _engine_package(package: str) -> DoctorCheck:
     try:
-        return DoctorCheck("vllm", True, metadata.version("vllm"))
+        return DoctorCheck(package, True, metadata.version(package))
     except metadata.PackageNotFoundError:
-        return DoctorCheck("vllm", False, "not installed", "run `.venv/bin/pip install -e '.[gpu]'`")
+        return DoctorCheck(package, False, "not installed", "run `.venv/bin/pip install -e '.[gpu]'`")
 
 
 def bases(pipeline: Pipeline) -> list[BaseConfig]:

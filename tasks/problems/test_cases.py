@@ -24,14 +24,17 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from artifacts.tables import read_table, write_table
 from tasks.problem import Problem, from_table, to_table
 from tasks.rewards.verifiers.code import same_text
-from tasks.rollout.engine import Engine, derived_seed, open_engine
+from tasks.rollout.engine import derived_seed
+from tasks.rollout.engines import ENGINES
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.rollout.text import TextSampler, open_sampler
 from tasks.sandbox import Sandbox
 
 DRAWS = 4
@@ -236,12 +239,12 @@ def _rejected(problem: Problem, detail: str) -> dict[str, str]:
 
 
 def write_generators(
-    engine: Engine, questions: Sequence[str], sampling: Sampling, seed: int = 0
+    sampler: TextSampler, questions: Sequence[str], sampling: Sampling, seed: int = 0
 ) -> list[list[str]]:
     """The generators that a model writes for each question: every closed code block of its answer."""
     prompts = [_PROMPT.format(question=question) for question in questions]
     seeds = [derived_seed("generators", seed, question) for question in questions]
-    return [code_blocks(c.text) for c in engine.generate(prompts, sampling, seeds)]
+    return [code_blocks(c.text) for c in sampler.generate(prompts, sampling, seeds)]
 
 
 def code_blocks(text: str) -> list[str]:
@@ -249,10 +252,12 @@ def code_blocks(text: str) -> list[str]:
     return list(dict.fromkeys(block for block in _BLOCK.findall(text) if block.strip()))
 
 
-def add_generators(problems: Sequence[Problem], engine: Engine, sampling: Sampling) -> Iterator[Problem]:
+def add_generators(
+    problems: Sequence[Problem], sampler: TextSampler, sampling: Sampling
+) -> Iterator[Problem]:
     """Problems with submissions and without generators get some; all others pass as they are."""
     wanting = [p for p in problems if _wants_cases(p) and not p.verifier_args.get("generators")]
-    written = write_generators(engine, [p.prompt for p in wanting], sampling)
+    written = write_generators(sampler, [p.prompt for p in wanting], sampling)
     found = {p.id: programs for p, programs in zip(wanting, written, strict=True)}
     for p in problems:
         arguments = {**p.verifier_args, "generators": found[p.id]} if p.id in found else p.verifier_args
@@ -266,14 +271,11 @@ def main() -> None:
     parser.add_argument(
         "--model", type=Path, required=True, help="folder of the model that writes generators"
     )
-    parser.add_argument("--engine", choices=("transformers", "vllm"), default="vllm")
+    parser.add_argument("--engine", choices=tuple(ENGINES), default="vllm")
     given = parser.parse_args()
-    engine = open_engine(EngineSettings(name=given.engine), given.model)
-    try:
+    with closing(open_sampler(EngineSettings(name=given.engine), given.model)) as sampler:
         problems = from_table(read_table(given.source))
-        out = list(add_generators(problems, engine, Sampling(temperature=0.7, max_new_tokens=4_096)))
-    finally:
-        engine.close()
+        out = list(add_generators(problems, sampler, Sampling(temperature=0.7, max_new_tokens=4_096)))
     write_table(given.target, to_table(out), "problems")
     print(f"{sum('generators' in p.verifier_args for p in out)} of {len(out)} problems have generators")
 

@@ -48,8 +48,8 @@ from tasks.rewards.preference_models import (
     safety_text,
     set_score_range,
 )
-from tasks.rollout.engine import open_engine
 from tasks.rollout.sampling import sample_problems
+from tasks.rollout.text import open_sampler
 from tasks.sft.train import row_order
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
@@ -111,9 +111,9 @@ def general_problems(problems: Sequence[Problem], config: RewardModelsConfig) ->
 def sample_responses(config: RewardModelsConfig, job: Job, problems: Sequence[Problem]) -> list[Response]:
     """`samples_per_prompt` responses of the checkpoint to each problem."""
     checkpoint = job.inputs["checkpoint"]
-    with closing(open_engine(config.engine, checkpoint.path / "model")) as engine:
+    with closing(open_sampler(config.engine, checkpoint.path / "model")) as sampler:
         table = sample_problems(
-            engine, problems, config.template, config.sampling, config.samples_per_prompt, config.seed,
+            sampler, problems, config.template, config.sampling, config.samples_per_prompt, config.seed,
             checkpoint.ref.digest, job,
         )  # fmt: skip
     by_id = {p.id: p for p in problems}

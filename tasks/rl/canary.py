@@ -7,11 +7,13 @@ latter; one that computes something else (another attention, mask or temperature
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from tasks.rollout.engine import Completion
 
 PROMPTS, TOKENS = 4, 16
 _SCALE, _SHIFT = 2.0, 0.05
@@ -38,6 +40,26 @@ class Canary:
             f"the sampler's log-probabilities differ from the trainer's by {self.mismatch:.4f} a token, "
             f"{cause}; check the engine's version and precision, or set engine.name to transformers"
         )
+
+
+def measure(
+    model: torch.nn.Module,
+    prompts: list[list[int]],
+    give_weights: Callable[[], None],
+    sample: Callable[[list[list[int]]], list[Completion]],
+    score: Callable[[list[list[int]], list[list[int]]], list[list[float]]],
+) -> Canary:
+    """Tries a few of the prompts. Afterwards the model is as before and the sampler has the changed weight.
+
+    `sample` draws `TOKENS` tokens with log-probabilities; `score` gives the trainer's for the same tokens.
+    """
+    few = prompts[:: max(1, len(prompts) // PROMPTS)][:PROMPTS]
+    with changed_weight(model):
+        give_weights()
+        done = sample(few)
+        tokens, drawn = [c.tokens for c in done], [c.logprobs or [] for c in done]
+        changed = score(few, tokens)
+    return Canary(mean_gap(drawn, changed), mean_gap(drawn, score(few, tokens)))
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from tasks.rewards.score import Verifies
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifier import has_rule
 from tasks.rl.stage import RLConfig
-from tasks.rollout.engine import derived_seed, open_engine
+from tasks.rollout.engine import derived_seed
 from tasks.rollout.settings import Sampling
+from tasks.rollout.text import open_sampler
 
 _AT_ONCE = 256
 """Problems sampled and judged at a time."""
@@ -48,11 +49,11 @@ def _measure(
     sampling = Sampling(temperature=config.temperature, max_new_tokens=config.max_completion_length)
     rates = [1.0] * len(problems)
     judged = [i for i, p in enumerate(problems) if has_rule(p)]
-    with closing(open_engine(config.engine, model_dir)) as engine:
+    with closing(open_sampler(config.engine, model_dir)) as sampler:
         for start in range(0, len(judged), _AT_ONCE):
             rows = [i for i in judged[start : start + _AT_ONCE] for _ in range(samples)]
             prompts = [render_prompt(config.template, problems[i].prompt) for i in rows]
-            written = engine.generate(prompts, sampling, derived_seed("pass-rate", config.seed, start))
+            written = sampler.generate(prompts, sampling, derived_seed("pass-rate", config.seed, start))
             verdicts = pool.verify([problems[i] for i in rows], [c.text for c in written])
             for place in range(0, len(rows), samples):
                 found = verdicts[place : place + samples]

@@ -34,7 +34,7 @@ class Memory:
     step: int
     """Logits and activations of one micro-batch."""
     sampling: int
-    """Keys and values (none where vLLM samples: it takes its own share)."""
+    """Keys and values of the completions, where the engine keeps them in this process's memory."""
 
     @property
     def peak(self) -> int:
@@ -45,7 +45,7 @@ class Memory:
 def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> Memory:
     """At the longest prompt and completion that the settings allow."""
     shape, parameters = model.config, model.num_parameters()
-    longest = max([config.max_completion_length, *(s.max_completion_length for s in config.length_schedule)])
+    longest = config.longest_completion
     tokens = config.micro_batch_size * (longest_prompt + longest)
     trained = _adapter_parameters(model, config.lora.rank) if config.lora else parameters
     copies = 2 if config.kl_coef > 0 and config.lora is None else 1
@@ -59,7 +59,7 @@ def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
         weights=_FLOAT * parameters * copies // share,
         training=_FLOAT * trained * (1 + _ADAM) // share,
         step=(_FLOAT // (2 if config.bf16 else 1)) * activations + _FLOAT * logits,
-        sampling=_FLOAT * cached if config.engine.name == "transformers" else 0,
+        sampling=_FLOAT * cached if config.engine.entry.caches_in_trainer else 0,
     )
 
 
@@ -84,13 +84,14 @@ def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) 
 
 
 def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int, need: Memory) -> None:
-    """One forward and backward pass of a full micro-batch, with room for what else training and vLLM hold.
+    """One forward and backward pass of a full micro-batch, with room for the rest of training and the engine.
 
     Raises:
         ValueError: out of memory.
     """
     total = torch.cuda.mem_get_info()[1]
-    free = total * (1 - config.engine.gpu_memory_share if config.engine.name == "vllm" else 1)
+    engine = config.engine
+    free = total * (1 - engine.gpu_memory_share if engine.entry.takes_gpu_share else 1)
     torch.cuda.reset_peak_memory_stats()
     try:
         worst_step(model, config, longest_prompt)
@@ -110,7 +111,7 @@ def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: in
 
 def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:
     """Forward and backward of `micro_batch_size` rows of the greatest length; gradients are left."""
-    longest = max([config.max_completion_length, *(s.max_completion_length for s in config.length_schedule)])
+    longest = config.longest_completion
     ids = torch.zeros(
         config.micro_batch_size, longest_prompt + longest, dtype=torch.long, device=model.device
     )

@@ -1,4 +1,4 @@
-"""Cutting one policy update's rollout into micro-batches of similar length, and joining rollouts."""
+"""One policy update's rollout: cut into micro-batches of similar length, joined from parts, and its means."""
 
 from __future__ import annotations
 
@@ -7,28 +7,42 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+
+from tasks.rl import objective
+from tasks.training.metrics import OWN
 
 
-class Parts:
-    """Folds what TRL logs for each micro-batch into one value an update, weighted by tokens."""
+class TokenMeans:
+    """Figures of one update as means over its completion tokens, in all micro-batches and processes."""
 
-    def __init__(self, metrics: dict[str, list[float]]) -> None:
-        self._metrics = metrics
-        self._before = {name: len(values) for name, values in metrics.items()}
-        self._held: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
 
-    def close(self, weight: float) -> None:
-        """End of a micro-batch of `weight` tokens."""
-        for name, values in self._metrics.items():
-            start = self._before.get(name, 0)
-            self._held[name] += [(value, weight) for value in values[start:]]
-            del values[start:]
+    @torch.no_grad()
+    def add(
+        self, tokens: objective.Tokens, entropy: torch.Tensor, sampler: torch.Tensor | None, epsilon: float
+    ) -> None:
+        """One micro-batch; `entropy` and the sampler's log-probabilities have shape (T,)."""
+        values = {
+            "tokens": torch.ones_like(tokens.policy),
+            "entropy": entropy,
+            "clip_ratio/region_mean": objective.clipped(tokens, epsilon),
+        }
+        if tokens.reference is not None:
+            values["kl"] = objective.kl(tokens.policy, tokens.reference)
+        if sampler is not None:
+            values[OWN + "sampler_mismatch"] = (tokens.old - sampler).abs().nan_to_num()
+        for name, value in values.items():
+            self._sums[name] = self._sums[name].to(value.device) + value.float().sum()
 
-    def merge(self) -> None:
-        for name, pairs in self._held.items():
-            if pairs:
-                total = sum(weight for _, weight in pairs)
-                self._metrics[name].append(sum(v * w for v, w in pairs) / total if total else 0.0)
+    def taken(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means, which are then forgotten. Every process must call it, with the same names."""
+        names, sums = list(self._sums), torch.stack(list(self._sums.values()))
+        totals = dict(zip(names, accelerator.reduce(sums, reduction="sum").tolist(), strict=True))
+        self._sums.clear()
+        count = max(totals.pop("tokens"), 1.0)
+        return {name: total / count for name, total in totals.items()}
 
 
 def by_length(mask: torch.Tensor, size: int) -> Iterator[torch.Tensor]:

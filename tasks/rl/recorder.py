@@ -60,10 +60,12 @@ class RecordedReward:
 
     def __init__(
         self, config: RLConfig, problems: Sequence[Problem], reward: RewardFunction, health: RewardHealth,
-        shards: Path, checkpoint: str, engine: str, end_tokens: Iterable[int], process: int = 0,
+        shards: Path, checkpoint: str, end_tokens: Iterable[int], process: int = 0,
     ) -> None:  # fmt: skip
         self._config, self._problems, self._reward, self._health = config, problems, reward, health
-        self._shards, self._checkpoint, self._engine = shards, checkpoint, engine
+        self._shards, self._checkpoint = shards, checkpoint
+        self.engine = ""
+        """Name and version of what samples; known once the trainer, which is given this reward, opened it."""
         self._end_tokens = frozenset(end_tokens)
         self._process, self._rounds = process, Counter[int]()
 
@@ -108,7 +110,7 @@ class RecordedReward:
             "finish_reason": ["stop" if finished else "length" for finished in r.finished],
             "temperature": [config.temperature] * count, "top_p": [1.0] * count,
             "max_new_tokens": [max_completion_length(config, r.step)] * count,
-            "seed": [rollout_seed(config.seed, r.step)] * count, "engine": [self._engine] * count,
+            "seed": [rollout_seed(config.seed, r.step)] * count, "engine": [self.engine] * count,
             "reward": [finite(s.total) for s in r.scored],
             **scored_columns(r.scored, config.rewards),
         }  # fmt: skip

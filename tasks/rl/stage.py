@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from artifacts.refs import Kind
 from tasks.problem import VERIFIABLE, Domain
@@ -47,6 +50,34 @@ class Curriculum(Settings):
                 "curriculum.stages must start at step 0 and have rising, distinct steps: sort them"
             )
         return self
+
+
+LOSSES = ("grpo", "dapo", "dr_grpo")
+"""The losses of `tasks.rl.objective`, which imports torch."""
+
+
+def known_loss(name: str) -> str:
+    """A loss's name or import path. The module is found and its source read, but nothing is imported: it may
+    need torch, which is not imported while presets are loaded.
+
+    Raises:
+        ValueError: there is no such name, module or function.
+    """
+    module, _, function = name.partition(":")
+    if name in LOSSES:
+        return name
+    if not function:
+        raise ValueError(f"{name!r} is none of {', '.join(LOSSES)} and no import path module:function")
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or found.origin is None:
+        raise ValueError(f"loss {name!r}: no module {module} can be imported from here: fix the path")
+    names = {getattr(node, "name", "") for node in ast.parse(Path(found.origin).read_text()).body}
+    if function not in names:
+        raise ValueError(f"loss {name!r}: {found.origin} defines no function {function}: fix the path")
+    return name
 
 
 _BIASED = ("top_p", "top_k", "min_p", "typical_p")
@@ -100,9 +131,10 @@ class RLConfig(CodeChecking):
     """Updates between two places to resume from."""
     seed: int = 0
     """Of the prompt order and the draws."""
-    loss: Annotated[Literal["grpo", "dapo", "dr_grpo"], Field(json_schema_extra=NEUTRAL)] = "grpo"
+    loss: Annotated[str, AfterValidator(known_loss), Field(json_schema_extra=NEUTRAL)] = "grpo"
     """`grpo`: mean over a response's tokens, then over responses (Eq. 1). `dapo`: mean over all tokens.
-    `dr_grpo`: a response's sum over the length limit, advantages not divided by the deviation."""
+    `dr_grpo`: a response's sum over the length limit, advantages not divided by the deviation. Or the import
+    path `module:function` of another one, called like those of `tasks.rl.objective`."""
     refill_rounds: Annotated[Count, Field(json_schema_extra=NEUTRAL)] = 0
     """Dynamic sampling: groups whose rewards are all equal are drawn again from other problems, at most so
     many times a rollout. 0: never."""
@@ -132,6 +164,11 @@ class RLConfig(CodeChecking):
     def batch_size(self) -> int:
         """Completions in one policy update."""
         return self.questions_per_step * self.group_size
+
+    @property
+    def longest_completion(self) -> int:
+        """Tokens that a completion may have at most, in any step."""
+        return max([self.max_completion_length, *(s.max_completion_length for s in self.length_schedule)])
 
     @model_validator(mode="before")
     @classmethod
@@ -168,11 +205,6 @@ class RLConfig(CodeChecking):
             raise ValueError(
                 f"launch.processes {self.launch.processes} would split groups of {self.group_size}, and "
                 "refill_rounds and skip_zero_advantage need whole ones: use fewer processes"
-            )
-        if self.launch.strategy.startswith("deepspeed") and self.engine.name == "transformers":
-            raise ValueError(
-                f"launch.strategy {self.launch.strategy} cannot sample with engine transformers: set "
-                "engine.name to vllm or vllm-server, or the strategy to fsdp2"
             )
         return self
 

@@ -1,21 +1,22 @@
-"""TRL's GRPOTrainer with what it lacks (paper 2.1, 2.2; Eq. 1-3).
+"""TRL's GRPOTrainer with the paper's objective, a rollout engine and what TRL lacks (2.1, 2.2; Eq. 1-3).
 
-Where this differs from TRL 1.16.0, and why:
+TRL 1.16.0 gives the loop: data order, mini-batches of a rollout, optimiser, checkpoints, the reference
+policy, several processes. What is ours, and why:
 
-    generation      `tasks.rollout.decoding`: each prompt is read once a group, finished rows leave the batch,
-                    and a draw depends on (seed, step, row) alone, so a resumed run repeats it. With vLLM,
-                    TRL's own.
+    rollouts        `tasks.rollout.engine`: any engine of the registry; a group's outputs are one request. A
+                    draw's seed depends on (seed, step, row) alone, so a resumed run asks for the same.
+    objective       `tasks.rl.objective`: advantages, ratio, clipping, KL and loss.
     one backward    TRL's batch is one whole policy update; here it is cut into micro-batches of similar
-    per micro-batch length, each trimmed to its own longest row. The loss is TRL's; micro-batch losses are
-                    weighted by rows, so their sum is TRL's mean over the batch (`dapo` sums to it by itself).
+    per micro-batch length, each trimmed to its own longest row. Their losses add up to the update's.
     log-probs       the reference's and the old policy's are computed in such micro-batches too.
-    idle groups     all rewards equal, so all advantages 0: drawn again (`fresh_rows`, a bounded number of
-                    rounds), and left out of forward and backward, the reference's too (`skip_idle`).
-    canary          before the first rollout the sampler must follow a changed weight (`tasks.rl.canary`);
-                    each step logs how far its log-probabilities are from the trainer's.
+    idle groups     all rewards equal, so all advantages 0: drawn again (a bounded number of rounds), and left
+                    out of forward and backward, the reference's too.
+    canary          before the first rollout the sampler must follow a changed weight (`tasks.rl.canary`).
     reference       a checkpoint holds the reference policy once it was moved; TRL would start again
                     from the first one.
-    length          `max_completion_length` may change with the step.
+    length          the longest completion may change with the step.
+
+Each method that overrides one of TRL's private ones says what to look at when TRL is upgraded.
 """
 
 from __future__ import annotations
@@ -29,66 +30,73 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from tasks.rl import canary
-from tasks.rl.micro_batches import Parts, bounds, by_length, idle_rows, refilled, trimmed
-from tasks.rollout.decoding import write
-from tasks.rollout.engine import derived_seed
-from tasks.rollout.server import ServerWatch
+from tasks.rl import canary, objective
+from tasks.rl.micro_batches import TokenMeans, bounds, by_length, idle_rows, refilled, trimmed
+from tasks.rl.prompts import Prompts
+from tasks.rl.schedule import max_completion_length
+from tasks.rl.stage import RLConfig
+from tasks.rollout.engine import Completion, Engine, SampledModel, derived_seed, generate_rows
 from tasks.rollout.settings import Sampling
+from tasks.rollout.text import Codec
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import OWN
-from tasks.training.sharding import whole_weights
+from tasks.training.sharding import policy_weights, whole_weights
 
-TokenIds = list[int]
 Row = dict[str, Any]
+Batch = dict[str, Any]
 _REFERENCE = "reference.safetensors"
+_SCORED_EVERY = 10
+"""An engine whose log-probabilities cost much is asked for them in every tenth step: `sampler_mismatch`."""
 
 
 class GroupTrainer(GRPOTrainer):
-    """GRPO with micro-batches of `micro_batch_size` completions and a length by step.
+    """GRPO as the settings say, with rollouts from `open_engine(model)`.
 
-    `decode_batch` is how many completions are written at once. `fresh_rows(step, round, process, count)`
-    gives prompts for groups to draw again, in at most `refill_rounds` rounds. `on_written` hears of rows of
-    the dataset and their completions while others are still being written.
+    `on_written` hears of rows of the dataset and their completions while others are still being written.
     """
 
     def __init__(
         self,
-        *args: Any,
-        micro_batch_size: int,
-        decode_batch: int,
-        length_at: Callable[[int], int],
-        skip_idle: bool = False,
-        refill_rounds: int = 0,
-        fresh_rows: Callable[[int, int, int, int], list[Row]] | None = None,
+        config: RLConfig,
+        prompts: Prompts,
+        open_engine: Callable[[SampledModel], Engine],
+        folder: Path,
         on_written: Callable[[list[Row], list[str]], None] | None = None,
-        mismatch_limit: float = 0.1,
-        **kwargs: Any,
+        lost_note: Path | None = None,
+        **trl: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.micro_batch_size = micro_batch_size
-        self._decode_batch = decode_batch
-        self._length_at = length_at
-        self._skip_idle = skip_idle
-        self._refill_rounds, self._fresh_rows, self._round = refill_rounds, fresh_rows, 0
-        self._on_written = on_written
-        self._mismatch_limit, self._sampler_checked = mismatch_limit, False
+        super().__init__(train_dataset=prompts.dataset(config.mini_batches_per_rollout), **trl)
+        self.config, self._prompts, self._on_written = config, prompts, on_written
+        self._objective = objective.loss_named(config.loss)
+        self._skip_idle = config.skip_zero_advantage or config.kl_coef == 0
+        self._limit, self._round = config.max_completion_length, 0
+        self._loaded_step, self._sampler_checked = -1, False
         self._seconds: dict[str, float] = defaultdict(float)
-        self._server: ServerWatch | None = None
-
-    def watch_server(self, server: ServerWatch) -> None:
-        """End as lost when the vLLM server vanishes; for the process that talks to it."""
-        self._server = server
+        self._means = TokenMeans()
+        self.codec = Codec(self.processing_class, frozenset(self.eos_token_ids))
+        # Opened last: an engine in this process shares the device and the process group that TRL has set up
+        # by now, and vLLM measures how much memory the models have left.
+        self.engine = open_engine(
+            SampledModel(
+                folder, self.codec.end_tokens, prompts.longest + config.longest_completion,
+                self._lent_policy, self.accelerator.is_main_process, lost_note,
+            )
+        )  # fmt: skip
 
     # ---- rollouts -----------------------------------------------------------------------------
 
-    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
-        """As TRL's, with `idle`: whether a row's group has no spread. Idle groups are drawn again first."""
-        self._round = 0
+    def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
+        """TRL's batch with our advantages and `idle`: whether a row's group has no spread.
+
+        Idle groups are drawn again first. On upgrade: the batch's keys (`micro_batches.refilled` and
+        `trimmed` treat every tensor of it), and that TRL calls this once a rollout.
+        """
+        self._round, self._limit = 0, max_completion_length(self.config, self.state.global_step)
         batch = self._rollout(inputs)
-        while self._round < self._refill_rounds:
+        while self._round < self.config.refill_rounds:
             groups = self._most(int(batch["idle"].sum()) // self.num_generations)
             if groups == 0:
                 break
@@ -99,20 +107,31 @@ class GroupTrainer(GRPOTrainer):
         self._log(rollouts=1.0 + self._round, idle_share=float(batch["idle"].float().mean()))
         return batch
 
-    def _rollout(self, rows: list[Row]) -> dict[str, Any]:
+    def _rollout(self, rows: list[Row]) -> Batch:
         self._rows = rows
-        return super()._generate_and_score_completions(rows) | {"idle": self._idle}
+        batch = super()._generate_and_score_completions(rows)
+        return batch | {"idle": self._idle, "advantages": self._advantages}
 
     def _fresh(self, groups: int) -> list[Row]:
-        rows = self._fresh_rows(self.state.global_step, self._round, self.accelerator.process_index, groups)
+        process = self.accelerator.process_index
+        rows = self._prompts.fresh(self.state.global_step, self._round, process, groups)
         return [row for row in rows for _ in range(self.num_generations)]
 
-    def _calculate_rewards(self, inputs: list[Row], *args: Any) -> torch.Tensor:
-        rewards: torch.Tensor = super()._calculate_rewards(inputs, *args)
-        first = self.accelerator.process_index * len(inputs)
-        idle = idle_rows(rewards.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), torch.nan),
-                         self.num_generations)  # fmt: skip
-        self._idle = idle[first : first + len(inputs)]
+    def _calculate_rewards(
+        self, inputs: list[Row], prompts: list[str], completions: list[str], ids: list[list[int]]
+    ) -> torch.Tensor:
+        """TRL's, for texts that the codec made; the advantages (Eq. 3) and idle rows are kept from here.
+
+        TRL decodes without special tokens, which would hide tags that are such tokens. It returns the rewards
+        of all processes, shape (rows of all, reward functions). On upgrade: that shape, and the arguments.
+        """
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, self.codec.texts(ids), ids)
+        # TRL would add the reward functions up with weights; there is one here, and NaN is "no reward".
+        groups = rewards[:, 0].view(-1, self.num_generations)
+        share = slice(self.accelerator.process_index * len(inputs), None)
+        scaled = self.config.loss != "dr_grpo"
+        self._advantages = objective.advantages(groups, scaled).view(-1)[share][: len(inputs)]
+        self._idle = idle_rows(rewards[:, 0], self.num_generations)[share][: len(inputs)]
         return rewards
 
     def _most(self, count: int) -> int:
@@ -120,97 +139,80 @@ class GroupTrainer(GRPOTrainer):
         mine = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.gather(mine).max())
 
-    # ---- generation ---------------------------------------------------------------------------
+    # ---- sampling -----------------------------------------------------------------------------
 
     def _generate_single_turn(
-        self,
-        prompt_ids: list[TokenIds],
-        images: None,
-        multimodal_fields: dict,
-        num_generations: int,
-        *args: Any,
-    ) -> tuple[list[TokenIds], list[list[float]]]:
-        with self._server.watching() if self._server else contextlib.nullcontext():
-            if not self._sampler_checked:
-                self._check_sampler(prompt_ids)
-            self._sync_sampler()
-            self._set_length(self._length_at(self.state.global_step))
-            with self._timed("generate_s"):
-                if self.use_vllm:
-                    drawn = super()._generate_single_turn(
-                        prompt_ids, images, multimodal_fields, num_generations, *args
-                    )
-                else:
-                    drawn = self._sample(prompt_ids, self._on_written and self._tell)
-        written = sum(len(tokens) for tokens in drawn[0])
+        self, prompt_ids: list[list[int]], *_: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Tokens and their log-probabilities for this process's rows, from the engine instead of TRL.
+
+        On upgrade: that this is the only place where TRL generates, and what it returns.
+        """
+        if not self._sampler_checked:
+            self._check_sampler(prompt_ids)
+        if self._loaded_step != self.state.global_step:
+            self._give_weights()
+        free = self.config.engine.entry.free_logprobs
+        scored = free or self.state.global_step % _SCORED_EVERY == 0
+        with self._timed("generate_s"):
+            done = self._sample(prompt_ids, self._limit, scored, self._tell)
+        written = sum(len(c.tokens) for c in done)
         self._log(tokens_per_second=written / self._seconds["generate_s"])
-        return drawn
+        logprobs = [c.logprobs or [] for c in done] if scored else None
+        return [c.tokens for c in done], logprobs
 
     def _sample(
-        self, prompt_ids: list[TokenIds], finished: Callable[[dict[int, TokenIds]], None] | None = None
-    ) -> tuple[list[TokenIds], list[list[float]]]:
-        model = self.accelerator.unwrap_model(self.model)
-        sampling = Sampling(temperature=self.temperature, max_new_tokens=self.max_completion_length)
+        self,
+        prompt_ids: list[list[int]],
+        length: int,
+        logprobs: bool = True,
+        finished: Callable[[int, Completion], None] | None = None,
+    ) -> list[Completion]:
+        """A row's seed depends on the step and on its place among the rows of all processes and rounds."""
         seed = rollout_seed(self.args.seed, self.state.global_step)
         first = self._round * self.args.generation_batch_size
         first += self.accelerator.process_index * len(prompt_ids)
         seeds = [derived_seed(seed, first + row) for row in range(len(prompt_ids))]
+        sampling = Sampling(temperature=self.temperature, max_new_tokens=length)
+        return generate_rows(self.engine, prompt_ids, sampling, seeds, logprobs, finished)
+
+    def _tell(self, row: int, completion: Completion) -> None:
+        if self._on_written is not None:
+            self._on_written([self._rows[row]], self.codec.texts([completion.tokens]))
+
+    def _give_weights(self) -> None:
+        """The present weights to the engine; no process samples before every engine has them."""
+        with self._timed("sync_s"):
+            self.engine.load(policy_weights(self.accelerator.unwrap_model(self.model)))
+            self.accelerator.wait_for_everyone()
+        self._loaded_step = self.state.global_step
+
+    @contextlib.contextmanager
+    def _lent_policy(self) -> Iterator[PreTrainedModel]:
+        """The policy itself, to sample from: whole, in evaluation mode, in the precision it trains in."""
+        model = self.accelerator.unwrap_model(self.model)
         model.eval()
         with self.accelerator.autocast(), whole_weights(model):
-            written = write(
-                model, prompt_ids, sampling, seeds, frozenset(self.eos_token_ids), self._decode_batch,
-                scored=True, finished=finished,
-            )  # fmt: skip
+            yield model
         model.train()
-        return [w.tokens for w in written], [w.logps for w in written]
 
-    def _tell(self, rows: dict[int, TokenIds]) -> None:
-        """As TRL decodes them."""
-        texts = self.processing_class.batch_decode(list(rows.values()), skip_special_tokens=True)
-        self._on_written([self._rows[i] for i in rows], texts)
-
-    def _set_length(self, tokens: int) -> None:
-        self.max_completion_length = tokens
-        if self.use_vllm:
-            self.vllm_generation.max_completion_length = tokens
-
-    def _sync_sampler(self, force: bool = False) -> None:
-        """Give vLLM the present weights; the embedded engine samples from the policy itself."""
-        with self._timed("sync_s"):
-            if self.use_vllm and (force or self.state.global_step != self._last_loaded_step):
-                self.vllm_generation.sync_weights()
-                self._last_loaded_step = self.state.global_step
-
-    def _check_sampler(self, prompt_ids: list[TokenIds]) -> None:
+    def _check_sampler(self, prompt_ids: list[list[int]]) -> None:
         """The start-up canary.
 
         Raises:
             RuntimeError: the sampler does not follow the trainer's weights.
         """
-        self._set_length(canary.TOKENS)
-        prompts = prompt_ids[:: max(1, len(prompt_ids) // canary.PROMPTS)][: canary.PROMPTS]
-        with canary.changed_weight(self.model):
-            self._sync_sampler(force=True)
-            tokens, drawn = self._canary_sample(prompts)
-            changed = self._scores(prompts, tokens)
-        found = canary.Canary(
-            mismatch=canary.mean_gap(drawn, changed),
-            stale=canary.mean_gap(drawn, self._scores(prompts, tokens)),
+        found = canary.measure(
+            self.model, prompt_ids, self._give_weights, lambda p: self._sample(p, canary.TOKENS), self._scores
         )
-        self._sync_sampler(force=True)
+        self._loaded_step = -1
         self._log(canary_mismatch=found.mismatch, canary_stale=found.stale)
-        if complaint := found.complaint(self._mismatch_limit):
+        if complaint := found.complaint(self.config.mismatch_limit):
             raise RuntimeError(complaint)
         self._sampler_checked = True
 
-    def _canary_sample(self, prompts: list[TokenIds]) -> tuple[list[TokenIds], list[list[float]]]:
-        if not self.use_vllm:
-            return self._sample(prompts)
-        _, tokens, logps, _ = self.vllm_generation.generate(prompts=prompts, images=None, num_generations=1)
-        return tokens, [[lp[0] for lp in row] for row in logps]
-
     @torch.no_grad()
-    def _scores(self, prompts: list[TokenIds], completions: list[TokenIds]) -> list[list[float]]:
+    def _scores(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
         """The trainer's log-probabilities of the completions, one row at a time."""
         rows = []
         for prompt, completion in zip(prompts, completions, strict=True):
@@ -219,7 +221,7 @@ class GroupTrainer(GRPOTrainer):
             rows.append(score(self.model, ids, torch.ones_like(ids), len(completion))[0][0].float().tolist())
         return rows
 
-    # ---- log-probabilities and loss -----------------------------------------------------------
+    # ---- log-probabilities --------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -229,15 +231,16 @@ class GroupTrainer(GRPOTrainer):
         logits_to_keep: int,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """As TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed.
+        """TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed.
 
-        Where idle rows are skipped, the reference scores the others only, and later: `_score_reference`.
+        TRL calls it for the old policy and the reference while it makes the batch. Where idle rows are
+        skipped, the reference scores the others only, and later: `_score_reference`. On upgrade: the three
+        values that are returned, and that the log-probabilities are divided by the temperature.
         """
-        score = super()._get_per_token_logps_and_entropies
         if torch.is_grad_enabled():
-            scored = score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
-            self._policy_logps = scored[0].detach()
-            return scored
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, **kwargs
+            )
         kwargs.pop("batch_size", None)
         if self._skip_idle and model is self.ref_model:
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
@@ -257,7 +260,7 @@ class GroupTrainer(GRPOTrainer):
         out = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
         width = input_ids.shape[1]
         with self._timed("score_s"):
-            for rows in by_length(attention_mask, self.micro_batch_size):
+            for rows in by_length(attention_mask, self.config.micro_batch_size):
                 left, right = bounds(attention_mask[rows])
                 right = max(right, width - logits_to_keep + 1)
                 keep = logits_to_keep - (width - right)
@@ -267,36 +270,84 @@ class GroupTrainer(GRPOTrainer):
                 out[rows, :keep] = logps.to(out.dtype)
         return out
 
-    def _score_reference(self, batch: dict[str, Any], rows: torch.Tensor) -> None:
+    def _score_reference(self, batch: Batch, rows: torch.Tensor) -> None:
         """The reference's log-probabilities of the rows that are trained on; TRL would score all of them."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
         width = batch["completion_ids"].shape[1]
         batch["ref_per_token_logps"][rows] = self._scored(self.ref_model, ids, mask, width)
 
+    # ---- update -------------------------------------------------------------------------------
+
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """One policy update's gradients; returns the loss (mean over the batch's completions)."""
+        """The gradients of one policy update; returns its loss.
+
+        Stands for TRL's and the Trainer's: `gradient_accumulation_steps` is 1 and the micro-batches are ours.
+        On upgrade: that TRL counts updates in `_step` (it decides when `_prepare_inputs` makes a new
+        rollout).
+        """
         model.train()
         batch = self._prepare_inputs(inputs)
-        loss = torch.zeros((), device=self.accelerator.device)
-        parts, kept = Parts(self._metrics["train"]), self._kept(batch)
+        kept = self._kept(batch)
         if self._skip_idle and self.ref_model is not None:
             self._score_reference(batch, kept)
         with self._timed("update_s"):
-            slices = list(self._micro_batches(batch, kept))
-            for number, rows in enumerate(slices):
-                share = 1.0 if self.loss_type == "dapo" else len(rows) / len(batch["advantages"])
-                loss += self._backward(model, trimmed(batch, rows), share, last=number == len(slices) - 1)
-                parts.close(weight=float(batch["completion_mask"][rows].sum()))
-        parts.merge()
+            loss = self._gradients(model, batch, kept)
         self._step += 1
+        for name, value in self._means.taken(self.accelerator).items():
+            self._metrics["train"][name].append(value)
         self._log(**self._seconds)
         self._seconds.clear()
         return loss
 
-    def _kept(self, batch: dict[str, Any]) -> torch.Tensor:
+    def _gradients(self, model: Any, batch: Batch, kept: torch.Tensor) -> torch.Tensor:
+        """Adds up the losses of the micro-batches; processes exchange gradients after the last one only."""
+        update, loss = self._update(batch), torch.zeros((), device=self.accelerator.device)
+        slices = list(self._micro_batches(batch, kept))
+        for number, rows in enumerate(slices):
+            last = number == len(slices) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    part = self._part(model, trimmed(batch, rows), update)
+                self.accelerator.backward(part)
+            loss += part.detach()
+        return loss
+
+    def _update(self, batch: Batch) -> objective.Update:
+        """TRL's `num_items_in_batch` counts the tokens of the whole rollout in all processes."""
+        shares = self.accelerator.num_processes * self.args.steps_per_generation
+        tokens = max(float(batch["num_items_in_batch"]), 1.0) / shares
+        return objective.Update(
+            len(batch["advantages"]), tokens, self._limit, self.config.clip_epsilon, self.config.kl_coef
+        )
+
+    def _part(self, model: Any, micro_batch: Batch, update: objective.Update) -> torch.Tensor:
+        """The objective of one micro-batch, in place of TRL's `_compute_loss`; its figures go to the log."""
+        mask = micro_batch["completion_mask"].bool()
+        policy, entropy, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([micro_batch["prompt_ids"], micro_batch["completion_ids"]], dim=1),
+            torch.cat([micro_batch["prompt_mask"], micro_batch["completion_mask"]], dim=1),
+            mask.shape[1],
+            compute_entropy=True,
+        )
+
+        def flat(name: str) -> torch.Tensor | None:
+            return micro_batch[name][mask] if name in micro_batch else None
+
+        # Rows of (responses, width) become one axis; the first update of a rollout is on policy, so TRL
+        # leaves the old log-probabilities out: they are the policy's own.
+        old = flat("old_per_token_logps")
+        tokens = objective.Tokens(
+            policy[mask], policy[mask].detach() if old is None else old, flat("ref_per_token_logps"),
+            micro_batch["advantages"], mask.nonzero()[:, 0],
+        )  # fmt: skip
+        self._means.add(tokens, entropy[mask], flat("sampling_per_token_logps"), update.epsilon)
+        return self._objective(tokens, update)
+
+    def _kept(self, batch: Batch) -> torch.Tensor:
         """Numbers of the rows to train on: all, or, if so wanted, those that are not idle.
 
         Every process keeps equally many, or they would wait for each other forever.
@@ -305,34 +356,18 @@ class GroupTrainer(GRPOTrainer):
             return torch.arange(len(batch["idle"]), device=batch["idle"].device)
         working_first = batch["idle"].int().argsort(stable=True)
         count = self._most(int((~batch["idle"]).sum()))
-        return working_first[: max(count, min(self.micro_batch_size, len(working_first)))]
+        return working_first[: max(count, min(self.config.micro_batch_size, len(working_first)))]
 
-    def _micro_batches(self, batch: dict[str, Any], kept: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _micro_batches(self, batch: Batch, kept: torch.Tensor) -> Iterator[torch.Tensor]:
         """Row numbers, `micro_batch_size` at a time, by rising length."""
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        for rows in by_length(mask[kept], self.micro_batch_size):
+        for rows in by_length(mask[kept], self.config.micro_batch_size):
             yield kept[rows]
 
-    def _backward(self, model: Any, micro_batch: dict[str, Any], share: float, last: bool) -> torch.Tensor:
-        """Gradients of `share` of the loss; processes exchange them after the last micro-batch only."""
-        with self._synchronised(model, last):
-            with self.compute_loss_context_manager():
-                loss = self._compute_loss(model, micro_batch) * share
-            self._log(sampler_mismatch=self._mismatch(micro_batch))
-            self.accelerator.backward(loss)
-        return loss.detach()
-
-    def _mismatch(self, micro_batch: dict[str, Any]) -> float:
-        """Mean gap, in nats, between the sampler's log-probabilities and the policy's that it had."""
-        old = micro_batch.get("old_per_token_logps", self._policy_logps)
-        mask = micro_batch["completion_mask"]
-        gap = (old - micro_batch["sampling_per_token_logps"]).abs().nan_to_num() * mask
-        return float(gap.sum() / mask.sum().clamp(min=1))
-
-    def _synchronised(self, model: Any, last: bool) -> Any:
-        return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
+    # ---- log ----------------------------------------------------------------------------------
 
     def _log(self, **values: float) -> None:
+        """TRL averages what lies in `_metrics` when it logs. On upgrade: that attribute."""
         for name, value in values.items():
             self._metrics["train"][OWN + name].append(value)
 
@@ -346,12 +381,14 @@ class GroupTrainer(GRPOTrainer):
     # ---- checkpoints --------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's, with the reference once it has moved. On upgrade: the name of the folder."""
         super()._save_checkpoint(model, trial)
         if self.ref_model is not None and self.state.global_step >= self.args.ref_model_sync_steps:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             save_model(self.accelerator.unwrap_model(self.ref_model), str(folder / _REFERENCE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The Trainer's, with the reference that the checkpoint holds."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         reference = Path(resume_from_checkpoint) / _REFERENCE
         moved = checkpoint_step(Path(resume_from_checkpoint)) >= self.args.ref_model_sync_steps

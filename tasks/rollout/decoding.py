@@ -9,7 +9,7 @@ step, grouped-query attention is not expanded, finished rows leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,15 +109,12 @@ def require_full_attention(model: PreTrainedModel) -> None:
 
 
 @dataclass(frozen=True)
-class Written:
-    """One completion's tokens, and the log-probability with which each was drawn (empty unless asked for)."""
+class Drawn:
+    """One row's tokens, the last one an end token unless the row was cut by length."""
 
     tokens: list[int]
-    logps: list[float]
-
-
-Finished = Callable[[dict[int, list[int]]], None]
-"""Told the tokens of rows that are complete while others still run, by the place of their prompt."""
+    logprobs: list[float]
+    """With which each token was drawn; empty unless asked for."""
 
 
 def decode(
@@ -128,8 +125,9 @@ def decode(
     end_tokens: frozenset[int],
     batch_size: int,
 ) -> list[list[int]]:
-    """The tokens written after each prompt, as `write`."""
-    return [w.tokens for w in write(model, prompts, sampling, seeds, end_tokens, batch_size)]
+    """The tokens written after each prompt, in the order of the prompts. Raises as `write`."""
+    rows = dict(write(model, prompts, sampling, seeds, end_tokens, batch_size))
+    return [rows[i].tokens for i in range(len(prompts))]
 
 
 @torch.inference_mode()
@@ -140,56 +138,50 @@ def write(
     seeds: Sequence[int],
     end_tokens: frozenset[int],
     batch_size: int,
-    scored: bool = False,
-    finished: Finished | None = None,
-) -> list[Written]:
-    """What is written after each prompt, in order; the last token is an end token unless cut by length.
+    logprobs: bool = False,
+) -> Iterator[tuple[int, Drawn]]:
+    """Yields (row, what was drawn) for each prompt (token ids) as rows leave the batch.
 
-    `prompts` are token ids; length is cut at `sampling.max_new_tokens` or where the model's context ends.
+    Length is cut at `sampling.max_new_tokens` or where the model's context ends.
 
     Raises:
         ValueError: an empty prompt, or one that fills the model's context.
     """
     require_full_attention(model)
     room = _room(model, prompts, sampling.max_new_tokens)
+    # Prompts are padded to the longest of their batch, so batches of similar length waste least.
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    written: dict[int, Written] = {}
     for start in range(0, len(prompts), batch_size):
         batch = longest_first[start : start + batch_size]
-        paper = _decode_batch(
+        rows = _decode_batch(
             model, [prompts[i] for i in batch], sampling, [seeds[i] for i in batch],
-            [room[i] for i in batch], end_tokens, scored, finished and _by_prompt(finished, batch),
+            [room[i] for i in batch], end_tokens, logprobs,
         )  # fmt: skip
-        written |= {i: paper.row(place) for place, i in enumerate(batch)}
-    return [written[i] for i in range(len(prompts))]
+        for place, drawn in rows:
+            yield batch[place], drawn
 
 
-def _by_prompt(finished: Finished, batch: Sequence[int]) -> Finished:
-    return lambda rows: finished({batch[place]: tokens for place, tokens in rows.items()})
+class _Drafts:
+    """The tokens that a batch has drawn so far, and their log-probabilities if wanted.
 
+    Rows keep their place here when they leave the batch; -1 marks positions that were never drawn.
+    """
 
-class _Paper:
-    """What a batch has written so far: tokens, -1 where none, and their log-probabilities if wanted."""
-
-    def __init__(self, rows: int, width: int, scored: bool, device: torch.device) -> None:
+    def __init__(self, rows: int, width: int, logprobs: bool, device: torch.device) -> None:
         self._tokens = torch.full((rows, width), -1, dtype=torch.long, device=device)
-        self._logps = torch.zeros(rows, width, device=device) if scored else None
+        self._logprobs = torch.zeros(rows, width, device=device) if logprobs else None
 
     def put(self, step: int, rows: torch.Tensor, token: torch.Tensor, logits: torch.Tensor, t: float) -> None:
         """Token `step` of these rows, drawn from these logits at temperature `t`."""
         self._tokens[rows, step] = token
-        if self._logps is not None:
-            logps = torch.log_softmax(logits / t, dim=-1)
-            self._logps[rows, step] = logps.gather(1, token.clamp(min=0)[:, None]).squeeze(1)
+        if self._logprobs is not None:
+            logprobs = torch.log_softmax(logits / t, dim=-1)
+            self._logprobs[rows, step] = logprobs.gather(1, token.clamp(min=0)[:, None]).squeeze(1)
 
-    def tokens(self, place: int) -> list[int]:
-        row: list[int] = self._tokens[place].tolist()
-        return row[: row.index(-1)] if -1 in row else row
-
-    def row(self, place: int) -> Written:
-        tokens = self.tokens(place)
-        logps = [] if self._logps is None else self._logps[place, : len(tokens)].tolist()
-        return Written(tokens, logps)
+    def row(self, place: int) -> Drawn:
+        tokens: list[int] = self._tokens[place].tolist()
+        tokens = tokens[: tokens.index(-1)] if -1 in tokens else tokens
+        return Drawn(tokens, [] if self._logprobs is None else self._logprobs[place, : len(tokens)].tolist())
 
 
 def _room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], wanted: int) -> list[int]:
@@ -211,9 +203,9 @@ def _decode_batch(
     seeds: Sequence[int],
     room: Sequence[int],
     end_tokens: frozenset[int],
-    scored: bool,
-    finished: Finished | None,
-) -> _Paper:
+    logprobs: bool,
+) -> Iterator[tuple[int, Drawn]]:
+    """Yields (place in the batch, what was drawn) as rows leave the batch."""
     device = model.device
     logits, cache, mask = _read_prompts(model, prompts, max(room))
     position = torch.tensor([[len(p)] for p in prompts], device=device)
@@ -223,18 +215,18 @@ def _decode_batch(
     seed = np.array(seeds, dtype=np.uint64)
     rows = torch.arange(len(prompts), device=device)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    paper = _Paper(len(prompts), max(room), scored, device)
+    drafts = _Drafts(len(prompts), max(room), logprobs, device)
 
     for step in range(max(room)):
         token = draw(logits, sampling, torch.from_numpy(uniform(seed, step)).to(device))
-        paper.put(step, rows, torch.where(running, token, -1), logits, sampling.temperature)
+        drafts.put(step, rows, torch.where(running, token, -1), logits, sampling.temperature)
         running &= ~torch.isin(token, ends) & (step + 1 < limits)
         alive = int(running.sum())
         if alive == 0:
             break
+        # Rows leave in bulk: copying the cache of the rows that stay costs more than a few idle rows do.
         if alive < _DROP_BELOW * len(rows):
-            if finished is not None:
-                finished({row: paper.tokens(row) for row in rows[~running].tolist()})
+            yield from ((place, drafts.row(place)) for place in rows[~running].tolist())
             kept = running.nonzero().squeeze(1)
             for layer in cache.layers:
                 layer.select(kept)
@@ -242,7 +234,7 @@ def _decode_batch(
             limits, running, seed = limits[kept], running[kept], seed[kept.cpu().numpy()]
         logits = _logits(model, token[:, None], mask[:, None, None, : width + step + 1], position, cache)
         position = position + 1
-    return paper
+    yield from ((place, drafts.row(place)) for place in rows.tolist())
 
 
 def _read_prompts(

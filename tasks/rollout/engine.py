@@ -1,46 +1,88 @@
-"""What every rollout engine does: complete prompts. Chosen by preset (`EngineSettings.name`).
+"""The contract of a rollout engine: token ids in, completions out as they finish.
 
-transformers   in process, CPU or GPU; `tasks.rollout.transformers_engine`
-vllm           in process, GPU; `tasks.rollout.vllm_engine`
-vllm-server    a server started with `vllm serve`; `tasks.rollout.vllm_server`
+An engine knows tokens only. `tasks.rollout.text` turns problems into tokens and tokens into text, and
+`tasks.rollout.engines` is the registry that opens an engine by the name in a preset. Evaluation, curation and
+RL use the same contract. Nothing here imports torch or an engine.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tasks.rollout.settings import EngineSettings, Sampling
+if TYPE_CHECKING:  # settings check an engine's name in the registry, so the contract must not import them
+    from tasks.rollout.settings import Sampling
+
+TokenIds = Sequence[int]
+Weights = Path | Iterable[tuple[str, Any]]
+"""A Hugging Face folder, or (name, tensor) pairs: whole tensors under the names of the Hugging Face model."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt: tags kept, the end token left out of `text`."""
+    """One completion of one prompt."""
 
-    text: str
+    prompt: int
+    """Which prompt of the call it completes."""
+    sample: int
+    """Which seed of that prompt drew it."""
+    tokens: list[int]
+    """The tokens that were generated, the end token included."""
     finish_reason: Literal["stop", "length"]
-    prompt_tokens: int
-    completion_tokens: int
-    """Tokens generated, the end token included."""
+    logprobs: list[float] | None = None
+    """Log-probability of each token under the distribution it was drawn from (temperature applied), if asked
+    for. NaN where the engine could not say."""
+
+
+@dataclass(frozen=True)
+class SampledModel:
+    """The model that an engine samples from."""
+
+    folder: Path
+    """A Hugging Face folder: the weights at the start."""
+    end_tokens: frozenset[int]
+    """Tokens that end a completion."""
+    longest: int | None = None
+    """Largest number of tokens of a prompt and its completion. None: as long as the model can read."""
+    policy: Callable[[], AbstractContextManager[Any]] | None = None
+    """In RL: lends the trainer's own torch model, whole and in evaluation mode, for as long as the context is
+    open. An engine that runs torch models in this process samples from it and needs no copy."""
+    pushes: bool = True
+    """Whether this process gives new weights to an engine that several processes share. The others still have
+    to exhaust the iterator that `load` gets, because gathering a sharded tensor takes every process."""
+    lost_note: Path | None = None
+    """In RL: a file that gets the reason when a service is lost and the process has to end at once."""
 
 
 class Engine(Protocol):
-    """A loaded model that samples. Usable as a context manager through `contextlib.closing`."""
+    """A loaded model that samples."""
 
     name: str
     """Name and version, e.g. `transformers 5.17.0`."""
 
     def generate(
-        self, prompts: Sequence[str], sampling: Sampling, seed: int | Sequence[int]
-    ) -> list[Completion]:
-        """One completion a prompt, in order.
+        self,
+        prompts: Sequence[TokenIds],
+        sampling: Sampling,
+        seeds: Sequence[Sequence[int]],
+        logprobs: bool = False,
+    ) -> Iterator[Completion]:
+        """Yields every completion once, in the order in which they finish.
 
-        `seed` is one for the call (each prompt's own is derived from it and the prompt's place) or one
-        for each prompt; a completion depends on its prompt, the sampling and its seed alone.
+        `seeds[i]` holds one seed for each completion of `prompts[i]`, so a group of G outputs is one request
+        and its prompt is read once. A completion depends on its prompt, the sampling, its own seed and the
+        weights alone, not on what else is in flight. Ask for `logprobs` only if they are used: vLLM writes
+        half as many tokens a second with them.
         """
+        ...
+
+    def load(self, weights: Weights) -> None:
+        """Sample from these weights from now on. No call of `generate` may be in progress."""
         ...
 
     def close(self) -> None:
@@ -52,32 +94,37 @@ class EngineUnavailable(RuntimeError):
     """The engine that a preset asks for cannot run here; the message says what to do."""
 
 
-def open_engine(settings: EngineSettings, model_dir: Path) -> Engine:
-    """Load the model of `model_dir` (a Hugging Face folder) in the engine of `settings`.
+def generate_rows(
+    engine: Engine,
+    prompts: Sequence[TokenIds],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    logprobs: bool = False,
+    finished: Callable[[int, Completion], None] | None = None,
+) -> list[Completion]:
+    """One completion for each row (a prompt and a seed), in the order of the rows.
 
-    Raises:
-        EngineUnavailable: vLLM is not installed, or its server does not answer.
+    Neighbouring rows with the same prompt become one request. `finished(row, completion)` is called as each
+    completion ends.
     """
-    if settings.name == "transformers":
-        from tasks.rollout.transformers_engine import TransformersEngine
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed for each prompt")
+    groups = [list(rows) for _, rows in itertools.groupby(range(len(prompts)), lambda i: tuple(prompts[i]))]
+    done: dict[int, Completion] = {}
+    asked = [prompts[rows[0]] for rows in groups]
+    for completion in engine.generate(
+        asked, sampling, [[seeds[i] for i in rows] for rows in groups], logprobs
+    ):
+        row = groups[completion.prompt][completion.sample]
+        done[row] = completion
+        if finished is not None:
+            finished(row, completion)
+    return [done[row] for row in range(len(prompts))]
 
-        return TransformersEngine(settings, model_dir)
-    if settings.name == "vllm":
-        from tasks.rollout.vllm_engine import VllmEngine
 
-        return VllmEngine(settings, model_dir)
-    from tasks.rollout.vllm_server import VllmServerEngine
-
-    return VllmServerEngine(settings, model_dir)
-
-
-def prompt_seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """One seed a prompt."""
-    if isinstance(seed, int):
-        return [derived_seed(seed, place) for place in range(count)]
-    if len(seed) != count:
-        raise ValueError(f"{len(seed)} seeds for {count} prompts: give one seed, or one for each prompt")
-    return list(seed)
+def finish_reason(tokens: TokenIds, end_tokens: frozenset[int]) -> Literal["stop", "length"]:
+    """Read from the last token, so that every engine means the same by it."""
+    return "stop" if tokens and tokens[-1] in end_tokens else "length"
 
 
 def derived_seed(*parts: int | str) -> int:

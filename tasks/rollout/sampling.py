@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from tasks.problem import Problem
 from tasks.rendering import Template, render_prompt
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
-from tasks.rollout.engine import Completion, Engine, derived_seed, open_engine
+from tasks.rollout.engine import derived_seed
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.rollout.text import TextSampler, Written, open_sampler
 
 SHARD_COMPLETIONS = 512
 """Completions between two points at which a job can be killed without losing work."""
@@ -53,20 +55,17 @@ def sample_checkpoint(
     allow_weak_sandbox: bool = False,
 ) -> pa.Table:
     """`sample_problems` and `judge` with the engine and the verifiers opened and closed around them."""
-    opened = open_engine(engine, checkpoint.path / "model")
-    try:
+    with closing(open_sampler(engine, checkpoint.path / "model")) as sampler:
         table = sample_problems(
-            opened, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
+            sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
         )
-    finally:
-        opened.close()
     job.progress(table.num_rows, table.num_rows, "verify")
     with VerifierPool(allow_weak_sandbox=allow_weak_sandbox) as pool:
         return judge(table, problems, pool)
 
 
 def sample_problems(
-    engine: Engine,
+    sampler: TextSampler,
     problems: Sequence[Problem],
     template: Template,
     sampling: Sampling,
@@ -81,7 +80,7 @@ def sample_problems(
         StopRequested: the job was asked to stop; the shards made so far are kept.
     """
     requests = _requests(problems, template, samples_per_problem, seed)
-    folder = _shard_folder(job.state / "shards", engine.name, requests, sampling, checkpoint_digest)
+    folder = _shard_folder(job.state / "shards", sampler.name, requests, sampling, checkpoint_digest)
     shards = [
         requests[start : start + SHARD_COMPLETIONS] for start in range(0, len(requests), SHARD_COMPLETIONS)
     ]
@@ -92,8 +91,8 @@ def sample_problems(
         if made:
             if job.should_stop():
                 raise StopRequested(f"{number} of {len(shards)} shards sampled")
-            completions = engine.generate([r.prompt for r in shard], sampling, [r.seed for r in shard])
-            rows = _rows(shard, completions, sampling, checkpoint_digest, engine.name)
+            completions = sampler.generate([r.prompt for r in shard], sampling, [r.seed for r in shard])
+            rows = _rows(shard, completions, sampling, checkpoint_digest, sampler.name)
             write_table(path, rows, "samples")
         done += len(shard)
         speed = {"tokens_per_second": _tokens(completions, started)} if made else {}
@@ -155,7 +154,7 @@ def _shard_folder(
 
 def _rows(
     requests: Sequence[Request],
-    completions: Sequence[Completion],
+    completions: Sequence[Written],
     sampling: Sampling,
     checkpoint: str,
     engine: str,
@@ -179,5 +178,5 @@ def _rows(
     return pa.table(columns)
 
 
-def _tokens(completions: Sequence[Completion], started: float) -> float:
+def _tokens(completions: Sequence[Written], started: float) -> float:
     return round(sum(c.completion_tokens for c in completions) / (time.perf_counter() - started), 1)

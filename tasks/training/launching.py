@@ -1,8 +1,7 @@
 """One training run in several processes on this machine, with Accelerate's data parallelism or sharding.
 
-    ddp                 each process holds the model; gradients are averaged
-    fsdp2               weights, gradients and optimiser are shared out (torch `fully_shard`)
-    deepspeed-zero2, 3  the same through DeepSpeed (to be installed by hand); ZeRO-2 keeps whole weights
+    ddp    each process holds the model; gradients are averaged
+    fsdp2  weights, gradients and optimiser are shared out (torch `fully_shard`)
 
 Each process draws and scores its share of the rollout; a draw depends on the row's place in the whole, so
 the completions are those of a single process. `torchrun` starts them; they live in the job's process group,
@@ -38,19 +37,7 @@ def sharding_arguments(launch: LaunchSettings) -> dict[str, Any]:
     """The strategy as arguments of the Trainer."""
     if launch.strategy == "fsdp2":
         return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
-    if launch.strategy.startswith("deepspeed"):
-        return {"deepspeed": _deepspeed(int(launch.strategy[-1]))}
     return {}
-
-
-def _deepspeed(stage: int) -> dict[str, Any]:
-    automatic = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-    return {
-        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": stage == 3},
-        "bf16": {"enabled": "auto"},
-        "gradient_clipping": "auto",
-        **dict.fromkeys(automatic, "auto"),
-    }
 
 
 def train_in_processes(entry: str, config: Settings, launch: LaunchSettings, job: Job) -> None:

@@ -21,5 +21,5 @@ class LaunchSettings(Settings):
 
     processes: Positive = 1
     """On this machine; one a GPU."""
-    strategy: Literal["ddp", "fsdp2", "deepspeed-zero2", "deepspeed-zero3"] = "ddp"
-    """`ddp`: every process holds the whole model. The others share optimiser states, gradients or weights."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """`ddp`: every process holds the whole model. `fsdp2`: they share weights, gradients and optimiser."""

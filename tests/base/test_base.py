@@ -18,8 +18,8 @@ from tasks.base.load import (
 )
 from tasks.base.stage import BaseConfig
 from tasks.rendering import render_prompt
-from tasks.rollout.engine import open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.rollout.text import open_sampler
 from tasks.training.models import load_tokenizer
 from tests.conftest import build_model, build_tokenizer
 from tests.jobs import local_job
@@ -42,7 +42,7 @@ def test_a_half_precision_folder_comes_back_in_float32(tmp_path, tiny_model):
     text = "User: compute 1 + 2 <think> 你好 </think>"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(tokenizer(text).input_ids) == text
-    assert open_engine(EngineSettings(), folder).generate([text], Sampling(max_new_tokens=4), 0)
+    assert open_sampler(EngineSettings(), folder).generate([text], Sampling(max_new_tokens=4), 0)
 
 
 def test_a_missing_pad_token_is_added_apart_from_the_end_token(tmp_path):

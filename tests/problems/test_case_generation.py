@@ -11,8 +11,8 @@ from tasks.problems.sources.parquet import ParquetFile
 from tasks.problems.stage import ProblemsConfig
 from tasks.problems.test_cases import add_generators, code_blocks, generate, select
 from tasks.rewards.pool import VerifierPool
-from tasks.rollout.engine import Completion
 from tasks.rollout.settings import Sampling
+from tasks.rollout.text import Written
 from tasks.sandbox import Sandbox
 
 RIGHT = (
@@ -138,7 +138,7 @@ class Writer:
 
     def generate(self, prompts, sampling, seed):
         self.asked += prompts
-        return [Completion(self.text, "stop", 1, 1) for _ in prompts]
+        return [Written(self.text, "stop", 1, 1) for _ in prompts]
 
     def close(self) -> None:
         pass

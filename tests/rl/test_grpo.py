@@ -1,6 +1,7 @@
 """The trainer against the paper's equations, and against TRL's own whole-batch step."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,8 +9,14 @@ import torch
 from trl import GRPOTrainer
 
 from tasks.problem import Problem
+from tasks.rl import objective
+from tasks.rl.arguments import grpo_arguments
+from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
-from tasks.rl.train import Prompts, build_trainer, grpo_arguments
+from tasks.rl.train import build_trainer
+from tasks.rollout.engines import ENGINES, EngineEntry
+from tasks.rollout.engines.transformers import TransformersEngine
+from tasks.rollout.settings import EngineSettings
 from tasks.training.models import load_policy, load_tokenizer
 from tests.rl import grpo_reference
 
@@ -37,10 +44,11 @@ def trainer(tiny_model, tmp_path):
     return trainer
 
 
-def build(config, folder, path, reward=count_of_commas):
+def build(config, folder, path, reward=count_of_commas, **kwargs):
     tokenizer, model = load_tokenizer(folder), load_policy(folder)
-    made = build_trainer(config, path, model, tokenizer, Prompts.of(QUESTIONS, config, tokenizer), reward)
-    made.eos_token_ids = ENDS
+    model.generation_config.eos_token_id = ENDS
+    prompts = Prompts.of(QUESTIONS, config, tokenizer)
+    made = build_trainer(config, path, folder, model, tokenizer, prompts, reward, **kwargs)
     made.create_optimizer()
     made.current_gradient_accumulation_steps = 1
     made.model.train()
@@ -69,7 +77,7 @@ def scored(model, batch) -> list[np.ndarray]:
 def test_advantages_are_the_papers(trainer):
     batch = rollout(trainer)
     assert len(set(batch["completion_mask"].sum(dim=1).tolist())) > 3
-    texts = trainer.processing_class.batch_decode([c for _, c in sequences(batch)], skip_special_tokens=True)
+    texts = trainer.codec.texts(c for _, c in sequences(batch))
     rewards = np.array(count_of_commas(texts)).reshape(4, 4)
     expected = grpo_reference.advantages(rewards).ravel()
     np.testing.assert_allclose(batch["advantages"].numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -123,10 +131,17 @@ def test_micro_batches_add_up_to_trls_whole_batch(trainer):
     step_loss(trainer, batch)
     ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     trainer.model.zero_grad()
-    GRPOTrainer._compute_loss(trainer, trainer.model, batch).backward()
+    trls_loss(trainer, batch).backward()
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-6, rtol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), trainer.model.parameters(), strict=True))
+
+
+def trls_loss(trainer, batch) -> torch.Tensor:
+    """TRL's own loss of the whole batch, with the settings that our objective has."""
+    trainer.loss_type, trainer.epsilon_low = trainer.config.loss, trainer.config.clip_epsilon
+    trainer.epsilon_high, trainer.args.use_bias_correction_kl = trainer.config.clip_epsilon, False
+    return GRPOTrainer._compute_loss(trainer, trainer.model, batch)
 
 
 def step_loss(trainer, batch) -> float:
@@ -160,7 +175,7 @@ def group_of(trainer, problem: int) -> slice:
 def test_a_reward_that_is_no_number_counts_nowhere(tiny_model, tmp_path):
     trainer = build(CONFIG, tiny_model, tmp_path, one_group_agrees)
     batch = rollout(trainer)
-    texts = trainer.processing_class.batch_decode([c for _, c in sequences(batch)], skip_special_tokens=True)
+    texts = trainer.codec.texts(c for _, c in sequences(batch))
     advantages, group = batch["advantages"].numpy(), group_of(trainer, 2)
     others = np.array([[float(len(t)) for t in texts[group][1:]]])
     expected = [0.0, *grpo_reference.advantages(others)[0]]
@@ -227,11 +242,10 @@ def test_refilling_gives_up_after_its_rounds(tiny_model, tmp_path):
 def test_other_losses_are_trls_own_on_the_whole_batch(tiny_model, tmp_path, loss):
     trainer = build(CONFIG.model_copy(update={"loss": loss}), tiny_model, tmp_path)
     batch = rollout(trainer)
-    trainer._set_length(CONFIG.max_completion_length)
     ours = step_loss(trainer, batch)
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     trainer.model.zero_grad()
-    whole = GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+    whole = trls_loss(trainer, batch)
     whole.backward()
     assert ours == pytest.approx(whole.item(), abs=1e-6)
     for name, parameter in trainer.model.named_parameters():
@@ -239,6 +253,18 @@ def test_other_losses_are_trls_own_on_the_whole_batch(tiny_model, tmp_path, loss
     if loss == "dr_grpo":
         rewards = batch["advantages"].reshape(4, 4)
         assert rewards.abs().max() > 2
+
+
+def ten_times(tokens, update):
+    return 10 * objective.grpo(tokens, update)
+
+
+def test_a_loss_of_ones_own_trains(tiny_model, tmp_path):
+    losses = []
+    for number, name in enumerate(("grpo", f"{__name__}:ten_times")):
+        trainer = build(CONFIG.model_copy(update={"loss": name}), tiny_model, tmp_path / str(number))
+        losses.append(step_loss(trainer, rollout(trainer)))
+    assert losses[1] == pytest.approx(10 * losses[0], rel=1e-5)
 
 
 # ---- the sampler ------------------------------------------------------------------------------
@@ -256,56 +282,91 @@ def test_the_canary_passes_and_leaves_the_weights_alone(tiny_model, tmp_path):
     assert 0 <= trainer._metrics["train"]["r1/sampler_mismatch"][0] < 1e-4
 
 
-def test_a_sampler_that_keeps_old_weights_is_refused(tiny_model, tmp_path):
-    """The sampler reads a copy that nobody updates, as vLLM does where a sync is lost."""
-    trainer = build(CONFIG, tiny_model, tmp_path)
-    stale, draw = load_policy(tiny_model), trainer._sample
+class Copying(TransformersEngine):
+    """Samples from a copy of its own, as an engine in another process does."""
 
-    def from_the_copy(prompts, finished=None):
-        policy, trainer.model = trainer.model, stale
-        try:
-            return draw(prompts, finished)
-        finally:
-            trainer.model = policy
+    def __init__(self, settings, model):
+        super().__init__(settings, dataclasses.replace(model, policy=None))
 
-    trainer._sample = from_the_copy
+
+class Stale(Copying):
+    """Loses the weights that it is given."""
+
+    def load(self, weights):
+        pass
+
+
+class Cooler(Copying):
+    """Draws at another temperature than it is asked for."""
+
+    def generate(self, prompts, sampling, seeds, logprobs=False):
+        return super().generate(
+            prompts, sampling.model_copy(update={"temperature": 0.5}), seeds, logprobs=logprobs
+        )
+
+
+@pytest.fixture
+def engine_of(monkeypatch):
+    """Registers a class of this module and returns settings that use it."""
+
+    def use(name):
+        monkeypatch.setitem(ENGINES, name.lower(), EngineEntry(f"{__name__}:{name}", free_logprobs=True))
+        return CONFIG.model_copy(update={"engine": EngineSettings(name=name.lower())})
+
+    return use
+
+
+def test_an_engine_with_a_copy_draws_what_the_policy_draws_after_an_update(tiny_model, tmp_path, engine_of):
+    drawn = []
+    for number, config in enumerate((CONFIG, engine_of("Copying"))):
+        trainer = build(config, tiny_model, tmp_path / str(number))
+        rollout(trainer)
+        with torch.no_grad():
+            trainer.model.get_input_embeddings().weight.add_(0.25)
+        trainer.state.global_step = 1
+        drawn.append(sequences(rollout(trainer)))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_sampler_that_keeps_old_weights_is_refused(tiny_model, tmp_path, engine_of):
     with pytest.raises(RuntimeError, match="did not take the new weights"):
-        rollout(trainer)
+        rollout(build(engine_of("Stale"), tiny_model, tmp_path))
 
 
-def test_a_sampler_at_another_temperature_is_refused(tiny_model, tmp_path):
-    trainer = build(CONFIG, tiny_model, tmp_path)
-    draw = trainer._sample
-
-    def cooler(prompts, finished=None):
-        trainer.temperature = 0.5
-        drawn = draw(prompts, finished)
-        trainer.temperature = 1.0
-        return drawn
-
-    trainer._sample = cooler
+def test_a_sampler_at_another_temperature_is_refused(tiny_model, tmp_path, engine_of):
     with pytest.raises(RuntimeError, match="differ from the trainer's"):
-        rollout(trainer)
+        rollout(build(engine_of("Cooler"), tiny_model, tmp_path))
 
 
-def test_completions_are_told_before_the_rollout_ends(tiny_model, tmp_path):
-    trainer, told = build(CONFIG, tiny_model, tmp_path), []
-    trainer._on_written = lambda rows, texts: told.extend(
-        zip([r["problem"] for r in rows], texts, strict=True)
-    )
+def test_log_probabilities_that_cost_are_asked_for_in_every_tenth_step(tiny_model, tmp_path, engine_of):
+    config = engine_of("Copying")
+    ENGINES["copying"] = dataclasses.replace(ENGINES["copying"], free_logprobs=False)
+    trainer = build(config, tiny_model, tmp_path)
+    for step in (0, 1, 10):
+        trainer.state.global_step = step
+        assert ("sampling_per_token_logps" in rollout(trainer)) == (step != 1)
+
+
+def test_completions_are_told_as_they_end(tiny_model, tmp_path):
+    told = []
+    trainer = build(
+        CONFIG, tiny_model, tmp_path,
+        on_written=lambda rows, texts: told.extend(zip([r["problem"] for r in rows], texts, strict=True)),
+    )  # fmt: skip
     batch = rollout(trainer)
-    texts = trainer.processing_class.batch_decode([c for _, c in sequences(batch)], skip_special_tokens=True)
+    texts = trainer.codec.texts(c for _, c in sequences(batch))
     asked = trainer.train_dataset["problem"]
-    assert 0 < len(told) < 16
-    assert set(told) <= {(asked[i // 4], text) for i, text in enumerate(texts)}
+    expected = [(asked[i // 4], text) for i, text in enumerate(texts)]
+    assert sorted(told) == sorted(expected)
+    assert told != expected
 
 
 def test_published_settings_reach_trl(tmp_path):
     """The paper's R1 stage 1: 8,192 outputs in 16 mini-batches of 512, KL 0.001, clip 10, sync every 400."""
-    arguments = grpo_arguments(RLConfig(), tmp_path, parameters=10**12, longest_prompt=500)
+    arguments = grpo_arguments(RLConfig(), tmp_path, parameters=10**12)
     assert arguments.generation_batch_size == 8_192
     assert (arguments.steps_per_generation, arguments.num_generations) == (16, 16)
-    assert (arguments.beta, arguments.epsilon, arguments.epsilon_high) == (0.001, 10.0, 10.0)
+    assert (arguments.beta, RLConfig().clip_epsilon) == (0.001, 10.0)
     assert (arguments.ref_model_mixup_alpha, arguments.ref_model_sync_steps) == (1.0, 400)
     assert (arguments.temperature, arguments.top_p, arguments.top_k) == (1.0, 1.0, 0)
     assert arguments.learning_rate == 3e-6

@@ -20,6 +20,7 @@ from tasks.reward_models.stage import RewardModelsConfig
 from tasks.rewards.terms.helpful import Helpful
 from tasks.rewards.terms.safety import Safety
 from tasks.rl.stage import RLConfig
+from tasks.rollout.engine import EngineUnavailable
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.training.models import load_policy
 from tests.jobs import local_job
@@ -220,5 +221,5 @@ def test_vllm_that_is_not_installed_is_said_at_once(inputs, tmp_path):
     if importlib.util.find_spec("vllm"):
         pytest.skip("vLLM is installed here")
     config = CONFIG.model_copy(update={"engine": EngineSettings(name="vllm")})
-    with pytest.raises(ValueError, match="needs vLLM, which is not installed"):
+    with pytest.raises(EngineUnavailable, match="needs vLLM, which cannot be imported"):
         finished(config, local_job(tmp_path, "x", "rl-zero", inputs))

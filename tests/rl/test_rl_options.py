@@ -18,13 +18,14 @@ from artifacts.manifest import ManifestDraft
 from artifacts.store import ArtifactStore
 from tasks.job import LOST, ServiceLost, StopRequested
 from tasks.job.spec import BuildSpec, JobSpec
-from tasks.rl import train as rl
 from tasks.rl.memory import check_memory, worst_case, worst_step
 from tasks.rl.stage import Curriculum, CurriculumStage
+from tasks.rollout.engines import ENGINES, EngineEntry
+from tasks.rollout.engines.transformers import TransformersEngine
 from tasks.rollout.server import ServerWatch
+from tasks.rollout.settings import EngineSettings
 from tasks.training import launching as processes
 from tasks.training.checkpoints import is_sealed, newest_checkpoint
-from tasks.training.launching import lost_note
 from tasks.training.models import load_policy
 from tasks.training.settings import LaunchSettings, LoraSettings
 from tests.jobs import local_job
@@ -97,17 +98,26 @@ def test_a_lost_server_in_one_of_the_processes_is_the_jobs(inputs, tmp_path, mon
         finished(config, job)
 
 
+class Watched(TransformersEngine):
+    """The policy itself samples, as vLLM is not here; the watch on a server is the server engine's."""
+
+    def __init__(self, settings, model):
+        super().__init__(settings, model)
+        self.watch = ServerWatch(settings.server_url, model.lost_note)
+
+    def generate(self, *args, **kwargs):
+        with self.watch.watching():
+            yield from super().generate(*args, **kwargs)
+
+
 def test_a_run_goes_on_after_its_server_was_restarted(inputs, tmp_path, monkeypatch):  # noqa: F811
-    """The watch is the real one, on a server beside; the policy itself samples, as vLLM is not here."""
+    monkeypatch.setitem(ENGINES, "watched", EngineEntry(f"{__name__}:Watched", free_logprobs=True))
     config = CONFIG.model_copy(update={"steps": 6, "checkpoint_every": 1})
     whole = finished(config, local_job(tmp_path, "whole", "rl-zero", inputs))
     job = local_job(tmp_path, "watched", "rl-zero", inputs)
     with running("") as server:
-
-        def watch(trainer, config, job):
-            trainer.watch_server(ServerWatch(server.url, lost_note(job)))
-
-        monkeypatch.setattr(rl, "_watch_server", watch)
+        engine = EngineSettings(name="watched", server_url=server.url)
+        config = config.model_copy(update={"engine": engine})
         third = job.state / "samples" / "000002.parquet"
         threading.Thread(target=restart_after, args=(server, third)).start()
         with pytest.raises(ServiceLost, match="restarted"):

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FakeVllm(ThreadingHTTPServer):
-    """Completes a prompt by the prompt and its seed; `vanish_after` completions it closes its door."""
+    """Completes a prompt by `written`; after `vanish_after` completions it closes its door."""
 
     request_queue_size = 512
     allow_reuse_address = True
@@ -33,6 +33,12 @@ class FakeVllm(ThreadingHTTPServer):
         """A client that hung up is no news."""
 
 
+def written(prompt: list[int], seed: int, length: int) -> list[int]:
+    """Tokens that depend on the prompt and the seed; an end token (1) where the seed is even."""
+    tokens = [prompt[-1], seed % 1000, *range(100, 100 + length)][:length]
+    return [*tokens[:-1], 1] if seed % 2 == 0 else tokens
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: FakeVllm
 
@@ -52,11 +58,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.count_completion():
             threading.Thread(target=stop, args=(self.server,)).start()
             return self.connection.close()
-        if "bad" in body["prompt"]:
+        if 666 in body["prompt"]:
             return self._answer(400, {"error": "prompt too long"})
-        choice = {"text": f"{body['prompt']} {body['seed']}", "finish_reason": "length"}
-        usage = {"prompt_tokens": 3, "completion_tokens": body["max_tokens"]}
-        return self._answer(200, {"choices": [choice], "usage": usage})
+        assert (body["stop_token_ids"], body["return_token_ids"]) == ([1], True)
+        tokens = written(body["prompt"], body["seed"], body["max_tokens"])
+        logprobs = {"token_logprobs": [-0.5] * len(tokens)} if "logprobs" in body else None
+        return self._answer(200, {"choices": [{"token_ids": tokens, "logprobs": logprobs}]})
 
     def _answer(self, status, document):
         self.send_response(status)

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tasks.rollout import decoding
 from tasks.rollout.decoding import decode, draw, uniform, write
-from tasks.rollout.engine import EngineUnavailable, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.rollout.text import open_sampler
 
 PROMPTS = [
     "User: compute 1 + 2 Assistant:",
@@ -22,7 +23,7 @@ WARM = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=32)
 
 
 def _engine(folder, batch_size=256):
-    return open_engine(EngineSettings(batch_size=batch_size), folder)
+    return open_sampler(EngineSettings(batch_size=batch_size), folder)
 
 
 def test_near_greedy_equals_generate(tiny_model):
@@ -105,11 +106,6 @@ def test_context_ends_the_completion(tiny_model):
     assert completion.prompt_tokens + completion.completion_tokens <= 512
 
 
-def test_missing_vllm_says_what_to_do(tiny_model):
-    with pytest.raises(EngineUnavailable, match=r"pip install -e '.\[gpu\]'"):
-        open_engine(EngineSettings(name="vllm"), tiny_model)
-
-
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=50), st.integers(0, 40_000))
 def test_uniform_numbers_are_in_range_and_depend_on_the_row_alone(seeds, step):
     numbers = uniform(np.array(seeds, dtype=np.uint64), step)
@@ -137,17 +133,20 @@ def test_top_p_keeps_the_smallest_sufficient_set(vocabulary, top_p, seed):
     assert drawn <= set(allowed.tolist())
 
 
-def test_rows_are_told_as_they_end_and_their_log_probabilities_are_the_models(tiny_model):
+def test_rows_come_as_they_end_and_their_log_probabilities_are_the_models(tiny_model, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     prompts = [[5, 6, 7, 8 + i] for i in range(12)]
-    ends, told = frozenset(range(10, 40)), {}
+    ends, passes, one_pass = frozenset(range(10, 40)), [], decoding._logits
+    monkeypatch.setattr(decoding, "_logits", lambda *given: passes.append(1) or one_pass(*given))
     sampling = Sampling(temperature=0.8, max_new_tokens=30)
-    written = write(model, prompts, sampling, range(12), ends, 8, scored=True, finished=told.update)
-    assert [w.tokens for w in written] == decode(model, prompts, sampling, range(12), ends, 8)
-    assert 0 < len(told) < 12
-    assert all(written[i].tokens == tokens for i, tokens in told.items())
-    for prompt, row in zip(prompts, written, strict=True):
+    drawn, passes_at = {}, []
+    for row, found in write(model, prompts, sampling, range(12), ends, 8, logprobs=True):
+        drawn[row] = found
+        passes_at.append(len(passes))
+    assert passes_at[0] < passes_at[6] < passes_at[-1]
+    assert [drawn[i].tokens for i in range(12)] == decode(model, prompts, sampling, range(12), ends, 8)
+    for i, prompt in enumerate(prompts):
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + row.tokens])).logits[0, len(prompt) - 1 : -1]
-        expected = (logits / 0.8).log_softmax(-1)[range(len(row.tokens)), row.tokens]
-        torch.testing.assert_close(torch.tensor(row.logps), expected, atol=1e-4, rtol=0)
+            logits = model(torch.tensor([prompt + drawn[i].tokens])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / 0.8).log_softmax(-1)[range(len(drawn[i].tokens)), drawn[i].tokens]
+        torch.testing.assert_close(torch.tensor(drawn[i].logprobs), expected, atol=1e-4, rtol=0)

@@ -14,8 +14,8 @@ from tasks.job import StopRequested
 from tasks.problem import Problem
 from tasks.rewards.pool import VerifierPool
 from tasks.rollout import sampling as subject
-from tasks.rollout.engine import Completion, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.rollout.text import Written, open_sampler
 from tests.jobs import local_job
 
 PROBLEMS = [Problem(f"m{i:03d}", "math", "en", f"compute {i} + 1", str(i + 1), "math") for i in range(40)]
@@ -23,7 +23,7 @@ SHORT = Sampling(max_new_tokens=16)
 
 
 class Scripted:
-    """An engine that says what its script says for a prompt."""
+    """A sampler that says what its script says for a prompt."""
 
     name = "scripted 1"
 
@@ -32,7 +32,7 @@ class Scripted:
 
     def generate(self, prompts, sampling, seed):
         self.asked += len(prompts)
-        return [Completion(self.script(p, s), "stop", 4, 9) for p, s in zip(prompts, seed, strict=True)]
+        return [Written(self.script(p, s), "stop", 4, 9) for p, s in zip(prompts, seed, strict=True)]
 
     def close(self):
         pass
@@ -47,7 +47,7 @@ def _job(tmp_path):
 
 
 def test_rows_are_in_order_and_seeds_belong_to_the_sample(tmp_path, tiny_model):
-    engine = open_engine(EngineSettings(), tiny_model)
+    engine = open_sampler(EngineSettings(), tiny_model)
     table = _sample(_job(tmp_path), engine)
     assert table["problem_id"].to_pylist() == [p.id for p in PROBLEMS for _ in range(4)]
     assert table["sample_index"].to_pylist() == [0, 1, 2, 3] * 40
@@ -86,10 +86,10 @@ import sys
 from pathlib import Path
 from tasks.rollout.settings import EngineSettings
 from tasks.rollout import sampling
-from tasks.rollout.engine import open_engine
+from tasks.rollout.text import open_sampler
 from tests.rollout.test_sampling import _job, _sample
 sampling.SHARD_COMPLETIONS = 20
-_sample(_job(Path(sys.argv[1])), open_engine(EngineSettings(), Path(sys.argv[2])))
+_sample(_job(Path(sys.argv[1])), open_sampler(EngineSettings(), Path(sys.argv[2])))
 """
 
 
@@ -110,7 +110,7 @@ def test_killed_and_resumed_is_the_same_table(tmp_path, tiny_model, monkeypatch)
     process.wait()
     assert found
     stamps = {p: p.stat().st_mtime_ns for p in job.state.rglob("*.parquet")}
-    engine = open_engine(EngineSettings(), tiny_model)
+    engine = open_sampler(EngineSettings(), tiny_model)
     resumed = _sample(job, engine)
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())
     assert resumed.equals(_sample(_job(tmp_path / "whole"), engine))

@@ -9,10 +9,13 @@ import pytest
 
 from tasks.job import LOST, ServiceLost
 from tasks.rollout import server as module
-from tasks.rollout.engine import EngineUnavailable, open_engine
+from tasks.rollout.engine import EngineUnavailable, SampledModel, generate_rows
+from tasks.rollout.engines import open_engine, vllm_server
 from tasks.rollout.server import Server, ServerWatch
 from tasks.rollout.settings import EngineSettings, Sampling
-from tests.rollout.fake_vllm import running, start, stop
+from tests.rollout.fake_vllm import running, start, stop, written
+
+SEVEN = Sampling(max_new_tokens=7)
 
 
 @pytest.fixture
@@ -21,21 +24,42 @@ def fake(tiny_model):
         yield server
 
 
-def engine_at(url, model):
-    return open_engine(EngineSettings(name="vllm-server", server_url=url), model)
+def engine_at(url, folder, **rl):
+    settings = EngineSettings(name="vllm-server", server_url=url)
+    return open_engine(settings, SampledModel(folder, frozenset([1]), **rl))
 
 
-def test_completions_come_back_in_order_with_their_seeds(fake, tiny_model):
+def rows(engine, count, **kwargs):
+    """Row i has the prompt [9, i] and the seed i."""
+    return generate_rows(engine, [[9, i] for i in range(count)], SEVEN, list(range(count)), **kwargs)
+
+
+def expected(count):
+    return [written([9, i], i, 7) for i in range(count)]
+
+
+def test_completions_come_back_with_their_places_and_seeds(fake, tiny_model):
     engine = engine_at(fake.url + "/", tiny_model)
-    found = engine.generate([f"p{i}" for i in range(300)], Sampling(max_new_tokens=7), list(range(300)))
-    assert [c.text for c in found] == [f"p{i} {i}" for i in range(300)]
-    assert {(c.finish_reason, c.completion_tokens, c.prompt_tokens) for c in found} == {("length", 7, 3)}
+    assert [c.tokens for c in rows(engine, 300)] == expected(300)
+    group = list(engine.generate([[9, 3]], SEVEN, [[5, 6, 7]]))
+    assert sorted((c.prompt, c.sample, c.tokens[1]) for c in group) == [(0, 0, 5), (0, 1, 6), (0, 2, 7)]
+    assert {c.finish_reason for c in group} == {"stop", "length"}
+    assert all(c.logprobs is None for c in group)
+    (scored,) = engine.generate([[9, 3]], SEVEN, [[5]], logprobs=True)
+    assert scored.logprobs == [-0.5] * 7
     assert engine.name == "vllm-server 0.31.0"
+
+
+def test_completions_are_told_while_others_are_still_written(fake, tiny_model):
+    seen = []
+    rows(engine_at(fake.url, tiny_model, lost_note=tiny_model / "lost"), 600,
+         finished=lambda row, _: seen.append(fake.completed))  # fmt: skip
+    assert seen[0] < 600
 
 
 def test_a_refused_request_shows_the_servers_reason(fake, tiny_model):
     with pytest.raises(RuntimeError, match=r"answered 400: .*prompt too long"):
-        engine_at(fake.url, tiny_model).generate(["bad"], Sampling(max_new_tokens=7), 0)
+        list(engine_at(fake.url, tiny_model).generate([[666]], SEVEN, [[0]]))
 
 
 def test_another_model_is_refused_where_the_server_takes_no_weights(fake, tmp_path):
@@ -68,9 +92,9 @@ def test_a_server_that_comes_back_is_asked_again(tiny_model):
 
     thread = threading.Thread(target=come_back)
     thread.start()
-    found = engine.generate([f"p{i}" for i in range(100)], Sampling(max_new_tokens=7), list(range(100)))
+    found = rows(engine, 100)
     thread.join()
-    assert [c.text for c in found] == [f"p{i} {i}" for i in range(100)]
+    assert [c.tokens for c in found] == expected(100)
     assert (first.completed > 40, later[0].completed) == (True, 100)
     stop(later[0])
 
@@ -79,7 +103,47 @@ def test_a_server_that_stays_away_is_one_sentence(tiny_model, monkeypatch):
     monkeypatch.setattr(module.Server.wait, "__defaults__", (0.5,))
     engine = engine_at(start(str(tiny_model), vanish_after=1).url, tiny_model)
     with pytest.raises(EngineUnavailable, match=r"vanished and did not come back within 0 s: start it"):
-        engine.generate(["a", "b", "c"], Sampling(max_new_tokens=7), 0)
+        rows(engine, 3)
+
+
+def test_in_rl_a_server_that_vanishes_is_lost_and_is_not_asked_again(tiny_model, tmp_path):
+    """What the trainer pushed is gone with the process that held it."""
+    server = start(str(tiny_model), vanish_after=40)
+    engine = engine_at(server.url, tiny_model, lost_note=tmp_path / "lost")
+    with pytest.raises(ServiceLost, match="vanished"):
+        rows(engine, 100)
+    assert "vanished" in (tmp_path / "lost").read_text()
+
+
+class Received:
+    """Stands for TRL's NCCL connection."""
+
+    def __init__(self, url):
+        self.names = []
+
+    def send(self, weights):
+        self.names += [name for name, _ in weights]
+
+    def close(self):
+        pass
+
+
+def test_one_process_pushes_and_the_others_only_gather(fake, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_server, "WeightSender", Received)
+    for pushes in (True, False):
+        engine = engine_at(fake.url, tiny_model, lost_note=tmp_path / "lost", pushes=pushes)
+        weights = iter([("a", 1), ("b", 2)])
+        engine.load(weights)
+        assert next(weights, None) is None
+        assert (engine._sender.names if pushes else engine._sender) == (["a", "b"] if pushes else None)
+
+
+def test_in_rl_a_server_restarted_before_the_weights_come_is_lost(fake, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_server, "WeightSender", Received)
+    engine = engine_at(fake.url, tiny_model, lost_note=tmp_path / "lost")
+    fake.instance = "b"
+    with pytest.raises(ServiceLost, match="restarted"):
+        engine.load(iter([("a", 1)]))
 
 
 def test_a_watched_server_that_stays_is_no_news(fake, tmp_path):
