@@ -6,8 +6,8 @@
 Each case runs in a process of its own. All update the same model on the same prompts with the same reward;
 the first two steps (start-up, compilation) are not counted. `canary_mismatch` is the mean distance, in nats
 a token, between the sampler's log-probabilities and the trainer's after the canary's weight change,
-`canary_stale` that to the weights as they were before it (must be far), `sampler_mismatch` the first over the
-steps.
+`canary_stale` that to the weights as they were before it (must be far), `sampler_mismatch` the first in the
+last step that asked for log-probabilities.
 `lost-server` kills its vLLM server on the way. `trl` is TRL's own GRPOTrainer with vLLM colocated.
 """
 
@@ -45,9 +45,9 @@ from tasks.job.spec import BuildSpec, JobSpec
 from tasks.problem import to_table
 from tasks.rewards.terms.overlength import Overlength
 from tasks.rl.stage import RLConfig
-from tasks.rollout.engine import open_engine
 from tasks.rollout.server import Server, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.rollout.text import open_sampler
 from tasks.supervise import trees
 from tasks.training.settings import LaunchSettings
 
@@ -74,18 +74,24 @@ def figures(log: list[dict[str, Any]]) -> dict[str, float]:
         if f"r1/{name}" in entry
     }
     rows = [entry for entry in log if "r1/update_s" in entry][WARM_UP:]
-    names = ("generate_s", "sync_s", "score_s", "update_s", "tokens_per_second", "sampler_mismatch")
-    return canary | {n: sum(r[f"r1/{n}"] for r in rows) / len(rows) for n in names}
+    names = ("generate_s", "sync_s", "score_s", "update_s", "tokens_per_second")
+    means = {n: sum(r.get(f"r1/{n}", 0.0) for r in rows) / len(rows) for n in names}
+    # Known in every tenth step only where log-probabilities cost something.
+    gaps = [entry["r1/sampler_mismatch"] for entry in log if "r1/sampler_mismatch" in entry]
+    return canary | means | {"sampler_mismatch": gaps[-1] if gaps else float("nan")}
 
 
 def ours(engine: EngineSettings) -> Callable[[Path, int, Path], dict[str, float]]:
     def case(model: Path, steps: int, scratch: Path) -> dict[str, float]:
-        from tasks.rl.train import Prompts, build_trainer
+        from tasks.rl.prompts import Prompts
+        from tasks.rl.train import build_trainer
         from tasks.training.models import load_policy, load_tokenizer
 
         config, tokenizer = settings(engine, steps), load_tokenizer(model)
         prompts = Prompts.of(PROBLEMS, config, tokenizer)
-        trainer = build_trainer(config, scratch, load_policy(model), tokenizer, prompts, digits)
+        trainer = build_trainer(
+            config, scratch, model, load_policy(model), tokenizer, prompts, digits, lost_note=scratch / "lost"
+        )
         speed = measure(trainer, WARM_UP)
         return {"seconds_per_step": speed.seconds_per_step, **figures(trainer.state.log_history)}
 
@@ -93,7 +99,13 @@ def ours(engine: EngineSettings) -> Callable[[Path, int, Path], dict[str, float]
 
 
 def trl(model: Path, steps: int, scratch: Path) -> dict[str, float]:
-    trainer = plain_trl(settings(EngineSettings(name="vllm", gpu_memory_share=0.3), steps), scratch, model)
+    colocated = {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": 0.3,
+        "vllm_max_model_length": 360,
+    }
+    trainer = plain_trl(settings(EngineSettings(), steps), scratch, model, **colocated)
     return {"seconds_per_step": measure(trainer, WARM_UP).seconds_per_step}
 
 
@@ -182,21 +194,21 @@ def job_spec(config: RLConfig, model: Path, scratch: Path) -> tuple[JobSpec, Art
 
 
 def sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
-    """`VllmEngine`, as evaluation and curation use it: 512 completions twice with the same seeds."""
-    engine = open_engine(EngineSettings(name="vllm", gpu_memory_share=0.6), model)
+    """vLLM in process, as evaluation and curation use it: 512 completions twice with the same seeds."""
+    sampler = open_sampler(EngineSettings(name="vllm", gpu_memory_share=0.6), model)
     prompts = [f"User: {p.prompt} Assistant:" for p in PROBLEMS] * 2
     asked = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=200)
-    first = engine.generate(prompts, asked, 7)
+    first = sampler.generate(prompts, asked, 7)
     started = time.perf_counter()
-    second = engine.generate(prompts, asked, 7)
+    second = sampler.generate(prompts, asked, 7)
     seconds = time.perf_counter() - started
-    engine.close()
+    sampler.close()
     same = share_of_equals([c.text for c in first], [c.text for c in second])
     return {"tokens_per_second": sum(c.completion_tokens for c in second) / seconds, "same_text_share": same}
 
 
 def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
-    """`VllmServerEngine` as evaluation uses it: other weights pushed; the server killed while it writes."""
+    """A vLLM server, as evaluation uses it: other weights pushed; the server killed while it writes."""
     other = sharpened(model, scratch / "other")
     log, begun = scratch / "server.log", time.perf_counter()
     servers = [start_server(model, log, "--enforce-eager")]
@@ -213,11 +225,11 @@ def server_sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:
         Server(SERVER).wait()
         texts = {}
         for name, folder in (("base", model), ("other", other)):
-            engine = open_engine(settings, folder)
-            texts[name] = [c.text for c in engine.generate(prompts, asked, 7)]
+            sampler = open_sampler(settings, folder)
+            texts[name] = [c.text for c in sampler.generate(prompts, asked, 7)]
         killer.start()
         killed = time.perf_counter()
-        again = [c.text for c in engine.generate(prompts, asked, 7)]
+        again = [c.text for c in sampler.generate(prompts, asked, 7)]
         seconds = time.perf_counter() - killed
     except Exception:
         print(log.read_text()[-3_000:], file=sys.stderr)

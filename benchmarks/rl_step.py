@@ -28,10 +28,13 @@ from trl import GRPOConfig, GRPOTrainer
 
 from tasks.problem import Problem
 from tasks.rl import trainer as grpo_trainer
+from tasks.rl.arguments import grpo_arguments
+from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
-from tasks.rl.train import Prompts, build_trainer, grpo_arguments
+from tasks.rl.train import build_trainer
 from tasks.rl.trainer import GroupTrainer
 from tasks.rollout import decoding
+from tasks.rollout.engine import Completion
 from tasks.training.models import load_policy, load_tokenizer
 
 PROBLEMS = [
@@ -119,20 +122,27 @@ class _Forget(TrainerCallback):
             self._spent.update(dict.fromkeys(self._spent, 0.0))
 
 
-def plain_trl(config: RLConfig, folder: Path, model_folder: Path) -> GRPOTrainer:
+def plain_trl(config: RLConfig, folder: Path, model_folder: Path, **generation: Any) -> GRPOTrainer:
+    """TRL's own trainer at our settings; `generation` are more of its arguments (`use_vllm` ...)."""
     tokenizer = load_tokenizer(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    ours = grpo_arguments(config, folder, model.num_parameters(), longest_prompt=160).to_dict()
+    ours = grpo_arguments(config, folder, model.num_parameters()).to_dict()
     parts = config.batch_size // config.micro_batch_size
     changed = {
         "per_device_train_batch_size": config.micro_batch_size,
         "gradient_accumulation_steps": parts,
         "steps_per_generation": parts,
         "generation_batch_size": None,
+        # What `tasks.rl.objective` does for ours.
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "epsilon": config.clip_epsilon,
+        "epsilon_high": config.clip_epsilon,
+        "use_bias_correction_kl": False,
     }
     known = {name: ours[name] for name in _SAME}
     return GRPOTrainer(
-        model=model, reward_funcs=digits, args=GRPOConfig(**known | changed),
+        model=model, reward_funcs=digits, args=GRPOConfig(**known | changed | generation),
         train_dataset=Prompts.of(PROBLEMS, config, tokenizer).dataset(1), processing_class=tokenizer,
     )  # fmt: skip
 
@@ -140,18 +150,16 @@ def plain_trl(config: RLConfig, folder: Path, model_folder: Path) -> GRPOTrainer
 _SAME = (
     "output_dir", "max_steps", "num_generations", "num_iterations", "max_completion_length", "temperature",
     "top_p", "top_k", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm",
-    "loss_type", "scale_rewards", "beta", "use_bias_correction_kl", "epsilon", "epsilon_high",
-    "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "disable_dropout",
+    "beta", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps", "disable_dropout",
     "gradient_checkpointing", "bf16", "use_cpu", "seed", "shuffle_dataset", "logging_steps", "save_steps",
-    "report_to", "disable_tqdm", "dataloader_pin_memory", "use_vllm", "vllm_mode",
-    "vllm_gpu_memory_utilization", "vllm_max_model_length",
+    "report_to", "disable_tqdm", "dataloader_pin_memory",
 )  # fmt: skip
 
 
 def group_trainer(config: RLConfig, folder: Path, model_folder: Path, checked: bool = True) -> GroupTrainer:
     tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
-    trainer = build_trainer(config, folder, model, tokenizer, prompts, digits)
+    trainer = build_trainer(config, folder, model_folder, model, tokenizer, prompts, digits)
     trainer._sampler_checked = not checked
     return trainer
 
@@ -162,9 +170,9 @@ def group_trainer(config: RLConfig, folder: Path, model_folder: Path, checked: b
 def _trls_generation() -> Any:
     """`model.generate`, as TRL calls it."""
 
-    def sample(self: GroupTrainer, prompt_ids: list[list[int]], finished: Any = None) -> Any:
-        drawn = GRPOTrainer._generate_single_turn(self, prompt_ids, None, {}, self.num_generations)
-        return drawn[0], [[0.0] * len(tokens) for tokens in drawn[0]]
+    def sample(self: GroupTrainer, prompt_ids: list[list[int]], *_: Any) -> list[Completion]:
+        drawn, _ = GRPOTrainer._generate_single_turn(self, prompt_ids, None, {}, self.num_generations)
+        return [Completion(i, 0, tokens, "stop", [0.0] * len(tokens)) for i, tokens in enumerate(drawn)]
 
     return mock.patch.object(GroupTrainer, "_sample", sample)
 
