@@ -7,8 +7,8 @@
 
     vllm        8 steps with vLLM in process and the canary; seconds a step by part
     sampling    vLLM in process, 256 sequences at once: tokens a second without and with log-probabilities
-    server      `vllm serve` on a second GPU and 3 steps through it; not run with one GPU, as NCCL, which carries
-                the weights, refuses two processes on one
+    server      `vllm serve` on a second GPU and 3 steps through it; not run with one GPU: NCCL, which
+                carries the weights, refuses two processes on one
     embedded    8 steps with the trainer's own model as the sampler
 
 Each case runs in a process of its own and prints one line. Model, prompts' template, lengths and batch are

@@ -60,7 +60,7 @@ def grpo_arguments(config: RLConfig, folder: Path, parameters: int) -> GRPOConfi
         logging_steps=1,
         # A rollout in the middle of its mini-batches is no place to resume from.
         save_steps=-(-config.checkpoint_every // per_rollout) * per_rollout,
-        save_total_limit=config.keep_checkpoints,
+        save_total_limit=2,  # a kill while one is written leaves the one before
         report_to=list(config.report_to),
         disable_tqdm=True,
         dataloader_pin_memory=False,

@@ -148,8 +148,6 @@ class RLConfig(CodeChecking):
     """Adapters through PEFT instead of all weights; the reference is then the base and does not move."""
     publish: Annotated[Literal["last", "best"], Field(json_schema_extra=NEUTRAL)] = "last"
     """`best`: the checkpoint with the highest mean reward over the ten steps before it."""
-    keep_checkpoints: Annotated[int, Field(ge=2, json_schema_extra=VOLATILE)] = 2
-    """How many are kept; the best one beside them where it is to be published."""
     mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
     """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
     start-up canary stops the run and a health line is written."""

@@ -167,7 +167,7 @@ def _adapters(config: RLConfig) -> LoraConfig | None:
     return LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
-        target_modules=config.lora.targets,
+        target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
 

@@ -305,10 +305,10 @@ class GroupTrainer(GRPOTrainer):
     def _gradients(self, model: Any, batch: Batch, kept: torch.Tensor) -> torch.Tensor:
         """Adds up the losses of the micro-batches; processes exchange gradients after the last one only."""
         update, loss = self._update(batch), torch.zeros((), device=self.accelerator.device)
-        slices = list(self._micro_batches(batch, kept))
-        for number, rows in enumerate(slices):
-            last = number == len(slices) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[kept]
+        slices = [kept[rows] for rows in by_length(mask, self.config.micro_batch_size)]
+        for rows in slices:
+            with contextlib.nullcontext() if rows is slices[-1] else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     part = self._part(model, trimmed(batch, rows), update)
                 self.accelerator.backward(part)
@@ -357,12 +357,6 @@ class GroupTrainer(GRPOTrainer):
         working_first = batch["idle"].int().argsort(stable=True)
         count = self._most(int((~batch["idle"]).sum()))
         return working_first[: max(count, min(self.config.micro_batch_size, len(working_first)))]
-
-    def _micro_batches(self, batch: Batch, kept: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Row numbers, `micro_batch_size` at a time, by rising length."""
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        for rows in by_length(mask[kept], self.config.micro_batch_size):
-            yield kept[rows]
 
     # ---- log ----------------------------------------------------------------------------------
 

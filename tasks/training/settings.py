@@ -8,12 +8,10 @@ from tasks.settings import Positive, Settings
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters instead of all weights; merged into the published checkpoint."""
+    """Low-rank adapters on every linear layer instead of all weights; merged when the model is published."""
 
     rank: Positive = 16
     alpha: Positive = 32
-    targets: str = "all-linear"
-    """PEFT's `target_modules`: `all-linear`, or a regular expression of module names."""
 
 
 class LaunchSettings(Settings):

@@ -98,7 +98,7 @@ def kill_when(inputs, folder: Path, shard: int) -> None:
     command = [sys.executable, "-c", _STAGE, str(folder), *(str(path) for _, path in inputs.values())]
     process = subprocess.Popen([*command, CONFIG.model_dump_json()], start_new_session=True)
     mark = folder / "work" / "killed" / "state" / "samples" / f"{shard:06d}.parquet"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
