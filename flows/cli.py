@@ -46,13 +46,15 @@ def main() -> None:
 def _one_line_errors() -> Iterator[None]:
     """Bad input and things that are missing: one sentence, exit code 2."""
     from artifacts.errors import StoreError
+    from flows.remedies import explained
     from flows.services import ServiceError
     from tasks.presets import PresetError
 
     try:
         yield
     except (PresetError, ServiceError, StoreError) as error:
-        typer.echo(f"r1: {error}", err=True)
+        text = explained(error) if isinstance(error, StoreError) else error
+        typer.echo(f"r1: {text}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -12,12 +12,11 @@ damage, 2 bad input.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from artifacts.manifest import Manifest
     from artifacts.store import ArtifactStore
-    from tasks.rendering import Template
 
 _NO_WIDTH = 100_000
 
@@ -65,7 +63,7 @@ def ls(
         rows = [
             [name, *_columns(manifests[named.ref.digest])]
             if named.ref.digest in manifests
-            else [name, named.ref.kind.value, named.ref.short, "gone", "", ""]
+            else [name, named.ref.kind, named.ref.short, "gone", "", ""]
             for name, named in names.items()
         ]
         if all_:
@@ -121,11 +119,12 @@ def verify(
 ) -> None:
     """Hash the whole store: every changed byte, missing or extra file, bad entry. Exit code 1 on damage."""
     from artifacts import catalog
+    from flows.remedies import remedy_of
 
     with _store() as store:
         findings = catalog.verify(store)
         for finding in findings:
-            typer.echo(f"{finding.where} {finding.what}: {finding.remedy}")
+            typer.echo(f"{finding.where} {finding.what}: {remedy_of(finding.fault)}")
         if not findings:
             typer.echo(f"{len(store.digests())} artifacts in {store.url} are whole")
             return
@@ -173,9 +172,10 @@ def sql(
 ) -> None:
     """Ask DuckDB about every table in the store."""
     from artifacts.query import sql as ask
+    from tasks.tables import TABLES
 
     with _store() as store:
-        table = ask(store, query)
+        table = ask(store, query, TABLES)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:
@@ -192,33 +192,11 @@ def export(
     preset: PresetOption = "tiny",
 ) -> None:
     """Write a Hugging Face model folder with chat template, generation config and model card."""
-    from artifacts.export import QUESTION, export_model
-    from tasks.rendering import render_prompt
+    from tasks.export import export_model
 
     with _store() as store:
-        ref = store.resolve(artifact, preset)
-        template = trained_template(store, store.manifest(ref.digest))
-        export_model(store, ref, out, render_prompt(template, QUESTION))
-        typer.echo(f"wrote {out}: {artifact} with the `{template}` template")
-
-
-def trained_template(store: ArtifactStore, manifest: Manifest) -> Template:
-    """The prompt template of the nearest stage above that names one, or of an evaluation of it."""
-    from artifacts.catalog import evaluations_of
-    from artifacts.errors import UnknownArtifact
-
-    waiting = deque([manifest])
-    while waiting:
-        current = waiting.popleft()
-        if "template" in current.config:
-            return cast("Template", current.config["template"])
-        for parent in current.parents.values():
-            try:
-                waiting.append(store.manifest(parent.digest))
-            except UnknownArtifact:
-                continue  # a lost ancestor names no template
-    named = (e.config.get("template") for e in evaluations_of(store, manifest.ref))
-    return cast("Template", next(filter(None, named), "r1"))
+        export_model(store, store.resolve(artifact, preset), out)
+        typer.echo(f"wrote {out}")
 
 
 @contextmanager
@@ -226,11 +204,12 @@ def _store() -> Iterator[ArtifactStore]:
     """The store; what it refuses becomes one line and exit code 2."""
     from artifacts.errors import StoreError
     from artifacts.store import ArtifactStore
+    from flows.remedies import explained
 
     try:
         yield ArtifactStore.open()
     except StoreError as error:
-        typer.echo(f"r1: {error}", err=True)
+        typer.echo(f"r1: {explained(error)}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -242,7 +221,7 @@ def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
     for text in wanted:
         names = [name for name in store.ref_names() if name == text or name.startswith(f"{text}/")]
         if not names:
-            raise UnknownArtifact(f"no name is or begins with {text!r}: see `r1 ls`")
+            raise UnknownArtifact(f"no name is or begins with {text!r}")
         found += names
     return sorted(set(found))
 
@@ -250,7 +229,7 @@ def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
 def _columns(manifest: Manifest) -> list[str]:
     """kind, digest, size, made, took"""
     made = f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}"
-    return [manifest.kind.value, manifest.ref.short, _size(manifest.size), made, f"{manifest.seconds:,.0f} s"]
+    return [manifest.kind, manifest.ref.short, _size(manifest.size), made, f"{manifest.seconds:,.0f} s"]
 
 
 def _facts(manifest: Manifest, names: list[str]) -> list[list[str]]:
@@ -258,7 +237,7 @@ def _facts(manifest: Manifest, names: list[str]) -> list[list[str]]:
     return [
         ["digest", manifest.digest],
         ["names", ", ".join(names) or "none"],
-        ["kind", manifest.kind.value],
+        ["kind", manifest.kind],
         ["node", f"{manifest.node} of preset {manifest.preset}"],
         ["stage", f"{manifest.stage} (version {manifest.stage_version})"],
         ["key", manifest.key],

@@ -33,6 +33,7 @@ from tasks.job import LOST, Input, Job, ServiceLost, StopRequested, write_json
 from tasks.job_spec import GRACE_SECONDS, BuildResult, BuildSpec, ExitRecord, JobSpec
 from tasks.recipe import STAGES
 from tasks.stage import Stage
+from tasks.tables import TABLES
 
 log = logging.getLogger("job")
 
@@ -130,7 +131,7 @@ def _build(
     load(stage.entry)(config, job)
     if not any(job.draft.iterdir()):
         raise RuntimeError(f"stage {stage.name} returned without an output in {job.draft}")
-    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds))
+    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds), TABLES)
 
 
 def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:

@@ -35,6 +35,7 @@ from tasks.curation.filters import (
 from tasks.job import Job
 from tasks.problem import from_table
 from tasks.rollout.sampling import sample_checkpoint
+from tasks.tables import REJECTED, SAMPLES, SFT
 
 Dropped = list[tuple[Candidate, Rejection]]
 
@@ -55,9 +56,9 @@ def run(config: ColdStartConfig, job: Job) -> None:
     )  # fmt: skip
     kept, dropped, refined = curate(candidates(samples, problems), config)
     require_some(kept, dropped, "cold start")
-    write_table(job.draft / "samples.parquet", samples, "samples")
-    write_table(job.draft / "rejected.parquet", rejected_table(dropped), "rejected")
-    write_table(job.draft / "sft.parquet", sft_table(kept, checkpoint.ref.digest), "sft")
+    write_table(job.draft / "samples.parquet", samples, SAMPLES)
+    write_table(job.draft / "rejected.parquet", rejected_table(dropped), REJECTED)
+    write_table(job.draft / "sft.parquet", sft_table(kept, checkpoint.ref.digest), SFT)
     job.summary(
         problems=len(problems),
         samples=samples.num_rows,
@@ -100,5 +101,5 @@ def sft_table(kept: Sequence[Candidate], source: str):
             }
             for c in kept
         ],
-        "sft",
+        SFT,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from artifacts.refs import Kind
 from tasks.curation.settings import Readability
+from tasks.kinds import Kind
 from tasks.problem import VERIFIABLE, Domain
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking

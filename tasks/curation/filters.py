@@ -18,6 +18,7 @@ from tasks.curation.settings import Readability
 from tasks.problem import Problem
 from tasks.rendering import parse_completion
 from tasks.rewards.language import language_consistency, repetition
+from tasks.tables import REJECTED
 
 _CODE_BLOCK = re.compile(r"```|~~~|(?:^|\n)(?: {4}|\t)\S.*\n(?: {4}|\t)\S")
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
@@ -150,7 +151,7 @@ def rejected_table(dropped: Iterable[tuple[Candidate, Rejection]]) -> pa.Table:
         {"problem_id": c.problem.id, "text": c.completion, "reason": r.reason, "detail": r.detail}
         for c, r in dropped
     ]
-    return conform(rows, "rejected")
+    return conform(rows, REJECTED)
 
 
 def reason_counts(dropped: Iterable[tuple[Candidate, Rejection]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from tasks.evaluate.stage import EvaluateConfig
 from tasks.job import Job
 from tasks.problem import DOMAINS, Problem, from_table, select
 from tasks.rollout.sampling import sample_checkpoint, verdict_counts
+from tasks.tables import SAMPLES, SCORES
 
 _HEADLINES = {"pass_at_1", "format", "language_consistency", "length"}
 
@@ -31,8 +32,8 @@ def run(config: EvaluateConfig, job: Job) -> None:
         config.seed, config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
     table = scores(samples, problems, config.samples_per_problem, config.seed)
-    write_table(job.draft / "samples.parquet", samples, "samples")
-    write_table(job.draft / "scores.parquet", table, "scores")
+    write_table(job.draft / "samples.parquet", samples, SAMPLES)
+    write_table(job.draft / "scores.parquet", table, SCORES)
     headlines = {
         row["metric"]: round(row["value"], 4)
         for row in table.to_pylist()

@@ -20,6 +20,7 @@ from artifacts.tables import conform
 from tasks.evaluate.metrics import bootstrap, consensus, mean_where, pass_at_k
 from tasks.problem import DOMAINS, VERIFIABLE, Problem
 from tasks.rewards.rubric import is_safe, rubric_score
+from tasks.tables import SCORES
 
 Row = Mapping[str, Any]
 Question = tuple[Problem, Sequence[Row]]
@@ -39,7 +40,7 @@ def scores(samples: pa.Table, problems: Sequence[Problem], samples_per_problem: 
         for metric, values in _per_question(domain, group).items()
         if (row := _score(domain, metric, values, samples_per_problem, seed))
     ]
-    return conform(rows, "scores")
+    return conform(rows, SCORES)
 
 
 def _questions(samples: pa.Table, problems: Sequence[Problem], expected: int) -> list[Question]:

@@ -23,6 +23,7 @@ from tasks.problem import Problem, from_table, to_table
 from tasks.problems.gym import gym_problems
 from tasks.problems.stage import ProblemsConfig
 from tasks.problems.test_cases import with_cases
+from tasks.tables import PROBLEMS, REJECTED
 from tasks.tiny_world.exercises import Exercise, exercises
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,9 +40,9 @@ def run(config: ProblemsConfig, job: Job) -> None:
     kept, contaminated = decontaminate(drawn, config.decontamination_ngram)
     if not any(p.split == "train" for p in kept) or not any(p.split == "held_out" for p in kept):
         raise ValueError("the problems have no training or no held-out split: give both in column `split`")
-    write_table(job.draft / "problems.parquet", to_table(kept), "problems")
+    write_table(job.draft / "problems.parquet", to_table(kept), PROBLEMS)
     rejected = refused + contaminated
-    write_table(job.draft / "rejected.parquet", rejected, "rejected")
+    write_table(job.draft / "rejected.parquet", rejected, REJECTED)
     counts = Counter(f"{p.split}_{p.domain}" for p in kept)
     job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
 

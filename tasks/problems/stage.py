@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.problem import Domain
 from tasks.settings import NEUTRAL, Count, Positive, Settings
 from tasks.stage import Stage

@@ -33,6 +33,7 @@ from tasks.rewards.code_rules import same_text
 from tasks.rewards.sandbox import Sandbox
 from tasks.rollout.engine import Engine, derived_seed, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.tables import PROBLEMS
 
 DRAWS = 4
 """Inputs asked of one generator, each with another seed."""
@@ -274,7 +275,7 @@ def main() -> None:
         out = list(add_generators(problems, engine, Sampling(temperature=0.7, max_new_tokens=4_096)))
     finally:
         engine.close()
-    write_table(given.target, to_table(out), "problems")
+    write_table(given.target, to_table(out), PROBLEMS)
     print(f"{sum('generators' in p.verifier_args for p in out)} of {len(out)} problems have generators")
 
 

@@ -28,6 +28,7 @@ from tasks.rewards.pool import VerifierPool
 from tasks.rewards.verdict import Judgement, Verdict
 from tasks.rollout.engine import Completion, Engine, derived_seed, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.tables import SAMPLES
 
 SHARD_COMPLETIONS = 512
 """Completions between two points at which a job can be killed without losing work."""
@@ -96,11 +97,11 @@ def sample_problems(
                 raise StopRequested(f"{number} of {len(shards)} shards sampled")
             completions = engine.generate([r.prompt for r in shard], sampling, [r.seed for r in shard])
             rows = _rows(shard, completions, sampling, checkpoint_digest, engine.name)
-            write_table(path, rows, "samples")
+            write_table(path, rows, SAMPLES)
         done += len(shard)
         speed = {"tokens_per_second": _tokens(completions, started)} if made else {}
         job.progress(done, len(requests), "sample", **speed)
-    return read_table(folder) if shards else conform([], "samples")
+    return read_table(folder) if shards else conform([], SAMPLES)
 
 
 def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
@@ -130,7 +131,7 @@ def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> p
         ],
     }
     kept = {name: table[name] for name in table.column_names}
-    return conform(pa.table(kept | columns), "samples")
+    return conform(pa.table(kept | columns), SAMPLES)
 
 
 def verdict_counts(table: pa.Table) -> dict[str, int]:

@@ -108,6 +108,7 @@ def contest(identity: str, **arguments) -> Problem:
 
 def test_the_problems_stage_fills_cases_in_and_rejects_what_gets_none(tmp_path):
     from artifacts.tables import write_table
+    from tasks.tables import PROBLEMS
 
     both = {"right": list(RIGHT), "wrong": [FIRST]}
     rows = [
@@ -116,7 +117,7 @@ def test_the_problems_stage_fills_cases_in_and_rejects_what_gets_none(tmp_path):
         contest("nobody", submissions={"wrong": [FIRST]}, generators=[SMALL]),
         contest("given", cases=[{"stdin": "1\n1", "stdout": "1"}]),
     ]
-    write_table(tmp_path / "problems.parquet", to_table(rows), "problems")
+    write_table(tmp_path / "problems.parquet", to_table(rows), PROBLEMS)
     problems, rejected = draw(ProblemsConfig(source="parquet", path=str(tmp_path / "problems.parquet")))
     assert [p.id for p in problems] == ["whole", "given"]
     assert all(p.verifier_args["cases"] for p in problems)

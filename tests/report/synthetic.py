@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 
 from artifacts.manifest import ManifestDraft, seal
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from artifacts.tables import write_table
 from tasks.job import Input, Job
+from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.report.claims import contrast
 from tasks.report.data import question_means
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run
+from tasks.tables import METRICS, PROBLEMS, SAMPLES, SCORES, TABLES
 
 SKILL = {
     "base": (0.22, 0.72, 40), "r1-zero": (0.74, 0.71, 58), "dev1": (0.55, 0.97, 44),
@@ -116,8 +118,6 @@ def _score(domain: str, metric: str, values: dict[str, float], count: int) -> di
 def _table(rows: list[dict]):
     import pyarrow as pa
 
-    from artifacts.schemas import SAMPLES
-
     return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
@@ -174,14 +174,14 @@ class World:
 def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -> dict[str, Input]:
     """The inputs of a report job under `root`."""
     world, held_out = World(root), problems(questions)
-    write_table(_folder(root, "problems") / "problems.parquet", to_table(held_out), "problems")
+    write_table(_folder(root, "problems") / "problems.parquet", to_table(held_out), PROBLEMS)
     world.seal("problems", Kind.problems, "problems", 2.1)
     for node in PARENTS:
         if node in SKILL:
             folder = _folder(root, f"checkpoint.{node}")
             if not node.endswith("base"):
-                write_table(folder / "metrics.parquet", metrics(node, steps), "metrics")
-                write_table(folder / "samples.parquet", samples(node, held_out, count), "samples")
+                write_table(folder / "metrics.parquet", metrics(node, steps), METRICS)
+                write_table(folder / "samples.parquet", samples(node, held_out, count), SAMPLES)
             world.seal(
                 f"checkpoint.{node}", Kind.checkpoint, "rl-zero", 96.0 if node in RL else 12.5, reward=1.6
             )
@@ -194,8 +194,8 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
             _dataset(world, node, held_out, count)
     for node in SKILL:
         folder, rows = _folder(root, f"evaluation.{node}"), samples(node, held_out, count)
-        write_table(folder / "samples.parquet", rows, "samples")
-        write_table(folder / "scores.parquet", scores(held_out, rows, count), "scores")
+        write_table(folder / "samples.parquet", rows, SAMPLES)
+        write_table(folder / "scores.parquet", scores(held_out, rows, count), SCORES)
         world.seal(f"evaluation.{node}", Kind.evaluation, "evaluate", 9.3)
     return world.inputs
 
@@ -219,7 +219,7 @@ def _dataset(world: World, node: str, held_out: list[Problem], count: int) -> No
         for r in rows if r["verdict"] == "correct"
     ]  # fmt: skip
     for name, table in (("samples", rows), ("rejected", rejected), ("sft", kept)):
-        write_table(folder / f"{name}.parquet", table, name)
+        write_table(folder / f"{name}.parquet", table, TABLES[name])
     world.seal(f"dataset.{node}", Kind.dataset, node, 40.0)
 
 

@@ -1,8 +1,8 @@
 import pyarrow as pa
 
-from artifacts.schemas import SAMPLES
 from tasks.problem import Problem
 from tasks.report.data import majority_correct, question_means
+from tasks.tables import SAMPLES
 from tests.report.synthetic import samples
 
 

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from artifacts.refs import Kind
 from artifacts.tables import read_table
 from tasks.job import StopRequested
+from tasks.kinds import Kind
 from tasks.reward_models.stage import RewardModelsConfig
 from tasks.rewards.settings import RewardTerm
 from tasks.rl.stage import RLConfig
@@ -34,7 +34,7 @@ CONFIG = RLConfig(
 _STAGE = """
 import sys
 from pathlib import Path
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
 from tests.jobs import local_job

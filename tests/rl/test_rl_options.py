@@ -22,6 +22,7 @@ from tasks.rl import train as rl
 from tasks.rl.memory import check_memory, worst_case, worst_step
 from tasks.rl.stage import Curriculum, CurriculumStage
 from tasks.rollout.server import ServerWatch
+from tasks.tables import TABLES
 from tasks.training import launching as processes
 from tasks.training.checkpoints import is_sealed, newest_checkpoint
 from tasks.training.launching import lost_note
@@ -142,7 +143,7 @@ def start_job(tmp_path, inputs, config) -> tuple[subprocess.Popen, Path]:  # noq
         manifest = ManifestDraft(
             kind=kind, stage="test", stage_version=1, node=name, key=cache_key(name, 1, {}, {})
         )
-        parents[name] = store.publish(draft, manifest)
+        parents[name] = store.publish(draft, manifest, TABLES)
     key = cache_key("rl-zero", 1, {}, parents)
     build = BuildSpec(
         node="r1-zero", stage="rl-zero", config=config.model_dump(mode="json"), inputs=parents, key=key,
