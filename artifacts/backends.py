@@ -181,32 +181,33 @@ class ObjectBackend:
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
+        from fsspec.implementations.dirfs import DirFileSystem
 
         try:
-            self.fs, root = url_to_fs(url)
+            fs, root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise StoreError(f"cannot open the store {url}: {error}") from error
-        self.root = root.rstrip("/")
+        self.fs = DirFileSystem(root.rstrip("/"), fs)
         self.url = url.rstrip("/")
 
     def read(self, path: str) -> bytes | None:
         try:
-            return bytes(self.fs.cat_file(self._at(path)))
+            return bytes(self.fs.cat_file(path))
         except FileNotFoundError:
             return None
 
     def write(self, path: str, data: bytes) -> None:
         self._make_parent(path)
-        self.fs.pipe_file(self._at(path), data)
+        self.fs.pipe_file(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file that must not exist; False where it does."""
         self._make_parent(path)
         try:
             if self.fs.async_impl:
-                self.fs.pipe_file(self._at(path), data, mode="create")
+                self.fs.pipe_file(path, data, mode="create")
             else:
-                with self.fs.open(self._at(path), "xb") as file:
+                with self.fs.open(path, "xb") as file:
                     file.write(data)
         except FileExistsError:
             return False
@@ -216,43 +217,42 @@ class ObjectBackend:
     def remove(self, path: str) -> None:
         manifest = f"{path}/{MANIFEST_NAME}"
         for target, recursive in ((manifest, False), (path, True)):
-            if self.fs.exists(self._at(target)):
-                self.fs.rm(self._at(target), recursive=recursive)
+            if self.fs.exists(target):
+                self.fs.rm(target, recursive=recursive)
         self.fs.invalidate_cache()
 
     def move(self, old: str, new: str) -> None:
         for name in sorted(self.listing(old), key=lambda name: name != MANIFEST_NAME):
             self._make_parent(f"{new}/{name}")
-            self.fs.mv(self._at(f"{old}/{name}"), self._at(f"{new}/{name}"))
+            self.fs.mv(f"{old}/{name}", f"{new}/{name}")
         self.remove(old)
 
     def children(self, path: str) -> list[str]:
         self.fs.invalidate_cache()
         try:
-            names = self.fs.ls(self._at(path), detail=False)
+            names = self.fs.ls(path, detail=False)
         except FileNotFoundError:
             return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
     def listing(self, path: str) -> dict[str, int]:
         self.fs.invalidate_cache()
-        start = len(self._at(path)) + 1
-        found = self.fs.find(self._at(path), detail=True)
-        return {name[start:]: int(info["size"]) for name, info in found.items()}
+        found = self.fs.find(path, detail=True)
+        return {name[len(path) + 1 :]: int(info["size"]) for name, info in found.items()}
 
     def sha256(self, path: str) -> str:
-        with self.fs.open(self._at(path), "rb") as file:
+        with self.fs.open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def commit(self, draft: Path, path: str, document: bytes) -> None:
         for name, file in files.entries(draft).items():
             if name != MANIFEST_NAME:
                 self._make_parent(f"{path}/{name}")
-                self.fs.put_file(str(file), self._at(f"{path}/{name}"))
+                self.fs.put_file(str(file), f"{path}/{name}")
         self.write(f"{path}/{MANIFEST_NAME}", document)
 
     def download(self, path: str, target: Path) -> None:
-        self.fs.get_file(self._at(path), str(target))
+        self.fs.get_file(path, str(target))
 
     @contextmanager
     def lease(self, name: str, wait_message: WaitMessage | None) -> Iterator[None]:
@@ -270,20 +270,17 @@ class ObjectBackend:
         return [path for path in folders if self._is_abandoned(path)]
 
     def address(self, path: str) -> str:
-        return str(self.fs.unstrip_protocol(self._at(path)))
+        return str(self.fs.fs.unstrip_protocol(f"{self.fs.path}/{path}"))
 
     def _is_abandoned(self, path: str) -> bool:
-        found: dict[str, dict[str, Any]] = self.fs.find(self._at(path), detail=True)
-        if self._at(f"{path}/{MANIFEST_NAME}") in found:
+        found: dict[str, dict[str, Any]] = self.fs.find(path, detail=True)
+        if f"{path}/{MANIFEST_NAME}" in found:
             return False
         ages = [time.time() - self.fs.modified(name).timestamp() for name in found]
         return bool(ages) and min(ages) > STALE_SECONDS
 
-    def _at(self, path: str) -> str:
-        return f"{self.root}/{path}"
-
     def _make_parent(self, path: str) -> None:
-        self.fs.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+        self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
 
 
 def open_backend(url: str) -> LocalBackend | ObjectBackend:

@@ -1,9 +1,10 @@
-"""Looking after a store: finding damage, mending it, and removing what no name reaches."""
+"""Looking after a store: finding damage, moving it aside, and removing what no name reaches."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from hashlib import sha256
 
 from artifacts.backends import LocalBackend
@@ -14,19 +15,34 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore, key_path, object_path, ref_path
 
 
+class Fault(StrEnum):
+    """What kind of damage it is; whoever shows it to a user knows what to do about it."""
+
+    damaged = "damaged"
+    """An artifact has other bytes or files than were published; `repair` moves it aside."""
+    index = "index"
+    """A key entry is wrong or missing; `repair` writes it anew."""
+    name = "name"
+    """A ref's file is not a ref, or calls an artifact what it is not."""
+    gone = "gone"
+    """A name or an artifact refers to an artifact that the store no longer has."""
+    stray = "stray"
+    """Something that belongs to no artifact."""
+
+
 @dataclass(frozen=True)
-class Finding:
+class StoreDamage:
     """Something in the store that is not as it should be."""
 
     where: str
     """The file, as other tools name it."""
     what: str
-    remedy: str
+    fault: Fault
     digest: str | None = None
     """The damaged artifact, if it is one."""
 
 
-def verify(store: ArtifactStore) -> list[Finding]:
+def verify(store: ArtifactStore) -> list[StoreDamage]:
     """Every changed byte, missing or extra file, bad key entry and name or parent of nothing.
 
     Reads the whole store. Manifests, files, key entries and names are covered; not the times of names.
@@ -34,7 +50,7 @@ def verify(store: ArtifactStore) -> list[Finding]:
     return [*_object_findings(store), *_key_findings(store), *_ref_findings(store)]
 
 
-def repair(store: ArtifactStore, findings: Iterable[Finding]) -> list[str]:
+def repair(store: ArtifactStore, findings: Iterable[StoreDamage]) -> list[str]:
     """Move damaged artifacts to `quarantine/` and rewrite the key index; returns what was done.
 
     Names and children of what was moved stay: building again restores the names.
@@ -83,9 +99,7 @@ def gc(store: ArtifactStore, dry_run: bool = True, forget: Collection[str] = ())
         CorruptArtifact: a manifest is damaged, so what it reaches is not known.
     """
     if not dry_run and (held := store.backend.held_leases()):
-        raise StoreBusy(
-            f"a build of {held[0][:12]} is running in {store.url}: wait for it or stop it, then gc"
-        )
+        raise StoreBusy(f"a build of {held[0][:12]} is running in {store.url}")
     kept, there = reachable(store, forget), list(store.objects())
     present = {manifest.digest for manifest in there}
     garbage = Garbage(
@@ -102,12 +116,6 @@ def gc(store: ArtifactStore, dry_run: bool = True, forget: Collection[str] = ())
             store.drop_ref(name)
         _delete(store, garbage)
     return garbage
-
-
-def evaluations_of(store: ArtifactStore, ref: Ref) -> list[Manifest]:
-    """The evaluation artifacts whose input `checkpoint` is `ref`, newest first."""
-    found = [m for m in store.objects() if m.kind == "evaluation" and m.parents.get("checkpoint") == ref]
-    return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
 
 
 def _delete(store: ArtifactStore, garbage: Garbage) -> None:
@@ -128,50 +136,50 @@ def _parents(store: ArtifactStore, ref: Ref) -> list[Ref]:
         return []
 
 
-def _object_findings(store: ArtifactStore) -> list[Finding]:
+def _object_findings(store: ArtifactStore) -> list[StoreDamage]:
     digests = store.digests()
     findings = [
-        Finding(store.backend.address(path), "is not an artifact", "delete it") for path in store.strays()
+        StoreDamage(store.backend.address(path), "is not an artifact", Fault.stray) for path in store.strays()
     ]
     for digest in digests:
         findings += _damage_findings(store, digest, set(digests))
     return findings
 
 
-def _damage_findings(store: ArtifactStore, digest: str, there: set[str]) -> list[Finding]:
+def _damage_findings(store: ArtifactStore, digest: str, there: set[str]) -> list[StoreDamage]:
     folder = object_path(digest)
     where = store.backend.address(f"{folder}/{MANIFEST_NAME}")
-    mend = "run `r1 verify --repair`, then the pipeline again"
     document = store.backend.read(f"{folder}/{MANIFEST_NAME}")
     if document is None:
         # In an object store this is an upload under way, or abandoned: then `gc` removes it.
         local = isinstance(store.backend, LocalBackend)
-        return [Finding(where, "is missing", mend, digest)] if local else []
+        return [StoreDamage(where, "is missing", Fault.damaged, digest)] if local else []
     if sha256(document).hexdigest() != digest:
-        return [Finding(where, "has other bytes than were published", mend, digest)]
+        return [StoreDamage(where, "has other bytes than were published", Fault.damaged, digest)]
     manifest = Manifest.parse(document, where)
     findings = [
-        Finding(store.backend.address(f"{folder}/{damage.path}"), damage.what, mend, digest)
+        StoreDamage(store.backend.address(f"{folder}/{damage.path}"), damage.what, Fault.damaged, digest)
         for damage in damages(store.backend, manifest, folder)
     ]
     findings += [
-        Finding(where, f"has a parent {name} ({parent.short}) that is gone", "run the pipeline again")
+        StoreDamage(where, f"has a parent {name} ({parent.short}) that is gone", Fault.gone)
         for name, parent in manifest.parents.items()
         if parent.digest not in there
     ]
     return findings
 
 
-def _key_findings(store: ArtifactStore) -> list[Finding]:
-    mend = "run `r1 verify --repair`"
+def _key_findings(store: ArtifactStore) -> list[StoreDamage]:
     bad = [
-        Finding(store.backend.address(key_path(key)), fault, mend)
+        StoreDamage(store.backend.address(key_path(key)), fault, Fault.index)
         for key in store.indexed_keys()
         if (fault := _key_fault(store, key))
     ]
     return bad + [
-        Finding(
-            store.backend.address(key_path(key)), "is missing: the artifact of this key is not found", mend
+        StoreDamage(
+            store.backend.address(key_path(key)),
+            "is missing: the artifact of this key is not found",
+            Fault.index,
         )
         for key in sorted({manifest.key for manifest in _whole(store)} - set(store.indexed_keys()))
     ]
@@ -186,27 +194,27 @@ def _key_fault(store: ArtifactStore, key: str) -> str | None:
     return None
 
 
-def _ref_findings(store: ArtifactStore) -> list[Finding]:
+def _ref_findings(store: ArtifactStore) -> list[StoreDamage]:
     findings = [_ref_finding(store, name) for name in store.ref_names()]
     return [finding for finding in findings if finding is not None]
 
 
-def _ref_finding(store: ArtifactStore, name: str) -> Finding | None:
-    where, again = store.backend.address(ref_path(name)), "run the pipeline again"
+def _ref_finding(store: ArtifactStore, name: str) -> StoreDamage | None:
+    where = store.backend.address(ref_path(name))
     try:
         ref = store.get_ref(name)
     except CorruptArtifact:
-        return Finding(where, "is not a ref", f"delete it, then {again}")
+        return StoreDamage(where, "is not a ref", Fault.name)
     if ref is None:
         return None  # forgotten meanwhile
     try:
         kind = store.manifest(ref.digest).kind
     except UnknownArtifact:
-        return Finding(where, "names an artifact that is gone", again)
+        return StoreDamage(where, "names an artifact that is gone", Fault.gone)
     except CorruptArtifact:
         return None  # reported with the artifact
     if kind != ref.kind:
-        return Finding(where, f"calls a {kind} a {ref.kind}", f"delete it, then {again}")
+        return StoreDamage(where, f"calls a {kind} a {ref.kind}", Fault.name)
     return None
 
 

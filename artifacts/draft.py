@@ -5,13 +5,13 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
-from artifacts import tables
 from artifacts.errors import CorruptArtifact, RefusedDraft, TableError
 from artifacts.files import entries, is_temporary, sha256_files, sync_tree
 from artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest
+from artifacts.tables import Tables, inspect
 
 
-def draft_files(draft: Path, key: str) -> tuple[FileEntry, ...]:
+def draft_files(draft: Path, key: str, tables: Tables) -> tuple[FileEntry, ...]:
     """The draft's files, every table checked, every digest taken, all of it on disk.
 
     Raises:
@@ -25,7 +25,7 @@ def draft_files(draft: Path, key: str) -> tuple[FileEntry, ...]:
         raise RefusedDraft(f"the draft {draft} is empty: write the artifact's files there first")
     for name, path in found.items():
         _refuse_odd(name, path)
-    shapes = [_table(name, path) for name, path in found.items()]
+    shapes = [_table(name, path, tables) for name, path in found.items()]
     sync_tree(draft)
     digests = sha256_files(found.values())
     return tuple(
@@ -57,10 +57,10 @@ def _refuse_odd(name: str, path: Path) -> None:
         raise RefusedDraft(f"the name {name!r} in the draft is not in Unicode form NFC: rename the file")
 
 
-def _table(name: str, path: Path) -> tuple[str | None, int | None]:
+def _table(name: str, path: Path, tables: Tables) -> tuple[str | None, int | None]:
     if path.suffix != ".parquet":
         return None, None
     try:
-        return tables.inspect(path, name)
+        return inspect(path, name, tables)
     except TableError as error:
         raise RefusedDraft(f"the draft {path.parent} is refused: {error}") from error

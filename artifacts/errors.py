@@ -1,4 +1,4 @@
-"""What the store refuses, in one line each: what, where, and how to mend it."""
+"""What the store refuses, in one line each: what is wrong, and where. Callers add what their users can do."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from artifacts.errors import CorruptArtifact
 from artifacts.keys import canonical, canonical_json
-from artifacts.refs import Digest, Kind, Ref
+from artifacts.refs import Digest, KindName, Ref
 
 MANIFEST_NAME = "manifest.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -36,7 +36,7 @@ class FileEntry(BaseModel):
     rows: int | None = None
     """Rows of a Parquet file."""
     table: str | None = None
-    """Its schema's name in `artifacts.schemas.TABLES`."""
+    """The schema it was checked against, one of those given to `ArtifactStore.publish`."""
 
 
 class ManifestDraft(BaseModel):
@@ -44,7 +44,7 @@ class ManifestDraft(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Kind
+    kind: KindName
     stage: str
     stage_version: int
     node: str
@@ -118,9 +118,7 @@ class Manifest(ManifestDraft):
             return cls(**{**fields, "digest": hashlib.sha256(document).hexdigest()})
         except (ValueError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise CorruptArtifact(
-                f"{where} is not a manifest ({reason}): run `r1 verify --repair`"
-            ) from error
+            raise CorruptArtifact(f"{where} is not a manifest ({reason})") from error
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -131,7 +129,7 @@ def load_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise CorruptArtifact(f"{path} is missing: run `r1 verify --repair`")
+        raise CorruptArtifact(f"{path} is missing")
     return Manifest.parse(path.read_bytes(), str(path))
 
 

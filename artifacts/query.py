@@ -19,8 +19,8 @@ import pyarrow as pa
 from artifacts.backends import ObjectBackend
 from artifacts.errors import StoreError
 from artifacts.manifest import Manifest
-from artifacts.schemas import TABLES
 from artifacts.store import ArtifactStore, object_path
+from artifacts.tables import Tables
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,8 +38,8 @@ _REFS = pa.schema({"name": _TEXT, "digest": _TEXT, "kind": _TEXT, "updated_at": 
 _FILES = pa.schema({"table_name": _TEXT, "file": _TEXT, "digest": _TEXT, "node": _TEXT, "preset": _TEXT})
 
 
-def sql(store: ArtifactStore, query: str, unrestricted: bool = False) -> pa.Table:
-    """Return the rows of `query`.
+def sql(store: ArtifactStore, query: str, tables: Tables, unrestricted: bool = False) -> pa.Table:
+    """Return the rows of `query`, with a view for each of `tables` over all artifacts.
 
     `unrestricted` lifts every limit: the query may then read and write any file that the user may, attach
     databases and load extensions.
@@ -49,7 +49,7 @@ def sql(store: ArtifactStore, query: str, unrestricted: bool = False) -> pa.Tabl
     """
     import duckdb
 
-    with connect(store) as connection:
+    with connect(store, tables) as connection:
         try:
             if not unrestricted:
                 _refuse_all_but_select(connection, query)
@@ -60,7 +60,7 @@ def sql(store: ArtifactStore, query: str, unrestricted: bool = False) -> pa.Tabl
             raise StoreError(f"the query failed: {' '.join(str(error).split())}") from error
 
 
-def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
+def connect(store: ArtifactStore, tables: Tables) -> duckdb.DuckDBPyConnection:
     """Return an in-memory DuckDB connection with the views; no extension is fetched from the network."""
     import duckdb
 
@@ -69,14 +69,14 @@ def connect(store: ArtifactStore) -> duckdb.DuckDBPyConnection:
     )
     connection.execute("SET TimeZone = 'UTC'")
     if isinstance(store.backend, ObjectBackend):
-        connection.register_filesystem(store.backend.fs)
+        connection.register_filesystem(store.backend.fs.fs)
     manifests = list(store.objects())
     connection.register("artifacts", pa.Table.from_pylist([_row(m) for m in manifests], schema=_ARTIFACTS))
     connection.register("refs", pa.Table.from_pylist(_refs(store), schema=_REFS))
     files = [row for manifest in manifests for row in _files(store, manifest)]
     connection.register("table_files", pa.Table.from_pylist(files, schema=_FILES))
-    for name in TABLES:
-        _create_view(connection, name, [row["file"] for row in files if row["table_name"] == name])
+    for name, schema in tables.items():
+        _create_view(connection, name, schema, [row["file"] for row in files if row["table_name"] == name])
     return connection
 
 
@@ -107,10 +107,12 @@ def _confine(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("SET lock_configuration = true")
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, name: str, paths: list[str]) -> None:
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, paths: list[str]
+) -> None:
     if not paths:
         extra = [pa.field(column, _TEXT) for column in ("digest", "node", "preset")]
-        connection.register(name, pa.schema([*TABLES[name], *extra]).empty_table())
+        connection.register(name, pa.schema([*schema, *extra]).empty_table())
         return
     listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     connection.execute(
@@ -134,7 +136,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
 
 def _refs(store: ArtifactStore) -> list[dict[str, Any]]:
     return [
-        {"name": n.name, "digest": n.ref.digest, "kind": n.ref.kind.value, "updated_at": n.updated_at}
+        {"name": n.name, "digest": n.ref.digest, "kind": n.ref.kind, "updated_at": n.updated_at}
         for n in store.refs().values()
     ]
 

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -32,9 +33,11 @@ from artifacts.leases import WaitMessage
 from artifacts.manifest import MANIFEST_NAME, Manifest, ManifestDraft, seal
 from artifacts.refs import Digest, Ref
 
+if TYPE_CHECKING:
+    from artifacts.tables import Tables
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
 _HEX = re.compile(r"[0-9a-f]{4,64}")
-_REMEDY = "run `r1 verify --repair`, then the pipeline again"
 
 _verified: set[tuple[str, str]] = set()
 """(store, digest) of what this process has hashed and found whole."""
@@ -113,10 +116,11 @@ class ArtifactStore:
         manifest = Manifest.parse(document, entry.ref.digest)
         return entry.ref if (manifest.key, manifest.kind) == (key, entry.ref.kind) else None
 
-    def publish(self, draft: Path, manifest: ManifestDraft) -> Ref:
+    def publish(self, draft: Path, manifest: ManifestDraft, tables: Tables) -> Ref:
         """Make the folder `draft` the artifact of `manifest.key`; the draft belongs to the store then.
 
-        A key that already has an artifact keeps it, and the draft is left alone.
+        Every `*.parquet` file must be one of `tables`, which maps their names to their schemas. A key that
+        already has an artifact keeps it, and the draft is left alone.
 
         Raises:
             RefusedDraft: the draft is empty, holds a link, or a `*.parquet` file of no or another schema.
@@ -126,7 +130,7 @@ class ArtifactStore:
         published = self.lookup(manifest.key)
         if published is not None:
             return published
-        document, sealed = seal(manifest, draft_files(draft, manifest.key))
+        document, sealed = seal(manifest, draft_files(draft, manifest.key, tables))
         self.set_key(sealed)
         self.backend.commit(draft, object_path(sealed.digest), document)
         return sealed.ref
@@ -142,12 +146,10 @@ class ArtifactStore:
         path = f"{object_path(digest)}/{MANIFEST_NAME}"
         document = self.backend.read(path)
         if document is None:
-            raise UnknownArtifact(f"no artifact {digest[:12]} in {self.url}: see `r1 ls`")
+            raise UnknownArtifact(f"no artifact {digest[:12]} in {self.url}")
         manifest = Manifest.parse(document, self.backend.address(path))
         if manifest.digest != digest:
-            raise CorruptArtifact(
-                f"{self.backend.address(path)} has other bytes than were published: {_REMEDY}"
-            )
+            raise CorruptArtifact(f"{self.backend.address(path)} has other bytes than were published")
         return manifest
 
     def fetch(self, ref: Ref) -> Path:
@@ -155,7 +157,7 @@ class ArtifactStore:
 
         Raises:
             UnknownArtifact: it is not in the store.
-            CorruptArtifact: a file is missing, extra or changed; names it and the remedy.
+            CorruptArtifact: a file is missing, extra or changed; the message names it.
         """
         manifest = self.manifest(ref.digest)
         if manifest.kind != ref.kind:
@@ -287,10 +289,10 @@ class ArtifactStore:
     def _near(self, text: str, preset: str | None) -> str:
         names = self.ref_names()
         if not names:
-            return f"{self.url} holds no names yet; `make run` builds them"
+            return f"{self.url} holds no names yet"
         wanted = text if "/" in text or not preset else f"{preset}/{text}"
         near = get_close_matches(wanted, names, 5, 0.5) or [n for n in names if text in n][:5] or names[:8]
-        return f"did you mean {', '.join(near)}? (`r1 ls` shows all)"
+        return f"did you mean {', '.join(near)}?"
 
     def _named(self, name: str) -> NamedRef | None:
         path = ref_path(name)
@@ -298,11 +300,9 @@ class ArtifactStore:
         try:
             named = None if document is None else NamedRef.model_validate_json(document)
         except ValidationError as error:
-            raise CorruptArtifact(
-                f"{self.backend.address(path)} is not a ref: delete it, {_REMEDY}"
-            ) from error
+            raise CorruptArtifact(f"{self.backend.address(path)} is not a ref") from error
         if named is not None and named.name != name:
-            raise CorruptArtifact(f"{self.backend.address(path)} names {named.name}: delete it, {_REMEDY}")
+            raise CorruptArtifact(f"{self.backend.address(path)} names {named.name}")
         return named
 
     # Reading
@@ -319,16 +319,14 @@ class ArtifactStore:
         matches = [n for n in self.backend.children(f"objects/{text[:2]}") if n.startswith(text[2:])]
         if len(matches) != 1:
             many = f"{len(matches)} artifacts begin with {text}: give more digits"
-            raise UnknownArtifact(many if matches else f"no artifact begins with {text}: see `r1 ls`")
+            raise UnknownArtifact(many if matches else f"no artifact begins with {text}")
         return text[:2] + matches[0]
 
     def _refuse_damage(self, backend: Backend, manifest: Manifest) -> None:
         folder = object_path(manifest.digest)
         for damage in damages(backend, manifest, folder):
             where = backend.address(f"{folder}/{damage.path}")
-            raise CorruptArtifact(
-                f"{where} {damage.what} (artifact {manifest.ref.short}, {manifest.node}): {_REMEDY}"
-            )
+            raise CorruptArtifact(f"{where} {damage.what} (artifact {manifest.ref.short}, {manifest.node})")
 
     def _local(self) -> LocalBackend:
         """The store itself, or this machine's cache of it."""

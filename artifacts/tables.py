@@ -1,13 +1,12 @@
-"""Parquet tables of the schemas in `artifacts.schemas`: checked when written, zstd, atomic.
+"""Parquet tables of given schemas: checked when written, zstd, atomic.
 
-A file's schema is named by its stem (`samples.parquet`) or, for shards, by its folder
-(`samples/00001.parquet`).
+Whoever publishes says which tables there are, as a mapping of names to schemas. A file belongs to the one
+that its stem names (`samples.parquet`) or, for shards, its folder (`samples/00001.parquet`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -16,57 +15,50 @@ import pyarrow.parquet as pq
 
 from artifacts.errors import TableError
 from artifacts.files import replacing
-from artifacts.schemas import TABLES
 
 Rows: TypeAlias = pa.Table | Iterable[Mapping[str, Any]]
+Tables: TypeAlias = Mapping[str, pa.Schema]
+"""The tables that artifacts of a store may hold, by name."""
 _ARROW_ERRORS = (pa.ArrowException, OverflowError, UnicodeEncodeError)
 
 
-def schema_name(path: str) -> str:
-    """The schema that names `path` (relative to the artifact).
+def schema_name(path: str, tables: Tables) -> str:
+    """The name in `tables` that `path` (relative to the artifact) belongs to.
 
     Raises:
-        TableError: neither the stem nor the folder names a schema.
+        TableError: neither the stem nor the folder is such a name.
     """
     parts = PurePosixPath(path)
     for name in (parts.stem, parts.parent.name):
-        if name in TABLES:
+        if name in tables:
             return name
     raise TableError(f"{path} names no table schema: call it NAME.parquet or NAME/SHARD.parquet, "
-                     f"NAME one of {', '.join(TABLES)}")  # fmt: skip
+                     f"NAME one of {', '.join(tables)}")  # fmt: skip
 
 
-def schema_of(name: str) -> pa.Schema:
-    """The schema called `name`, or a `TableError` that says which there are."""
-    if name not in TABLES:
-        near = get_close_matches(name, TABLES, 1)
-        raise TableError(
-            f"no table schema {name!r}: {'did you mean ' + near[0] if near else ', '.join(TABLES)}?"
-        )
-    return TABLES[name]
-
-
-def conform(rows: Rows, name: str) -> pa.Table:
-    """`rows` with exactly the columns, types and order of schema `name`.
+def conform(rows: Rows, schema: pa.Schema) -> pa.Table:
+    """`rows` with exactly the columns, types and order of `schema`.
 
     Nullable columns that are absent become null; numbers are cast where nothing is lost.
 
     Raises:
         TableError: an unknown or absent column, a null or a value that does not fit, with column and row.
     """
-    schema = schema_of(name)
-    columns = _columns(rows, schema, name)
-    arrays = [_cast(columns[field.name], field, name) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    columns = _columns(rows, schema)
+    return pa.Table.from_arrays([_cast(columns[field.name], field) for field in schema], schema=schema)
 
 
-def write_table(path: Path | str, rows: Rows, name: str) -> Path:
-    """Write `rows` as a zstd Parquet file of schema `name`, atomically; returns the path.
+def write_table(path: Path | str, rows: Rows, schema: pa.Schema) -> Path:
+    """Write `rows` as a zstd Parquet file of `schema`, atomically; returns the path.
 
     Raises:
         TableError: as `conform`; nothing is written then.
     """
-    path, table = Path(path), conform(rows, name)
+    path = Path(path)
+    try:
+        table = conform(rows, schema)
+    except TableError as error:
+        raise TableError(f"{path.name}: {error}") from error
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return path
@@ -87,14 +79,14 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Tab
     return pa.concat_tables([_read(shard, columns) for shard in shards])
 
 
-def inspect(path: Path, where: str) -> tuple[str, int]:
-    """Check a finished Parquet file called `where` in its draft; returns schema name and rows.
+def inspect(path: Path, where: str, tables: Tables) -> tuple[str, int]:
+    """Check a finished Parquet file called `where` in its draft; returns the table's name and its rows.
 
     Raises:
         TableError: unknown name, damaged file, other columns than the schema's, or a null where none may be.
     """
-    name = schema_name(where)
-    schema = TABLES[name]
+    name = schema_name(where, tables)
+    schema = tables[name]
     try:
         with pq.ParquetFile(path) as file:
             if _shape(file.schema_arrow) != _shape(schema):
@@ -107,7 +99,7 @@ def inspect(path: Path, where: str) -> tuple[str, int]:
         raise _unreadable(where, error) from error
 
 
-def _columns(rows: Rows, schema: pa.Schema, name: str) -> dict[str, pa.ChunkedArray | list[Any]]:
+def _columns(rows: Rows, schema: pa.Schema) -> dict[str, pa.ChunkedArray | list[Any]]:
     """Column name -> values, complete; which columns there are is checked here."""
     if isinstance(rows, pa.Table):
         given: dict[str, Any] = {column: rows[column] for column in rows.column_names}
@@ -115,24 +107,22 @@ def _columns(rows: Rows, schema: pa.Schema, name: str) -> dict[str, pa.ChunkedAr
     else:
         listed: list[Mapping[str, Any]] = list(rows)
         count = len(listed)
-        _same_columns(listed, name)
+        _same_columns(listed)
         given = {
             column: [row[column] for row in listed] for column in (listed[0] if listed else schema.names)
         }
     unknown = [column for column in given if column not in schema.names]
     absent = [field.name for field in schema if field.name not in given and not field.nullable]
     if unknown or (absent and count):
-        raise TableError(f"{name}: " + _column_fault(unknown, absent, schema))
+        raise TableError(_column_fault(unknown, absent, schema))
     return {field.name: given.get(field.name, [None] * count) for field in schema}
 
 
-def _same_columns(rows: Sequence[Mapping[str, Any]], name: str) -> None:
+def _same_columns(rows: Sequence[Mapping[str, Any]]) -> None:
     for number, row in enumerate(rows):
         if row.keys() != rows[0].keys():
             odd = ", ".join(sorted(row.keys() ^ rows[0].keys()))
-            raise TableError(
-                f"{name}: row {number} has other columns than row 0 ({odd}): give every row the same"
-            )
+            raise TableError(f"row {number} has other columns than row 0 ({odd}): give every row the same")
 
 
 def _column_fault(unknown: list[str], absent: list[str], schema: pa.Schema) -> str:
@@ -141,18 +131,16 @@ def _column_fault(unknown: list[str], absent: list[str], schema: pa.Schema) -> s
     return f"{' and '.join(faults)}: the columns are {', '.join(schema.names)}"
 
 
-def _cast(values: Any, field: pa.Field, name: str) -> pa.ChunkedArray:
+def _cast(values: Any, field: pa.Field) -> pa.ChunkedArray:
     try:
         array = _converted(values, field.type)
     except _ARROW_ERRORS as error:
         row = _first_misfit(values, field.type)
         reason = str(error).splitlines()[0]
-        raise TableError(
-            f"{name}: column {field.name}, row {row}: {reason}; it must be {field.type}"
-        ) from error
+        raise TableError(f"column {field.name}, row {row}: {reason}; it must be {field.type}") from error
     if array.null_count and not field.nullable:
         row = array.is_null().index(True).as_py()
-        raise TableError(f"{name}: column {field.name}, row {row} is null: every row needs a {field.type}")
+        raise TableError(f"column {field.name}, row {row} is null: every row needs a {field.type}")
     return array
 
 

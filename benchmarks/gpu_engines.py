@@ -35,13 +35,14 @@ from safetensors.torch import load_file, save_file
 
 from artifacts.keys import cache_key
 from artifacts.manifest import ManifestDraft
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table, write_table
 from benchmarks.rl_step import PROBLEMS, digits, measure, plain_trl
 from flows.runner import JobFailed, run_job
 from tasks.job import Input, Job, Progress
 from tasks.job.spec import BuildSpec, JobSpec
+from tasks.kinds import Kind
 from tasks.problem import to_table
 from tasks.rewards.terms.overlength import Overlength
 from tasks.rl.stage import RLConfig
@@ -49,6 +50,7 @@ from tasks.rollout.server import Server, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
 from tasks.supervise import trees
+from tasks.tables import TABLES
 from tasks.training.settings import LaunchSettings
 
 SERVER = "http://127.0.0.1:8123"
@@ -113,7 +115,7 @@ def inputs(model: Path, scratch: Path) -> dict[str, tuple[Kind, Path]]:
     """The stage's inputs, laid out like artifacts."""
     problems, checkpoint = scratch / "problems", scratch / "checkpoint"
     rows = to_table(replace(p, answer="1") for p in PROBLEMS)
-    write_table(problems / "problems.parquet", rows, "problems")
+    write_table(problems / "problems.parquet", rows, PROBLEMS)
     checkpoint.mkdir()
     (checkpoint / "model").symlink_to(model.resolve())
     return {"checkpoint": (Kind.checkpoint, checkpoint), "problems": (Kind.problems, problems)}
@@ -184,7 +186,7 @@ def job_spec(config: RLConfig, model: Path, scratch: Path) -> tuple[JobSpec, Art
         draft = shutil.copytree(folder, scratch / f"draft-{name}")
         key = cache_key(name, 1, {}, {})
         draft_of = ManifestDraft(kind=kind, stage="benchmark", stage_version=1, node=name, key=key)
-        parents[name] = store.publish(draft, draft_of)
+        parents[name] = store.publish(draft, draft_of, TABLES)
     build = BuildSpec(
         node="r1-zero", stage="rl-zero", config=config.model_dump(mode="json"), inputs=parents,
         key=cache_key("rl-zero", 1, {}, parents), ref_name="benchmark/r1-zero",

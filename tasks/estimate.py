@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from artifacts.tables import read_table
 from tasks.base.stage import BaseConfig
 from tasks.job import Input, Job
+from tasks.kinds import Kind
 from tasks.problems.stage import ProblemsConfig
 from tasks.rl.stage import RLConfig
 from tasks.settings import Settings

@@ -46,7 +46,7 @@ def to_table(problems: Iterable[Problem]) -> pa.Table:
     """The problems as an Arrow table of the `problems` schema."""
     import pyarrow as pa
 
-    from artifacts.schemas import PROBLEMS
+    from tasks.tables import PROBLEMS
 
     rows = [asdict(p) | {"verifier_args": json.dumps(p.verifier_args, ensure_ascii=False)} for p in problems]
     return pa.Table.from_pylist(rows, schema=PROBLEMS)

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from artifacts.refs import Kind
 from tasks.base.stage import BASE
 from tasks.cold_start.stage import COLD_START
 from tasks.evaluate.stage import EVALUATE
+from tasks.kinds import Kind
 from tasks.problems.stage import PROBLEMS
 from tasks.rejection_sampling.stage import REJECTION_SAMPLING
 from tasks.report.stage import REPORT

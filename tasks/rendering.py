@@ -10,6 +10,7 @@ models): after examples that do not end so, the model goes on with a next questi
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -34,6 +35,7 @@ _EXAMPLES = (
     "are m, i, r, r, o, r. The letter r is there 3 times. </think> <answer> 3 </answer><|im_end|>\n"
 )
 
+_BEFORE, _AFTER = "User: ", " Assistant:"
 _OPENINGS: dict[Template, str] = {"r1": _PREAMBLE, "plain": "", "r1-few-shot": _PREAMBLE + _EXAMPLES}
 
 _WELL_FORMED = re.compile(
@@ -44,7 +46,32 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 def render_prompt(template: Template, question: str) -> str:
     """The text a model continues."""
-    return _OPENINGS[template] + f"User: {question} Assistant:"
+    return f"{_OPENINGS[template]}{_BEFORE}{question}{_AFTER}"
+
+
+def template_of(prompt: str) -> Template | None:
+    """The template that `prompt` was rendered with; None where it was none of ours."""
+    if not prompt.endswith(_AFTER):
+        return None
+    # The longest opening decides: `r1-few-shot` begins as `r1` does, and everything begins as `plain` does.
+    found = [name for name, opening in _OPENINGS.items() if prompt.startswith(opening + _BEFORE)]
+    return max(found, key=lambda name: len(_OPENINGS[name]), default=None)
+
+
+def chat_template(template: Template) -> str:
+    """Jinja that renders one or more turns as training did; a system message goes before the question."""
+    before, after = json.dumps(_OPENINGS[template] + _BEFORE), json.dumps(_AFTER)
+    return (
+        "{%- set ns = namespace(system='') -%}"
+        "{%- for message in messages -%}"
+        "{%- if message['role'] == 'system' -%}{%- set ns.system = message['content'] + '\\n\\n' -%}"
+        "{%- elif message['role'] == 'user' -%}"
+        f"{{{{- {before} + ns.system + message['content'] + {after} -}}}}"
+        "{%- set ns.system = '' -%}"
+        "{%- else -%}{{- message['content'] + eos_token -}}"
+        "{%- endif -%}"
+        "{%- endfor -%}"
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.settings import Settings
 
 

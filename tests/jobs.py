@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from tasks.job import Input, Job
+from tasks.kinds import Kind
 
 
 def local_job(tmp_path: Path, node: str, stage: str, inputs: dict[str, tuple[Kind, Path]]) -> Job:

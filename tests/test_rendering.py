@@ -2,9 +2,10 @@
 
 import re
 
+import jinja2
 import pytest
 
-from tasks.rendering import parse_completion, render_prompt
+from tasks.rendering import chat_template, parse_completion, render_prompt, template_of
 
 QUESTION = "What is 2 + 2?"
 
@@ -35,3 +36,31 @@ def test_the_worked_examples_earn_both_rewards():
 def _answered(shot: str) -> str:
     """What the assistant of an example writes, as an engine would return it: without the end token."""
     return shot.partition(" Assistant:")[2].rstrip().removesuffix("<|im_end|>")
+
+
+def render(template, messages):
+    return jinja2.Environment().from_string(template).render(messages=messages, eos_token="<e>")
+
+
+@pytest.mark.parametrize("template", ["r1", "plain", "r1-few-shot"])
+def test_the_chat_template_writes_what_training_wrote(template):
+    jinja = chat_template(template)
+    question = 'What is {1} + "2"?\nIt\'s {{ not }} a trap.'
+    asked = [{"role": "user", "content": question}]
+    assert render(jinja, asked) == render_prompt(template, question)
+    again = [
+        *asked,
+        {"role": "assistant", "content": " <answer>3</answer>"},
+        {"role": "user", "content": "Why?"},
+    ]
+    assert render(jinja, again) == (
+        render_prompt(template, question) + " <answer>3</answer><e>" + render_prompt(template, "Why?")
+    )
+    system = [{"role": "system", "content": "Be brief."}, *asked]
+    assert render(jinja, system) == render_prompt(template, f"Be brief.\n\n{question}")
+
+
+@pytest.mark.parametrize("template", ["r1", "plain", "r1-few-shot"])
+def test_a_prompt_tells_the_template_it_was_rendered_with(template):
+    assert template_of(render_prompt(template, QUESTION)) == template
+    assert template_of(f"<|user|>{QUESTION}<|assistant|>") is None

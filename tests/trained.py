@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.sft.stage import SFTConfig
 from tests.jobs import local_job
 from tests.worlds import sums, talks, write_problems, write_sft

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from artifacts.tables import write_table
 from tasks.problem import Problem, to_table
+from tasks.tables import PROBLEMS, SFT
 
 _GREET = {
     "set": "helpfulness",
@@ -46,7 +47,7 @@ def talks() -> list[Problem]:
 def write_problems(folder: Path, problems: list[Problem]) -> Path:
     """An artifact folder with `problems.parquet`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "problems.parquet", to_table(problems), "problems")
+    write_table(folder / "problems.parquet", to_table(problems), PROBLEMS)
     return folder
 
 
@@ -54,7 +55,7 @@ def write_sft(folder: Path, rows: int, right: float = 0.6, seed: int = 0) -> Pat
     """An artifact folder with `sft.parquet`: sums answered rightly with chance `right`, and small talk."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "sft.parquet", [_row(rng, right) for _ in range(rows)], "sft")
+    write_table(folder / "sft.parquet", [_row(rng, right) for _ in range(rows)], SFT)
     return folder
 
 

@@ -26,13 +26,14 @@ _UNFOLDED = 100_000
 def one_line_errors() -> Iterator[None]:
     """Turn bad input and missing things into one line on stderr and exit code 2."""
     from artifacts.errors import StoreError
+    from flows.remedies import explained
     from flows.services import ServiceError
     from tasks.presets import PresetError
 
     try:
         yield
     except (PresetError, ServiceError, StoreError) as error:
-        complain(str(error))
+        complain(explained(error) if isinstance(error, StoreError) else str(error))
         raise typer.Exit(2) from None
 
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,7 +26,6 @@ from tasks.text_safety import for_page, for_terminal
 if TYPE_CHECKING:
     from artifacts.manifest import Manifest
     from artifacts.store import ArtifactStore
-    from tasks.rendering import Template
 
 Named = Annotated[str, typer.Argument(help="A name, a digest or a unique beginning of it.")]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain node names are looked up.")]
@@ -58,7 +56,7 @@ def ls(
         rows = [
             [name, *_columns(manifests[named.ref.digest])]
             if named.ref.digest in manifests
-            else [name, named.ref.kind.value, named.ref.short, "gone", "", ""]
+            else [name, named.ref.kind, named.ref.short, "gone", "", ""]
             for name, named in names.items()
         ]
         if all_:
@@ -115,12 +113,13 @@ def verify(
 ) -> None:
     """Hash the whole store: every changed byte, missing or extra file, bad entry. Exit code 1 on damage."""
     from artifacts import catalog
+    from flows.remedies import remedy_of
 
     with one_line_errors():
         store = open_store()
         findings = catalog.verify(store)
         for finding in findings:
-            show_text(f"{finding.where} {finding.what}: {finding.remedy}")
+            show_text(f"{finding.where} {finding.what}: {remedy_of(finding.fault)}")
         if not findings:
             show_text(f"{len(store.digests())} artifacts in {store.url} are whole")
             return
@@ -177,10 +176,10 @@ def sql(
 ) -> None:
     """Ask DuckDB about every table in the store; by default read-only, and nothing but the store."""
     from artifacts.query import sql as ask
+    from tasks.tables import TABLES
 
     with one_line_errors():
-        store = open_store()
-        table = ask(store, query, unrestricted)
+        table = ask(open_store(), query, TABLES, unrestricted)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:
@@ -198,35 +197,13 @@ def export(
     preset: PresetOption = "tiny",
 ) -> None:
     """Write a Hugging Face model folder with chat template, generation config and model card."""
-    from artifacts.export import QUESTION, export_model
-    from tasks.rendering import render_prompt
+    from tasks.export import export_model
 
     with one_line_errors():
         store = open_store()
-        ref = store.resolve(artifact, preset)
-        template = trained_template(store, store.manifest(ref.digest))
         os.umask(context.obj)  # the folder is for others to read, unlike the store
-        export_model(store, ref, out, render_prompt(template, QUESTION))
-        show_text(f"wrote {out}: {artifact} with the `{template}` template")
-
-
-def trained_template(store: ArtifactStore, manifest: Manifest) -> Template:
-    """The prompt template of the nearest stage above that names one, or of an evaluation of it."""
-    from artifacts.catalog import evaluations_of
-    from artifacts.errors import UnknownArtifact
-
-    waiting = deque([manifest])
-    while waiting:
-        current = waiting.popleft()
-        if "template" in current.config:
-            return cast("Template", current.config["template"])
-        for parent in current.parents.values():
-            try:
-                waiting.append(store.manifest(parent.digest))
-            except UnknownArtifact:
-                continue  # a lost ancestor names no template
-    named = (e.config.get("template") for e in evaluations_of(store, manifest.ref))
-    return cast("Template", next(filter(None, named), "r1"))
+        export_model(store, store.resolve(artifact, preset), out)
+        show_text(f"wrote {out}")
 
 
 def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
@@ -237,7 +214,7 @@ def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
     for text in wanted:
         names = [name for name in store.ref_names() if name == text or name.startswith(f"{text}/")]
         if not names:
-            raise UnknownArtifact(f"no name is or begins with {text!r}: see `r1 ls`")
+            raise UnknownArtifact(f"no name is or begins with {text!r}")
         found += names
     return sorted(set(found))
 
@@ -245,7 +222,7 @@ def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
 def _columns(manifest: Manifest) -> list[str]:
     """kind, digest, size, made, took"""
     made = f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}"
-    return [manifest.kind.value, manifest.ref.short, _size(manifest.size), made, f"{manifest.seconds:,.0f} s"]
+    return [manifest.kind, manifest.ref.short, _size(manifest.size), made, f"{manifest.seconds:,.0f} s"]
 
 
 def _facts(manifest: Manifest, names: list[str]) -> list[list[str]]:
@@ -253,7 +230,7 @@ def _facts(manifest: Manifest, names: list[str]) -> list[list[str]]:
     return [
         ["digest", manifest.digest],
         ["names", ", ".join(names) or "none"],
-        ["kind", manifest.kind.value],
+        ["kind", manifest.kind],
         ["node", f"{manifest.node} of preset {manifest.preset}"],
         ["stage", f"{manifest.stage} (version {manifest.stage_version})"],
         ["key", manifest.key],

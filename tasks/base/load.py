@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks.base.stage import BaseConfig
 from tasks.job import Job
+from tasks.rendering import chat_template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMOLLM2 = "smollm2-135m"
@@ -97,7 +98,13 @@ def set_context(model: Any, tokenizer: Any, tokens: int) -> None:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """A Hugging Face folder: safetensors, config, generation config, tokenizer."""
+    """Write a Hugging Face folder: safetensors, config, generation config, tokenizer, chat template.
+
+    A chat template of the base's own is kept: it is what its makers trained it on. A base without one gets
+    the published template, so that it can be exported and served like every later checkpoint.
+    """
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = chat_template("r1")
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.settings import NEUTRAL, Settings
 from tasks.stage import Place, Stage
 
@@ -27,7 +27,7 @@ class BaseConfig(Settings):
 
 
 BASE = Stage(
-    "base", 1, "Base", "The model everything starts from, or a student's base.",
+    "base", 2, "Base", "The model everything starts from, or a student's base.",
     "cpu", BaseConfig, {}, Kind.checkpoint, "tasks.base.load:run",
     nodes={
         "base": Place("Base", 0, 1, "pretrained", "#7f868e"),

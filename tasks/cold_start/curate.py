@@ -37,6 +37,7 @@ from tasks.problem import from_table
 from tasks.registry import modules
 from tasks.rewards.language import language_consistency
 from tasks.rollout.sampling import sample_checkpoint
+from tasks.tables import REJECTED, SAMPLES, SFT
 
 Dropped = list[tuple[Candidate, Rejection]]
 
@@ -60,9 +61,9 @@ def run(config: ColdStartConfig, job: Job) -> None:
     )  # fmt: skip
     kept, dropped, rewritten = curate(candidates(samples, problems), config)
     require_some(kept, dropped, "cold start")
-    write_table(job.draft / "samples.parquet", samples, "samples")
-    write_table(job.draft / "rejected.parquet", rejected_table(dropped), "rejected")
-    write_table(job.draft / "sft.parquet", sft_table(kept, checkpoint.ref.digest), "sft")
+    write_table(job.draft / "samples.parquet", samples, SAMPLES)
+    write_table(job.draft / "rejected.parquet", rejected_table(dropped), REJECTED)
+    write_table(job.draft / "sft.parquet", sft_table(kept, checkpoint.ref.digest), SFT)
     job.summary(
         problems=len(problems),
         samples=samples.num_rows,

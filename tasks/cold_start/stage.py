@@ -6,8 +6,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from artifacts.refs import Kind
 from tasks.curation.readability import Readability
+from tasks.kinds import Kind
 from tasks.problem import VERIFIABLE, Domain
 from tasks.registry import modules
 from tasks.rendering import Template

@@ -16,6 +16,7 @@ from tasks.curation.readability import unreadable
 from tasks.problem import Problem
 from tasks.rendering import parse_completion
 from tasks.settings import Settings
+from tasks.tables import REJECTED, SFT
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def rejected_table(dropped: Iterable[tuple[Candidate, Rejection]]) -> pa.Table:
         {"problem_id": c.problem.id, "text": c.completion, "reason": r.reason, "detail": r.detail}
         for c, r in dropped
     ]
-    return conform(rows, "rejected")
+    return conform(rows, REJECTED)
 
 
 def reason_counts(dropped: Iterable[tuple[Candidate, Rejection]]) -> dict[str, int]:
@@ -152,5 +153,5 @@ def sft_table(kept: Sequence[Candidate], source: str) -> pa.Table:
             }
             for c in kept
         ],
-        "sft",
+        SFT,
     )

@@ -18,6 +18,7 @@ from tasks.job import Job
 from tasks.problem import DOMAINS, Problem, from_table, select
 from tasks.rewards.pool import VerifierPool
 from tasks.rollout.sampling import sample_checkpoint, verdict_counts
+from tasks.tables import QUESTION_SCORES, SAMPLES, SCORES
 
 _HEADLINES = {"pass_at_1", "format", "language_consistency", "length"}
 
@@ -37,9 +38,9 @@ def run(config: EvaluateConfig, job: Job) -> None:
         same = verified_equivalence(pool)
         by_question = question_scores(samples, problems, config.samples_per_problem, same)
     table = scores(by_question, config.samples_per_problem, config.seed)
-    write_table(job.draft / "samples.parquet", samples, "samples")
-    write_table(job.draft / "question_scores.parquet", by_question, "question_scores")
-    write_table(job.draft / "scores.parquet", table, "scores")
+    write_table(job.draft / "samples.parquet", samples, SAMPLES)
+    write_table(job.draft / "question_scores.parquet", by_question, QUESTION_SCORES)
+    write_table(job.draft / "scores.parquet", table, SCORES)
     headlines = {
         row["metric"]: round(row["value"], 4)
         for row in table.to_pylist()

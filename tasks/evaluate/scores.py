@@ -24,6 +24,7 @@ from tasks.evaluate.voting import SameAnswer, votes
 from tasks.intervals import bootstrap
 from tasks.problem import DOMAINS, VERIFIABLE, Problem
 from tasks.rewards.rubric import is_safe, rubric_score
+from tasks.tables import QUESTION_SCORES, SCORES
 
 Row = Mapping[str, Any]
 Question = tuple[Problem, Sequence[Row]]
@@ -48,7 +49,7 @@ def question_scores(
     verifiable = [q for q in questions if q[0].domain in VERIFIABLE]
     general = [q for q in questions if q[0].domain not in VERIFIABLE]
     found = [*_accuracy(verifiable, same), *_preference(general), *_of_every_domain(questions)]
-    return conform([row for rows in found for row in rows], "question_scores")
+    return conform([row for rows in found for row in rows], QUESTION_SCORES)
 
 
 def scores(by_question: pa.Table, samples_per_problem: int, seed: int) -> pa.Table:
@@ -60,7 +61,7 @@ def scores(by_question: pa.Table, samples_per_problem: int, seed: int) -> pa.Tab
         for metric in metrics
     ]
     return conform(
-        [score | {"samples_per_question": samples_per_problem} for score in found if score], "scores"
+        [score | {"samples_per_question": samples_per_problem} for score in found if score], SCORES
     )
 
 

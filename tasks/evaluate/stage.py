@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking
 from tasks.rollout.settings import EngineSettings, Sampling

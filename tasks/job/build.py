@@ -23,6 +23,7 @@ from tasks.recipe import STAGES
 from tasks.stage import Stage
 from tasks.supervise.records import read_json, write_json
 from tasks.supervise.watch import Watch
+from tasks.tables import TABLES
 
 log = logging.getLogger("job")
 
@@ -101,7 +102,7 @@ def _build(
     load(stage.entry)(config, job)
     if not any(job.draft.iterdir()):
         raise RuntimeError(f"stage {stage.name} returned without an output in {job.draft}")
-    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds))
+    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds), TABLES)
 
 
 def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:

@@ -17,6 +17,7 @@ from tasks.job import Job
 from tasks.problem import Problem, to_table
 from tasks.problems.source import Drawn
 from tasks.problems.stage import ProblemsConfig
+from tasks.tables import PROBLEMS, REJECTED
 
 
 def run(config: ProblemsConfig, job: Job) -> None:
@@ -29,9 +30,9 @@ def run(config: ProblemsConfig, job: Job) -> None:
     kept, contaminated = decontaminate(drawn, config.decontamination_ngram)
     if not any(p.split == "train" for p in kept) or not any(p.split == "held_out" for p in kept):
         raise ValueError("the problems have no training or no held-out split: give both in column `split`")
-    write_table(job.draft / "problems.parquet", to_table(kept), "problems")
+    write_table(job.draft / "problems.parquet", to_table(kept), PROBLEMS)
     rejected = refused + contaminated
-    write_table(job.draft / "rejected.parquet", rejected, "rejected")
+    write_table(job.draft / "rejected.parquet", rejected, REJECTED)
     counts = Counter(f"{p.split}_{p.domain}" for p in kept)
     job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.problems.source import Source
 from tasks.registry import any_of
 from tasks.settings import Positive, Settings

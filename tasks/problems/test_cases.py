@@ -36,6 +36,7 @@ from tasks.rollout.engines import ENGINES
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import TextSampler, open_sampler
 from tasks.sandbox import Sandbox
+from tasks.tables import PROBLEMS
 
 DRAWS = 4
 """Inputs asked of one generator, each with another seed."""
@@ -276,7 +277,7 @@ def main() -> None:
     with closing(open_sampler(EngineSettings(name=given.engine), given.model)) as sampler:
         problems = from_table(read_table(given.source))
         out = list(add_generators(problems, sampler, Sampling(temperature=0.7, max_new_tokens=4_096)))
-    write_table(given.target, to_table(out), "problems")
+    write_table(given.target, to_table(out), PROBLEMS)
     print(f"{sum('generators' in p.verifier_args for p in out)} of {len(out)} problems have generators")
 
 

@@ -37,6 +37,7 @@ from tasks.rejection_sampling.stage import RejectionSamplingConfig
 from tasks.rendering import Template, render_prompt
 from tasks.rollout.engine import derived_seed
 from tasks.rollout.sampling import sample_checkpoint
+from tasks.tables import REJECTED, SAMPLES, SFT
 
 
 def run(config: RejectionSamplingConfig, job: Job) -> None:
@@ -56,9 +57,9 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
     require_some(kept, dropped, "rejection sampling")
     added = general[: general_count(len(kept), config.general_share)]
     mixture = pa.concat_tables([sft_table(kept, checkpoint.ref.digest), sft_table(added, "reference")])
-    write_table(job.draft / "samples.parquet", samples, "samples")
-    write_table(job.draft / "rejected.parquet", rejected_table(dropped), "rejected")
-    write_table(job.draft / "sft.parquet", mixture, "sft")
+    write_table(job.draft / "samples.parquet", samples, SAMPLES)
+    write_table(job.draft / "rejected.parquet", rejected_table(dropped), REJECTED)
+    write_table(job.draft / "sft.parquet", mixture, SFT)
     job.summary(
         samples=samples.num_rows,
         kept=len(kept),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from artifacts.refs import Kind
 from tasks.curation.readability import Readability
+from tasks.kinds import Kind
 from tasks.problem import VERIFIABLE, Domain
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.settings import Settings
 from tasks.stage import Stage
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.rendering import Template
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.settings import VOLATILE, Positive, Settings

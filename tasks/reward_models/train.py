@@ -51,6 +51,7 @@ from tasks.rewards.preference_models import (
 from tasks.rollout.sampling import sample_problems
 from tasks.rollout.text import open_sampler
 from tasks.sft.train import row_order
+from tasks.tables import METRICS, PREFERENCES
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.metrics import metric_rows
@@ -75,14 +76,14 @@ def run(config: RewardModelsConfig, job: Job) -> None:
     labels = safety_labels(responses)
     _require_enough(pairs.kept, labels, held_out)
 
-    write_table(job.draft / "preferences.parquet", _preference_rows(pairs.kept, labels), "preferences")
+    write_table(job.draft / "preferences.parquet", _preference_rows(pairs.kept, labels), PREFERENCES)
     helpful = train_helpful(config, job, [p for p in pairs.kept if p.problem.id not in held_out])
     safety = train_safety(config, job, [x for x in labels if x.problem.id not in held_out])
     scores = {
         "helpful_held_out_accuracy": _pair_accuracy(helpful.model, pairs.kept, held_out),
         "safety_held_out_accuracy": _label_accuracy(safety.model, labels, held_out),
     }
-    write_table(job.draft / "metrics.parquet", _metrics(helpful, safety, scores), "metrics")
+    write_table(job.draft / "metrics.parquet", _metrics(helpful, safety, scores), METRICS)
     job.summary(
         responses=len(responses), without_answer=sum(r.answer is None for r in responses),
         pairs=len(pairs.kept), pairs_small_margin=pairs.small_margin,

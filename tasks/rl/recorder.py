@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from artifacts.schemas import SAMPLES
 from artifacts.tables import write_table
 from tasks.problem import Problem
 from tasks.rewards.health import RewardHealth
@@ -29,6 +28,7 @@ from tasks.rl.early_rewards import EarlyVerifier
 from tasks.rl.schedule import max_completion_length
 from tasks.rl.stage import RLConfig
 from tasks.rl.trainer import rollout_seed
+from tasks.tables import SAMPLES
 from tasks.training.metrics import OWN, reflective_words
 
 
@@ -81,7 +81,7 @@ class RecordedReward:
             step, asked, prompts, prompt_tokens, completions, lengths,
             [ids[-1] in self._end_tokens for ids in completion_ids], scored,
         )  # fmt: skip
-        write_table(self._shards / self._shard(step), self._rows(rollout), "samples")
+        write_table(self._shards / self._shard(step), self._rows(rollout), SAMPLES)
         for name, value in rollout_metrics(rollout).items():
             log_metric(OWN + name, value)
         log_metric(OWN + "reward_s", time.perf_counter() - started)

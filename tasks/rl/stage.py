@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.problem import VERIFIABLE, Domain
 from tasks.rendering import Template
 from tasks.rewards.settings import AnyTerm, CodeChecking

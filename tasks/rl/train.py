@@ -147,7 +147,7 @@ def _leave(trainer: GroupTrainer, tokenizer: PreTrainedTokenizerBase, config: RL
     weights = trainer.accelerator.get_state_dict(trainer.model) if is_sharded(model) else None
     if trainer.accelerator.is_main_process:
         merged = model.merge_and_unload() if config.lora else model
-        save_model(merged, tokenizer, job.draft / "model", weights)
+        save_model(merged, tokenizer, job.draft / "model", config.template, weights)
         write_metrics(job.draft, log)
 
 

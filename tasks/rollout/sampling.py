@@ -28,6 +28,7 @@ from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rollout.engine import derived_seed
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import TextSampler, Written, open_sampler
+from tasks.tables import SAMPLES
 
 SHARD_COMPLETIONS = 512
 """Completions between two points at which a job can be killed without losing work."""
@@ -93,11 +94,11 @@ def sample_problems(
                 raise StopRequested(f"{number} of {len(shards)} shards sampled")
             completions = sampler.generate([r.prompt for r in shard], sampling, [r.seed for r in shard])
             rows = _rows(shard, completions, sampling, checkpoint_digest, sampler.name)
-            write_table(path, rows, "samples")
+            write_table(path, rows, SAMPLES)
         done += len(shard)
         speed = {"tokens_per_second": _tokens(completions, started)} if made else {}
         job.progress(done, len(requests), "sample", **speed)
-    return read_table(folder) if shards else conform([], "samples")
+    return read_table(folder) if shards else conform([], SAMPLES)
 
 
 def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
@@ -118,7 +119,7 @@ def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> p
         asked, table["completion"].to_pylist(), tokens, max(limits, default=0)
     )
     kept = {name: table[name] for name in table.column_names}
-    return conform(pa.table(kept | scored_columns(scored, RULE_TERMS)), "samples")
+    return conform(pa.table(kept | scored_columns(scored, RULE_TERMS)), SAMPLES)
 
 
 def verdict_counts(table: pa.Table) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.settings import VOLATILE, Positive, Settings, Share
 from tasks.stage import Place, Stage
 

@@ -22,6 +22,7 @@ from trl import SFTConfig as TrlSFTConfig
 from trl import SFTTrainer
 
 from tasks.job import Job
+from tasks.rendering import template_of
 from tasks.sft.stage import SFTConfig
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
@@ -68,7 +69,8 @@ def run(config: SFTConfig, job: Job) -> None:
     job.progress(0, 0, "loading the model")
     source = job.inputs["checkpoint"].path / "model"
     tokenizer, model = load_tokenizer(source), load_policy(source)
-    encoded = encode(job.inputs["dataset"].table("sft"), tokenizer)
+    table = job.inputs["dataset"].table("sft")
+    encoded = encode(table, tokenizer)
     limit = min(config.max_length, model.config.max_position_embeddings)
     rows = _that_fit(encoded, limit)
 
@@ -86,7 +88,7 @@ def run(config: SFTConfig, job: Job) -> None:
             f"the model ended none of {len(prompts)} completions: check that the dataset teaches the end "
             f"token {tokenizer.eos_token!r} and raise epochs or learning_rate"
         )
-    save_model(model, tokenizer, job.draft / "model")
+    save_model(model, tokenizer, job.draft / "model", template_of(table["prompt"][0].as_py()))
     log = trainer.state.log_history
     write_metrics(job.draft, log)
     job.summary(

@@ -85,7 +85,7 @@ def _document(entry: str, config: Settings, job: Job) -> dict[str, Any]:
         "node": job.node,
         "stage": job.stage,
         "folder": str(job.folder),
-        "inputs": {n: [i.ref.kind.value, i.ref.digest, str(i.path)] for n, i in job.inputs.items()},
+        "inputs": {n: [i.ref.kind, i.ref.digest, str(i.path)] for n, i in job.inputs.items()},
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts.tables import write_table
+from tasks.tables import METRICS
 
 REFLECTIVE_WORDS = (
     "wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check",
@@ -59,7 +60,7 @@ def metric_rows(log_history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 def write_metrics(folder: Path, log_history: Sequence[Mapping[str, Any]]) -> None:
     """`metrics.parquet` of an artifact."""
-    write_table(folder / "metrics.parquet", metric_rows(log_history), "metrics")
+    write_table(folder / "metrics.parquet", metric_rows(log_history), METRICS)
 
 
 def last_mean(log_history: Sequence[Mapping[str, Any]], key: str, last: int = 10) -> float:

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from tasks.rendering import Template, chat_template
 from tasks.rollout.decoding import ATTENTION, decode
 from tasks.rollout.settings import Sampling
 
@@ -48,16 +49,19 @@ def load_policy(folder: Path) -> PreTrainedModel:
 
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path,
-    weights: dict[str, torch.Tensor] | None = None,
+    template: Template | None = None, weights: dict[str, torch.Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """A folder that `from_pretrained`, vLLM and `generate` can use: safetensors, tokenizer, configs.
+    """Write a folder that `from_pretrained`, vLLM and `generate` can use: safetensors, tokenizer, configs.
 
-    `weights` stand for the model's own, where it holds only a part of them.
+    `chat_template.jinja` is made from the prompt `template` that the model was trained on; None leaves the
+    tokenizer's own. `weights` stand for the model's own, where it holds only a part of them.
     """
     if model.can_generate():
         ends = model.generation_config.eos_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id if ends is None else ends
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if template is not None:
+        tokenizer.chat_template = chat_template(template)
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 

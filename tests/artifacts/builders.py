@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 
 from artifacts.manifest import ManifestDraft
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from artifacts.tables import write_table
+from tasks.kinds import Kind
+from tasks.tables import METRICS, REJECTED, TABLES
 
 
 def key_of(text: str) -> str:
@@ -16,10 +18,10 @@ def key_of(text: str) -> str:
 def make_draft(folder: Path, value: float = 0.5) -> Path:
     """A checkpoint-like draft: a table, shards, and a binary file in a folder of its own."""
     rows = [{"step": n, "name": "loss", "value": value + n} for n in range(3)]
-    write_table(folder / "metrics.parquet", rows, "metrics")
+    write_table(folder / "metrics.parquet", rows, METRICS)
     rejected = {"problem_id": "p1", "text": "好", "reason": "wrong", "detail": ""}
     for shard in ("00000", "00001"):
-        write_table(folder / "rejected" / f"{shard}.parquet", [rejected], "rejected")
+        write_table(folder / "rejected" / f"{shard}.parquet", [rejected], REJECTED)
     (folder / "model").mkdir()
     (folder / "model" / "model.safetensors").write_bytes(bytes(range(256)) * 8)
     return folder
@@ -38,7 +40,7 @@ def publish(
     store: ArtifactStore, tmp_path: Path, node: str, parents=None, kind=Kind.checkpoint, **more
 ) -> Ref:
     draft = make_draft(tmp_path / "drafts" / node)
-    return store.publish(draft, manifest_for(node, parents, kind, **more))
+    return store.publish(draft, manifest_for(node, parents, kind, **more), TABLES)
 
 
 def publish_recipe(store: ArtifactStore, tmp_path: Path) -> dict[str, Ref]:

@@ -4,13 +4,11 @@ import time
 
 import pytest
 
-from artifacts import catalog
+from artifacts import catalog, query
 from artifacts.errors import CorruptArtifact, StoreBusy, StoreError
 from artifacts.lineage import lineage
-from artifacts.manifest import load_manifest
-from artifacts.query import sql
-from artifacts.refs import Kind, Ref
 from artifacts.store import ArtifactStore, key_path, object_path, ref_path
+from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for, publish, publish_recipe
 
 
@@ -18,6 +16,10 @@ def flip(path, position, bit=0):
     data = bytearray(path.read_bytes())
     data[position] ^= 1 << bit
     path.write_bytes(data)
+
+
+def sql(store, text):
+    return query.sql(store, text, TABLES)
 
 
 def wheres(findings):
@@ -100,7 +102,7 @@ def test_damage_is_found_refused_and_mended(damage, store, tmp_path):
             store.fetch(refs["dev1"])
     catalog.repair(store, findings)
     assert store.lookup(key_of("dev1")) is None
-    store.set_ref("tiny/dev1", store.publish(make_draft(tmp_path / "again"), manifest_for("dev1")))
+    store.set_ref("tiny/dev1", store.publish(make_draft(tmp_path / "again"), manifest_for("dev1"), TABLES))
     left = ["is not an artifact"] if damage is _link else []
     assert [finding.what for finding in catalog.verify(store)] == left
 
@@ -216,13 +218,15 @@ def test_odd_names_end_no_mermaid_label(store, tmp_path):
 def test_sql_sees_every_table(any_store, tmp_path):
     publish_recipe(any_store, tmp_path)
     rows = sql(
-        any_store, "SELECT node, count(*) AS n, avg(value) AS v FROM metrics GROUP BY node ORDER BY node"
+        any_store,
+        "SELECT node, count(*) AS n, avg(value) AS v FROM metrics GROUP BY node ORDER BY node",
     )
     assert rows.to_pylist() == [{"node": n, "n": 3, "v": 1.5} for n in ("base", "dev1", "problems", "zero")]
     assert sql(any_store, "SELECT count(*) AS n FROM rejected WHERE preset = 'tiny'")["n"].to_pylist() == [8]
     assert sql(any_store, "SELECT * FROM scores").num_rows == 0
     named = sql(
-        any_store, "SELECT a.node, a.config->>'template' AS t FROM refs JOIN artifacts a USING (digest)"
+        any_store,
+        "SELECT a.node, a.config->>'template' AS t FROM refs JOIN artifacts a USING (digest)",
     )
     assert named.to_pylist() == [{"node": "dev1", "t": None}]
     assert (
@@ -235,11 +239,3 @@ def test_a_bad_query_is_one_line(store):
     with pytest.raises(StoreError, match=r"the query failed: .*nothere") as failure:
         sql(store, "SELECT * FROM nothere")
     assert "\n" not in str(failure.value)
-
-
-def test_evaluations_are_found_by_their_checkpoint(store, tmp_path):
-    refs = publish_recipe(store, tmp_path)
-    evaluation = publish(store, tmp_path, "evaluation", {"checkpoint": refs["dev1"]}, kind=Kind.evaluation)
-    assert [m.ref for m in catalog.evaluations_of(store, refs["dev1"])] == [evaluation]
-    assert catalog.evaluations_of(store, Ref(kind=Kind.checkpoint, digest="0" * 64)) == []
-    assert load_manifest(store.fetch(evaluation)).parents == {"checkpoint": refs["dev1"]}

@@ -9,6 +9,7 @@ import pytest
 import artifacts.draft  # noqa: F401  (imported before the children are forked)
 from artifacts import catalog
 from artifacts.store import ArtifactStore
+from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for
 
 SURVIVED = 7
@@ -60,7 +61,7 @@ def crash_at(last: int, root: Path, power_loss: bool) -> bool:
     if child == 0:
         Crash(root, last, power_loss)
         with store.lease(key_of("base")):
-            store.set_ref("tiny/base", store.publish(draft, manifest_for("base")))
+            store.set_ref("tiny/base", store.publish(draft, manifest_for("base"), TABLES))
         os._exit(SURVIVED)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (SURVIVED, CRASHED)
@@ -78,7 +79,7 @@ def check_and_retry(root: Path, power_loss: bool) -> bool:
     assert all("not an intact artifact" in finding.what for finding in catalog.verify(store))
     draft = root / "draft" if (root / "draft").exists() and not power_loss else make_draft(root / "retry")
     with store.lease(key_of("base")):
-        again = store.publish(draft, manifest_for("base"))
+        again = store.publish(draft, manifest_for("base"), TABLES)
         store.set_ref("tiny/base", again)
     assert again == (ref or again) == store.lookup(key_of("base"))
     names = {path.relative_to(store.fetch(again)).as_posix() for path in store.fetch(again).rglob("*.*")}

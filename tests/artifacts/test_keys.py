@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.keys import cache_key, canonical, canonical_json
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
+from tasks.kinds import Kind
 
 INPUTS = {"checkpoint": Ref(kind=Kind.checkpoint, digest="a" * 64)}
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

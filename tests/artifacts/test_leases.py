@@ -9,6 +9,7 @@ import pytest
 from artifacts import leases
 from artifacts.backends import ObjectBackend
 from artifacts.store import ArtifactStore
+from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for
 
 KEY = key_of("base")
@@ -22,7 +23,7 @@ def build(url, folder, worker, built):
         if ref is None:
             draft = make_draft(folder / f"draft-{worker}")
             time.sleep(0.3)
-            ref = store.publish(draft, manifest_for("base"))
+            ref = store.publish(draft, manifest_for("base"), TABLES)
             built.append(worker)
     assert store.fetch(ref).is_dir()
 

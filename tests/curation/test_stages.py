@@ -2,15 +2,16 @@
 
 import pytest
 
-from artifacts.refs import Kind
 from artifacts.tables import read_table, write_table
 from tasks.cold_start import curate as cold_start
 from tasks.cold_start.stage import ColdStartConfig
+from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.rejection_sampling import mixture as rejection_sampling
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
 from tasks.rendering import parse_completion, render_prompt
 from tasks.rollout.settings import Sampling
+from tasks.tables import PROBLEMS as PROBLEMS_TABLE
 from tests.jobs import local_job
 
 SHORT = Sampling(max_new_tokens=32)
@@ -38,7 +39,7 @@ def _inputs(tmp_path, model):
     for name in ("checkpoint", "problems"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint" / "model").symlink_to(model)
-    write_table(tmp_path / "problems" / "problems.parquet", to_table(PROBLEMS), "problems")
+    write_table(tmp_path / "problems" / "problems.parquet", to_table(PROBLEMS), PROBLEMS_TABLE)
     return {
         "checkpoint": (Kind.checkpoint, tmp_path / "checkpoint"),
         "problems": (Kind.problems, tmp_path / "problems"),

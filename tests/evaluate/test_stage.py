@@ -2,13 +2,15 @@
 
 import pytest
 
-from artifacts.refs import Kind
 from artifacts.tables import conform, read_table, write_table
 from tasks.evaluate.evaluate import held_out, run
 from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
+from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.rollout.settings import Sampling
+from tasks.tables import PROBLEMS as PROBLEMS_TABLE
+from tasks.tables import SAMPLES
 from tests.jobs import local_job
 
 HELPFUL = {"set": "helpfulness", "must": ["hello"], "should": [], "must_not": [], "max_words": 8}
@@ -36,7 +38,7 @@ def _row(problem, index, verdict, answer="x", thinking="t", language=1.0, tokens
 
 def _scores(rows, problems, samples):
     by_question = question_scores(
-        conform(rows, "samples"), problems, samples, lambda pairs: [False] * len(pairs)
+        conform(rows, SAMPLES), problems, samples, lambda pairs: [False] * len(pairs)
     )
     table = scores(by_question, samples, 0)
     return {(r["domain"], r["metric"]): r for r in table.to_pylist()}
@@ -83,7 +85,7 @@ def test_stage(tmp_path, tiny_model):
     for name in ("checkpoint", "problems"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint" / "model").symlink_to(tiny_model)
-    write_table(tmp_path / "problems" / "problems.parquet", to_table(PROBLEMS), "problems")
+    write_table(tmp_path / "problems" / "problems.parquet", to_table(PROBLEMS), PROBLEMS_TABLE)
     inputs = {
         "checkpoint": (Kind.checkpoint, tmp_path / "checkpoint"),
         "problems": (Kind.problems, tmp_path / "problems"),

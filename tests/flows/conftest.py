@@ -18,6 +18,7 @@ from tasks.presets import CONFIGS
 from tasks.recipe import Node
 from tasks.settings import Settings
 from tasks.stage import Stage
+from tasks.tables import TABLES
 
 WritePreset = Callable[..., str]
 
@@ -73,7 +74,7 @@ class Publisher:
             node=node, preset=self.pipeline.name, key=key_of(planned, inputs), parents=inputs,
             config=planned.config.model_dump(mode="json"),
         )  # fmt: skip
-        ref = self.store.publish(draft, manifest)
+        ref = self.store.publish(draft, manifest, TABLES)
         self.store.set_ref(self.pipeline.ref_name(node), ref)
         return ref
 

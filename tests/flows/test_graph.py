@@ -1,7 +1,8 @@
 import pytest
 
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from flows.graph import check_inputs, configured, key_of, load_pipeline
+from tasks.kinds import Kind
 from tasks.presets import PresetError
 
 CHECKPOINT = Ref(kind=Kind.checkpoint, digest="a" * 64)

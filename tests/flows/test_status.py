@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from flows import live
 from flows.graph import load_pipeline
 from flows.status import RunStatus, StatusRecord, record_path
+from tasks.kinds import Kind
 
 REF = Ref(kind=Kind.checkpoint, digest="ab" * 32)
 

@@ -14,6 +14,7 @@ from tasks.rewards.pool import VerifierPool
 from tasks.rollout.settings import Sampling
 from tasks.rollout.text import Written
 from tasks.sandbox import Sandbox
+from tasks.tables import PROBLEMS
 
 RIGHT = (
     "input(); print(max(map(int, input().split())))",
@@ -117,7 +118,7 @@ def test_the_problems_stage_fills_cases_in_and_rejects_what_gets_none(tmp_path):
         contest("nobody", submissions={"wrong": [FIRST]}, generators=[SMALL]),
         contest("given", cases=[{"stdin": "1\n1", "stdout": "1"}]),
     ]
-    write_table(tmp_path / "problems.parquet", to_table(rows), "problems")
+    write_table(tmp_path / "problems.parquet", to_table(rows), PROBLEMS)
     problems, rejected = draw(ProblemsConfig(sources=(ParquetFile(path=str(tmp_path / "problems.parquet")),)))
     assert [p.id for p in problems] == ["whole", "given"]
     assert all(p.verifier_args["cases"] for p in problems)

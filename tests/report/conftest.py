@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from artifacts.manifest import ManifestDraft, seal
-from artifacts.refs import Kind
 from tasks.job import Job
+from tasks.kinds import Kind
 from tasks.report.data import RunRecord, load_run
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run

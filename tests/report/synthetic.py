@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from artifacts.manifest import ManifestDraft, seal
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from artifacts.tables import conform, write_table
 from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.voting import Pair
 from tasks.job import Input, Job
+from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run
+from tasks.tables import METRICS, PROBLEMS, QUESTION_SCORES, SAMPLES, SCORES
 
 SKILL = {
     "base": (0.22, 0.72, 40), "r1-zero": (0.74, 0.71, 58), "dev1": (0.55, 0.97, 44),
@@ -149,14 +151,14 @@ class World:
 def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -> dict[str, Input]:
     """The inputs of a report job under `root`."""
     world, held_out = World(root), problems(questions)
-    write_table(_folder(root, "problems") / "problems.parquet", to_table(held_out), "problems")
+    write_table(_folder(root, "problems") / "problems.parquet", to_table(held_out), PROBLEMS)
     world.seal("problems", Kind.problems, "problems", 2.1)
     for node in PARENTS:
         if node in SKILL:
             folder = _folder(root, f"checkpoint.{node}")
             if not node.endswith("base"):
-                write_table(folder / "metrics.parquet", metrics(node, steps), "metrics")
-                write_table(folder / "samples.parquet", samples(node, held_out, count), "samples")
+                write_table(folder / "metrics.parquet", metrics(node, steps), METRICS)
+                write_table(folder / "samples.parquet", samples(node, held_out, count), SAMPLES)
             world.seal(
                 f"checkpoint.{node}", Kind.checkpoint, "rl-zero", 96.0 if node in RL else 12.5, reward=1.6
             )
@@ -169,10 +171,10 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
             _dataset(world, node, held_out, count)
     for node in SKILL:
         folder, rows = _folder(root, f"evaluation.{node}"), samples(node, held_out, count)
-        write_table(folder / "samples.parquet", rows, "samples")
-        by_question = question_scores(conform(rows, "samples"), held_out, count, no_pair_is_equal)
-        write_table(folder / "question_scores.parquet", by_question, "question_scores")
-        write_table(folder / "scores.parquet", scores(by_question, count, seed=0), "scores")
+        write_table(folder / "samples.parquet", rows, SAMPLES)
+        by_question = question_scores(conform(rows, SAMPLES), held_out, count, no_pair_is_equal)
+        write_table(folder / "question_scores.parquet", by_question, QUESTION_SCORES)
+        write_table(folder / "scores.parquet", scores(by_question, count, seed=0), SCORES)
         world.seal(f"evaluation.{node}", Kind.evaluation, "evaluate", 9.3)
     return world.inputs
 

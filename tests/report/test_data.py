@@ -5,6 +5,7 @@ from tasks.evaluate.scores import question_scores
 from tasks.problem import Problem
 from tasks.report.claims import contrast
 from tasks.report.data import question_means
+from tasks.tables import SAMPLES
 from tests.report.synthetic import no_pair_is_equal, samples
 
 
@@ -19,7 +20,7 @@ def test_question_means_by_measure():
         row.update(verdict=verdict, answer=answer, reward_language=0.5)
     for row in rows[4:8]:
         row["answer"] = "hello"
-    means = question_means(question_scores(conform(rows, "samples"), problems, 4, no_pair_is_equal))
+    means = question_means(question_scores(conform(rows, SAMPLES), problems, 4, no_pair_is_equal))
     assert means["math/pass_at_1"] == means["verifiable/pass_at_1"] == {"m": 0.25}
     assert means["verifiable/vote_gain"] == {"m": -0.25}
     assert means["verifiable/language_consistency"] == {"m": 0.5}

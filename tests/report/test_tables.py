@@ -4,7 +4,6 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from artifacts.schemas import SCORES
 from tasks.report.tables import (
     COLUMNS,
     MISSING,
@@ -20,6 +19,7 @@ from tasks.report.tables import (
     to_markdown,
     to_rich,
 )
+from tasks.tables import SCORES
 
 
 def scores(**values: float) -> pa.Table:

@@ -20,6 +20,7 @@ from flows.ui import (
     stage_page,
     stage_rows,
 )
+from tasks.tables import TABLES
 from tests.report.synthetic import HOSTILE
 
 
@@ -61,7 +62,7 @@ def test_the_stage_page_holds_curves_and_lineage_within_the_limit(r1_zero, tmp_p
     draft = shutil.copytree(r1_zero, tmp_path / "draft", ignore=shutil.ignore_patterns("manifest.json"))
     given = manifest_of(r1_zero)
     fields = ManifestDraft(**{name: getattr(given, name) for name in ManifestDraft.model_fields})
-    ref = store.publish(draft, fields)
+    ref = store.publish(draft, fields, TABLES)
     page = stage_page(store.manifest(ref.digest), store.fetch(ref), ref)
     images = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)\)", page)
     assert [base64.b64decode(image)[:4] for image in images] == [b"<svg", b"<svg"]

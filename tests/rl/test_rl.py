@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from artifacts.refs import Kind
 from artifacts.tables import read_table
 from tasks.job import StopRequested
+from tasks.kinds import Kind
 from tasks.reward_models.stage import RewardModelsConfig
 from tasks.rewards.terms.helpful import Helpful
 from tasks.rewards.terms.safety import Safety
@@ -36,7 +36,7 @@ CONFIG = RLConfig(
 _STAGE = """
 import sys
 from pathlib import Path
-from artifacts.refs import Kind
+from tasks.kinds import Kind
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
 from tests.jobs import local_job

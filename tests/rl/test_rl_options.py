@@ -24,6 +24,7 @@ from tasks.rollout.engines import ENGINES, EngineEntry
 from tasks.rollout.engines.transformers import TransformersEngine
 from tasks.rollout.server import ServerWatch
 from tasks.rollout.settings import EngineSettings
+from tasks.tables import TABLES
 from tasks.training import launching as processes
 from tasks.training.checkpoints import is_sealed, newest_checkpoint
 from tasks.training.models import load_policy
@@ -152,7 +153,7 @@ def start_job(tmp_path, inputs, config) -> tuple[subprocess.Popen, Path]:  # noq
         manifest = ManifestDraft(
             kind=kind, stage="test", stage_version=1, node=name, key=cache_key(name, 1, {}, {})
         )
-        parents[name] = store.publish(draft, manifest)
+        parents[name] = store.publish(draft, manifest, TABLES)
     key = cache_key("rl-zero", 1, {}, parents)
     build = BuildSpec(
         node="r1-zero", stage="rl-zero", config=config.model_dump(mode="json"), inputs=parents, key=key,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from artifacts.refs import Kind
 from artifacts.tables import read_table
+from tasks.kinds import Kind
 from tasks.presets import REPOSITORY
 from tasks.problem import Problem
 from tasks.rl.stage import RLConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from artifacts.refs import Kind
 from tasks.job import StopRequested
+from tasks.kinds import Kind
 from tasks.problem import Problem
 from tasks.rewards.pool import VerifierPool
 from tasks.rollout import sampling as subject

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from artifacts.refs import Kind
 from artifacts.tables import read_table
 from tasks.job import StopRequested
+from tasks.kinds import Kind
 from tasks.sft.stage import SFTConfig
 from tasks.sft.train import build_trainer, encode, row_order, run
 from tasks.training.models import load_policy, load_tokenizer

@@ -10,7 +10,7 @@ from artifacts import catalog
 from artifacts.store import object_path
 from flows import cli
 from tests.artifacts.builders import publish, publish_recipe
-from tests.artifacts.test_export import publish_model
+from tests.test_export import publish_model
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_sql(r1, store, tmp_path):
 
 
 def test_export(r1, store, tmp_path):
-    store.set_ref("tiny/dev1", publish_model(store, tmp_path, config={"template": "plain"}))
+    store.set_ref("tiny/dev1", publish_model(store, tmp_path))
     assert r1("export", "dev1", str(tmp_path / "out")).exit_code == 0
     assert '"User: "' in (tmp_path / "out" / "chat_template.jinja").read_text()
     assert r1("export", "dev1", str(tmp_path / "out")).exit_code == 2

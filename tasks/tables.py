@@ -1,12 +1,17 @@
-"""The row-level Parquet schemas. A table of the wrong shape is refused when it is written.
+"""The row-level tables that artifacts hold. One of the wrong shape is refused when it is written.
 
-`Table` names the schemas; the store checks every `*.parquet` file of a draft against the schema that
-its file name (or, for shards, its folder) names.
+`TABLES` is given to the store when an artifact is published: it checks every `*.parquet` file against the
+schema that the file's name (or, for shards, its folder) names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
+
+from tasks.registry import models
+from tasks.rewards.term import Term
 
 _STRING = pa.string()
 
@@ -34,33 +39,33 @@ PROBLEMS = _schema(
     split=_STRING,  # train, held_out
 )
 
-SAMPLES = _schema(
-    problem_id=_STRING,
-    sample_index=pa.int32(),  # 0 .. samples per problem - 1
-    step=(pa.int32(),),  # training step, null outside training
-    checkpoint=_STRING,  # digest of the model that sampled
-    prompt=_STRING,  # as sent, template applied
-    completion=_STRING,
-    thinking=(_STRING,),
-    answer=(_STRING,),
-    prompt_tokens=pa.int32(),
-    completion_tokens=pa.int32(),
-    finish_reason=_STRING,  # stop, length
-    temperature=pa.float64(),
-    top_p=pa.float64(),
-    max_new_tokens=pa.int32(),
-    seed=pa.int64(),
-    engine=_STRING,  # name and version
-    verdict=(_STRING,),  # correct, wrong, unparseable, timeout, error; null where no rule applies
-    reward=(pa.float64(),),  # weighted sum of the terms
-    reward_accuracy=(pa.float64(),),
-    reward_format=(pa.float64(),),
-    reward_language=(pa.float64(),),
-    reward_helpful=(pa.float64(),),
-    reward_safety=(pa.float64(),),
-    reward_repetition=(pa.float64(),),
-    reward_overlength=(pa.float64(),),
-)
+
+def samples_schema(terms: Sequence[str]) -> pa.Schema:
+    """`samples` with a column for each reward term, null where the term does not apply."""
+    return _schema(
+        problem_id=_STRING,
+        sample_index=pa.int32(),  # 0 .. samples per problem - 1
+        step=(pa.int32(),),  # training step, null outside training
+        checkpoint=_STRING,  # digest of the model that sampled
+        prompt=_STRING,  # as sent, template applied
+        completion=_STRING,
+        thinking=(_STRING,),
+        answer=(_STRING,),
+        prompt_tokens=pa.int32(),
+        completion_tokens=pa.int32(),
+        finish_reason=_STRING,  # stop, length
+        temperature=pa.float64(),
+        top_p=pa.float64(),
+        max_new_tokens=pa.int32(),
+        seed=pa.int64(),
+        engine=_STRING,  # name and version
+        verdict=(_STRING,),  # correct, wrong, unparseable, timeout, error; null where no rule applies
+        reward=(pa.float64(),),  # weighted sum of the terms
+        **{f"reward_{term}": (pa.float64(),) for term in terms},
+    )
+
+
+SAMPLES = samples_schema(list(models("tasks.rewards.terms", Term)))
 
 SFT = _schema(
     problem_id=_STRING,

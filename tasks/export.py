@@ -1,33 +1,34 @@
-"""Export: a Hugging Face model folder of a checkpoint, with a chat template and a card of its lineage.
+"""Export: a Hugging Face model folder of a checkpoint, with sampling defaults and a card of its lineage.
 
-The folder loads with `AutoModelForCausalLM.from_pretrained(OUT)` and serves with any engine that does.
+The folder loads with `AutoModelForCausalLM.from_pretrained(OUT)` and serves with any engine that does. Its
+chat template is the one that was saved with the checkpoint by the stage that made it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from artifacts.catalog import evaluations_of
 from artifacts.errors import StoreError
 from artifacts.files import entries, write_atomic
 from artifacts.lineage import lineage
 from artifacts.manifest import Manifest
-from artifacts.refs import Kind, Ref
+from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
+from artifacts.tables import read_table
+from tasks.kinds import Kind
 
-QUESTION = "{question}"
-"""Stands for the question in a prompt template."""
 GENERATION = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
 """The published evaluation protocol (paper D.1)."""
+_NEEDED = ("config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreRow:
     """A row of a `scores` table."""
 
     domain: str
@@ -39,70 +40,47 @@ class Score:
     samples_per_question: int
 
 
-def export_model(
-    store: ArtifactStore,
-    ref: Ref,
-    out: Path,
-    prompt_template: str,
-    generation: Mapping[str, Any] = GENERATION,
-) -> Path:
+def export_model(store: ArtifactStore, ref: Ref, out: Path) -> Path:
     """Write checkpoint `ref` to the folder `out`; returns it.
 
-    `prompt_template` is the text the model was trained to continue, `{question}` where the question goes.
     The card states the scores of the newest evaluation of `ref` in the store, if there is one.
 
     Raises:
-        StoreError: `ref` is no checkpoint, `out` is not empty, or the checkpoint holds no `model/`.
+        StoreError: `ref` is no checkpoint, `out` is not empty, or the checkpoint holds no complete `model/`.
     """
     if ref.kind != Kind.checkpoint:
         raise StoreError(f"artifact {ref.short} is a {ref.kind}: only a checkpoint can be exported")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StoreError(f"{out} is not empty: name a new folder")
-    template = chat_template(prompt_template)
     source = store.fetch(ref) / "model"
-    if not (source / "config.json").is_file():
-        raise StoreError(f"artifact {ref.short} holds no model/config.json: name a checkpoint with a model")
+    for name in _NEEDED:
+        if not (source / name).is_file():
+            raise StoreError(
+                f"artifact {ref.short} holds no model/{name}: name a checkpoint that this release made"
+            )
     for name, path in entries(source).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, out / name)
-    _write_settings(out, template, generation)
+    _write_generation_config(out)
     evaluations = evaluations_of(store, ref)
     scores = read_scores(store, evaluations[0]) if evaluations else []
     write_atomic(out / "README.md", model_card(store, store.manifest(ref.digest), scores).encode())
     return out
 
 
-def chat_template(prompt_template: str) -> str:
-    """Jinja that renders one or more turns as training did; a system message goes before the question.
-
-    Raises:
-        StoreError: `{question}` does not stand in the template exactly once.
-    """
-    before, _, after = prompt_template.partition(QUESTION)
-    if prompt_template.count(QUESTION) != 1:
-        raise StoreError(f"the prompt template {prompt_template!r} must hold {QUESTION} once")
-    return (
-        "{%- set ns = namespace(system='') -%}"
-        "{%- for message in messages -%}"
-        "{%- if message['role'] == 'system' -%}{%- set ns.system = message['content'] + '\\n\\n' -%}"
-        "{%- elif message['role'] == 'user' -%}"
-        f"{{{{- {json.dumps(before)} + ns.system + message['content'] + {json.dumps(after)} -}}}}"
-        "{%- set ns.system = '' -%}"
-        "{%- else -%}{{- message['content'] + eos_token -}}"
-        "{%- endif -%}"
-        "{%- endfor -%}"
-    )
+def evaluations_of(store: ArtifactStore, ref: Ref) -> list[Manifest]:
+    """The evaluation artifacts whose input `checkpoint` is `ref`, newest first."""
+    found = [m for m in store.objects() if m.kind == Kind.evaluation and m.parents.get("checkpoint") == ref]
+    return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
 
 
-def read_scores(store: ArtifactStore, evaluation: Manifest) -> list[Score]:
+def read_scores(store: ArtifactStore, evaluation: Manifest) -> list[ScoreRow]:
     """The `scores` table of an evaluation."""
-    from artifacts.tables import read_table
-
     table = read_table(store.fetch(evaluation.ref) / "scores")
-    return [Score(**row) for row in table.to_pylist()]
+    return [ScoreRow(**row) for row in table.to_pylist()]
 
 
-def model_card(store: ArtifactStore, manifest: Manifest, scores: Sequence[Score]) -> str:
+def model_card(store: ArtifactStore, manifest: Manifest, scores: Sequence[ScoreRow]) -> str:
     """The README: what it is, where it comes from, how it was made, what it scores."""
     graph = lineage(store, manifest.ref)
     made = f"{manifest.seconds:,.0f} s, {manifest.accelerator_hours:.3g} accelerator-hours"
@@ -123,7 +101,7 @@ def model_card(store: ArtifactStore, manifest: Manifest, scores: Sequence[Score]
     )  # fmt: skip
 
 
-def _score_lines(scores: Sequence[Score]) -> list[str]:
+def _score_lines(scores: Sequence[ScoreRow]) -> list[str]:
     if not scores:
         return ["No evaluation of this checkpoint is in the store."]
     return [
@@ -138,25 +116,17 @@ def _score_lines(scores: Sequence[Score]) -> list[str]:
     ]  # fmt: skip
 
 
-def _write_settings(out: Path, template: str, generation: Mapping[str, Any]) -> None:
-    """Chat template and sampling defaults; token ids of the model's own settings are kept."""
-    write_atomic(out / "chat_template.jinja", template.encode())
-    tokenizer = _read_json(out / "tokenizer_config.json")
-    if tokenizer.pop("chat_template", None) is not None:
-        _write_json(out / "tokenizer_config.json", tokenizer)
-    config = _read_json(out / "config.json")
+def _write_generation_config(out: Path) -> None:
+    """Sampling defaults of the paper; token ids of the model's own settings are kept."""
+    config, own = (_read_json(out / name) for name in ("config.json", "generation_config.json"))
     ids = {
         name: config[name]
         for name in ("bos_token_id", "eos_token_id", "pad_token_id")
         if config.get(name) is not None
     }
-    own = _read_json(out / "generation_config.json")
-    _write_json(out / "generation_config.json", ids | own | dict(generation))
+    document = json.dumps(ids | own | GENERATION, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(out / "generation_config.json", document.encode())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    write_atomic(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
