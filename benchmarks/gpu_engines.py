@@ -50,6 +50,7 @@ from tasks.rollout.server import Server, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
 from tasks.supervise import trees
+from tasks.tables import PROBLEMS as PROBLEMS_TABLE
 from tasks.tables import TABLES
 from tasks.training.settings import LaunchSettings
 
@@ -115,7 +116,7 @@ def inputs(model: Path, scratch: Path) -> dict[str, tuple[Kind, Path]]:
     """The stage's inputs, laid out like artifacts."""
     problems, checkpoint = scratch / "problems", scratch / "checkpoint"
     rows = to_table(replace(p, answer="1") for p in PROBLEMS)
-    write_table(problems / "problems.parquet", rows, PROBLEMS)
+    write_table(problems / "problems.parquet", rows, PROBLEMS_TABLE)
     checkpoint.mkdir()
     (checkpoint / "model").symlink_to(model.resolve())
     return {"checkpoint": (Kind.checkpoint, checkpoint), "problems": (Kind.problems, problems)}

@@ -6,6 +6,7 @@ import pytest
 
 from artifacts.errors import StoreError
 from artifacts.query import sql
+from tasks.tables import TABLES
 from tests.artifacts.builders import publish_recipe
 
 ATTACKS = {
@@ -54,16 +55,16 @@ def test_a_query_reads_nothing_else_and_writes_nothing(attack, store, tmp_path, 
     tables = sorted(path for path in before if path.endswith("metrics.parquet") and "store" in path)
     query = ATTACKS[attack].format(outside=outside, store=store.backend.root, table=tables[0])
     with pytest.raises(StoreError) as refused:
-        sql(store, query)
+        sql(store, query, TABLES)
     assert "\n" not in str(refused.value)
     assert contents(tmp_path) == before
 
 
 def test_unrestricted_opens_all_of_that(store, tmp_path, outside):
     publish_recipe(store, tmp_path)
-    found = sql(store, f"FROM read_text('{outside}/secret.txt')", unrestricted=True)
+    found = sql(store, f"FROM read_text('{outside}/secret.txt')", TABLES, unrestricted=True)
     assert found["content"].to_pylist() == ["secret"]
-    sql(store, f"COPY (SELECT 1 AS a) TO '{outside}/new.csv'", unrestricted=True)
+    sql(store, f"COPY (SELECT 1 AS a) TO '{outside}/new.csv'", TABLES, unrestricted=True)
     assert (outside / "new.csv").read_text().split() == ["a", "1"]
 
 
@@ -78,9 +79,9 @@ def test_unrestricted_opens_all_of_that(store, tmp_path, outside):
 )
 def test_every_way_to_write_a_select_is_fine(query, store, tmp_path):
     publish_recipe(store, tmp_path)
-    assert sql(store, query)[0].to_pylist() == [12]
-    assert sql(store, "DESCRIBE metrics").num_rows > 3
-    assert "metrics" in sql(store, "SHOW TABLES")[0].to_pylist()
+    assert sql(store, query, TABLES)[0].to_pylist() == [12]
+    assert sql(store, "DESCRIBE metrics", TABLES).num_rows > 3
+    assert "metrics" in sql(store, "SHOW TABLES", TABLES)[0].to_pylist()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
