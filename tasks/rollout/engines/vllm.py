@@ -52,6 +52,9 @@ class VllmEngine:
                 gpu_memory_utilization=settings.gpu_memory_share,
                 max_model_len=model.longest,
                 max_num_seqs=_SEQUENCES,
+                # Prompt tokens read in one step. vLLM sets memory aside for its default (16,384 on an H100),
+                # which a share of the GPU beside a trainer does not have; TRL 1.16 takes the same number.
+                max_num_batched_tokens=4_096,
                 compilation_config=_COMPILATION,
                 # Keeps the model in this process, where `load` reaches it; each process of a multi-process
                 # trainer has an engine of its own. It also lets vLLM use the process group that the trainer

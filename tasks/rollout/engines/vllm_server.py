@@ -123,8 +123,8 @@ class VllmServerEngine:
             from tasks.rollout.weights import folder_weights
 
             _require_gpu(self._server.url, folder)
-            self.close()  # after a restart the old connection is dead
             self._send(folder_weights(folder, "cuda"))
+            self.close()  # the weights stay, and a connection to a server that restarts would be dead
             self._pushed_to = self._server.instance()
         elif str(folder) not in (served["id"], served.get("root")):
             raise EngineUnavailable(
