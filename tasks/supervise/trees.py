@@ -86,8 +86,19 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
     # The child is not reaped yet, so no other group can have its number. Members of its group that lost
     # their parent are in nobody's tree; this is what finds them.
     if os.getpgid(process.pid) == process.pid:
+        members = _group(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
+        kill(members)
     process.wait()
+
+
+def _group(number: int) -> list[psutil.Process]:
+    members = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == number:
+                members.append(process)
+    return members
 
 
 def end(processes: Iterable[psutil.Process], seconds: float) -> int:
