@@ -30,10 +30,10 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import httpx
 import psutil
 
 from artifacts.store import ArtifactStore
+from flows import services
 from flows.daemons import MARK
 from tasks.presets import REPOSITORY
 
@@ -131,9 +131,10 @@ def r1_run(preset: str, variables: dict[str, str]) -> Run:
     return Run(began, times["submitting"], times["submitted"], time.time(), flow_run)
 
 
-def flow_times(run: Run, api: str) -> tuple[datetime, datetime]:
+def flow_times(run: Run) -> tuple[datetime, datetime]:
     """When the flow began and when it ended."""
-    answer = httpx.get(f"{api}/flow_runs/{run.flow_run}", timeout=30).raise_for_status().json()
+    with services.client() as server:
+        answer = server.get(f"flow_runs/{run.flow_run}").raise_for_status().json()
     return datetime.fromisoformat(answer["start_time"]), datetime.fromisoformat(answer["end_time"])
 
 
@@ -163,9 +164,8 @@ def measure(preset: str, home: Path) -> dict[str, float]:
     with Memory(home) as memory:
         first = r1_run(preset, variables)
     again = r1_run(preset, variables)
-    api = variables["PREFECT_API_URL"]
-    stages = list(orchestration(flow_times(first, api)[0], ArtifactStore.open()))
-    began, ended = flow_times(again, api)
+    stages = list(orchestration(flow_times(first)[0], ArtifactStore.open()))
+    began, ended = flow_times(again)
     waiting, flow = began.timestamp() - again.submitted, (ended - began).total_seconds()
     print(f"\n{'stage':<26}{'at work':>10}{'orchestration':>15}")
     for name, work, rest in stages:

@@ -73,7 +73,7 @@ def state(client: httpx.Client, flow_run: str) -> RunState:
     Raises:
         httpx.HTTPError: the server does not answer.
     """
-    answer = client.get(f"{services.api_url()}/flow_runs/{flow_run}", timeout=10).raise_for_status().json()
+    answer = client.get(f"flow_runs/{flow_run}", timeout=10).raise_for_status().json()
     found = answer["state"] or {}
     began = answer["start_time"]
     started = datetime.fromisoformat(began) if began else None
@@ -87,8 +87,9 @@ def active_run(flow: str, preset: str) -> str | None:
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
         "sort": "EXPECTED_START_TIME_DESC",
     }
-    answer = httpx.post(f"{services.api_url()}/flow_runs/filter", json=wanted, timeout=30)
-    for run in answer.raise_for_status().json():
+    with services.client() as server:
+        runs = server.post("flow_runs/filter", json=wanted).raise_for_status().json()
+    for run in runs:
         if run["parameters"].get("preset", "tiny") == preset:
             return str(run["id"])
     return None

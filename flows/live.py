@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import api, paths
+from flows import api, paths, services
 from flows.graph import key_of
 from tasks.job import Progress as JobProgress
 from tasks.recipe import Maker, Node
@@ -181,7 +181,7 @@ def watch(flow_run: str, walk: Walk, store: ArtifactStore, console: Console) -> 
         TextColumn("{task.fields[text]}"),
     )
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    with bars, httpx.Client() as client:
+    with bars, services.client() as client:
         view = RunView(WatchedRun(flow_run, client), store, console, bars)
         try:
             walk(view)

@@ -19,11 +19,13 @@ _RESULT_WIDTH = 110
 
 def up() -> None:
     """Start the local Prefect server and workers; what runs already is left alone."""
-    from flows import services
+    from flows import server_auth, services
 
     with one_line_errors():
         services.up(say)
         say(f"Prefect is at {services.ui_url()}")
+        if services.is_ours():
+            say(f"its pages ask once for the string that is in {os.path.relpath(server_auth.secret_file())}")
 
 
 def run(preset: Preset = "tiny") -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from artifacts.store import ArtifactStore
-from flows import api, live, paths
+from flows import api, live, paths, services
 from flows.graph import key_of, load_pipeline
 from tasks.job import Progress
 from tasks.supervise.records import write_json
@@ -149,7 +149,7 @@ def test_one_node_is_walked_to_with_what_feeds_it(preset):
 
 
 def test_a_run_at_work_is_asked_for_seldom_and_at_once_when_all_is_there(server):
-    with httpx.Client() as client:
+    with services.client() as client:
         run = live.WatchedRun("run-1", client)
         for _ in range(5):
             run.ask()
@@ -164,7 +164,7 @@ def test_a_run_at_work_is_asked_for_seldom_and_at_once_when_all_is_there(server)
 
 def test_a_server_that_stays_away_is_an_error_only_after_a_minute(home, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    with httpx.Client() as client:
+    with services.client() as client:
         run = live.WatchedRun("run-1", client)
         run.ask()
         assert run.state is None
