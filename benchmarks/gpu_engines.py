@@ -192,8 +192,8 @@ def job_spec(config: RLConfig, model: Path, scratch: Path) -> tuple[JobSpec, Art
         node="r1-zero", stage="rl-zero", config=config.model_dump(mode="json"), inputs=parents,
         key=cache_key("rl-zero", 1, {}, parents), ref_name="benchmark/r1-zero",
     )  # fmt: skip
-    where = {"store": str(scratch / "store"), "work_root": scratch / "work"}
-    return JobSpec(preset="benchmark", builds=(build,), **where), store
+    os.environ["R1_STORE"] = str(scratch / "store")
+    return JobSpec(preset="benchmark", builds=(build,), work_root=scratch / "work"), store
 
 
 def sampling(model: Path, steps: int, scratch: Path) -> dict[str, float]:

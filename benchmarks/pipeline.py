@@ -30,12 +30,11 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-import httpx
 import psutil
 
 from artifacts.store import ArtifactStore
-from flows.processes import MARK
-from flows.status import NodeStatus, RunStatus
+from flows import services
+from flows.daemons import MARK
 from tasks.presets import REPOSITORY
 
 MIB = 2**20
@@ -132,28 +131,25 @@ def r1_run(preset: str, variables: dict[str, str]) -> Run:
     return Run(began, times["submitting"], times["submitted"], time.time(), flow_run)
 
 
-def flow_seconds(run: Run, api: str) -> tuple[float, float]:
-    """From submission to the flow's first line, and from there to its end."""
-    answer = httpx.get(f"{api}/flow_runs/{run.flow_run}", timeout=30).raise_for_status().json()
-    started, ended = (datetime.fromisoformat(answer[name]).timestamp() for name in ("start_time", "end_time"))
-    return started - run.submitted, ended - started
+def flow_times(run: Run) -> tuple[datetime, datetime]:
+    """When the flow began and when it ended."""
+    with services.client() as server:
+        answer = server.get(f"flow_runs/{run.flow_run}").raise_for_status().json()
+    return datetime.fromisoformat(answer["start_time"]), datetime.fromisoformat(answer["end_time"])
 
 
-def orchestration(status: RunStatus, store: ArtifactStore) -> Iterator[tuple[str, float, float]]:
-    """(stage run, seconds at work, seconds of everything else); evaluations share one run."""
-    nodes = [node for node in status.nodes.values() if node.state == "done"]
-    previous = min(node.began for node in nodes)
-    for name, group in groupby(nodes, key=lambda node: node.node.partition(".")[0]):
+def orchestration(began: datetime, store: ArtifactStore) -> Iterator[tuple[str, float, float]]:
+    """(stage run, seconds at work, seconds of everything else) of what was published since `began`.
+
+    Evaluations share one run.
+    """
+    made = sorted((m for m in store.objects() if m.created_at > began), key=lambda m: m.created_at)
+    previous = began
+    for name, group in groupby(made, key=lambda manifest: manifest.node.partition(".")[0]):
         stage = list(group)
-        ended = max(node.ended for node in stage)
-        work = sum(_work(node, store) for node in stage)
-        yield name, work, ended - previous - work
-        previous = ended
-
-
-def _work(node: NodeStatus, store: ArtifactStore) -> float:
-    assert node.ref is not None
-    return store.manifest(node.ref.digest).seconds
+        work = sum(manifest.seconds for manifest in stage)
+        yield name, work, (stage[-1].created_at - previous).total_seconds() - work
+        previous = stage[-1].created_at
 
 
 def import_seconds() -> float:
@@ -168,10 +164,9 @@ def measure(preset: str, home: Path) -> dict[str, float]:
     with Memory(home) as memory:
         first = r1_run(preset, variables)
     again = r1_run(preset, variables)
-    waiting, flow = flow_seconds(again, variables["PREFECT_API_URL"])
-    status = RunStatus.read(first.flow_run)
-    assert status is not None
-    stages = list(orchestration(status, ArtifactStore.open()))
+    stages = list(orchestration(flow_times(first)[0], ArtifactStore.open()))
+    began, ended = flow_times(again)
+    waiting, flow = began.timestamp() - again.submitted, (ended - began).total_seconds()
     print(f"\n{'stage':<26}{'at work':>10}{'orchestration':>15}")
     for name, work, rest in stages:
         print(f"{name:<26}{work:>10.1f}{rest:>15.1f}")

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import httpx
 
 from flows import services
 
 _FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+_FRAME = re.compile(r"^Flow run encountered an exception: ((JobFailed|StageFailed): )?")
 _UUID = re.compile(r"UUID: ([0-9a-f-]{36})")
 
 
@@ -21,10 +23,21 @@ class RunState:
     type: str
     """Prefect's state type, e.g. `RUNNING`."""
     message: str
+    started: datetime | None
+    """When it began to run, by the server's clock; None before."""
 
     @property
     def final(self) -> bool:
         return self.type in _FINAL
+
+    @property
+    def reason(self) -> str:
+        return plain_reason(self.message)
+
+
+def plain_reason(message: str) -> str:
+    """The message of a failed run without the words that Prefect puts before the exception's own."""
+    return _FRAME.sub("", message)
 
 
 def submit(deployment: str, parameters: Mapping[str, str]) -> str:
@@ -60,9 +73,11 @@ def state(client: httpx.Client, flow_run: str) -> RunState:
     Raises:
         httpx.HTTPError: the server does not answer.
     """
-    answer = client.get(f"{services.api_url()}/flow_runs/{flow_run}", timeout=10).raise_for_status().json()
+    answer = client.get(f"flow_runs/{flow_run}", timeout=10).raise_for_status().json()
     found = answer["state"] or {}
-    return RunState(found.get("type", "PENDING"), found.get("message") or "")
+    began = answer["start_time"]
+    started = datetime.fromisoformat(began) if began else None
+    return RunState(found.get("type", "PENDING"), found.get("message") or "", started)
 
 
 def active_run(flow: str, preset: str) -> str | None:
@@ -72,8 +87,9 @@ def active_run(flow: str, preset: str) -> str | None:
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
         "sort": "EXPECTED_START_TIME_DESC",
     }
-    answer = httpx.post(f"{services.api_url()}/flow_runs/filter", json=wanted, timeout=30)
-    for run in answer.raise_for_status().json():
+    with services.client() as server:
+        runs = server.post("flow_runs/filter", json=wanted).raise_for_status().json()
+    for run in runs:
         if run["parameters"].get("preset", "tiny") == preset:
             return str(run["id"])
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,9 +21,9 @@ from prefect.states import Cancelling, Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
+from flows.api import plain_reason
 from flows.graph import Pipeline, key_of
 from flows.stage_flows import flow_parameters
-from flows.status import StatusRecord
 from tasks.recipe import Node
 from tasks.settings import Settings
 from tasks.stage import Stage
@@ -62,7 +63,8 @@ def dispatch(
         if state.is_completed():
             return
         if not state.is_crashed() or attempt == _ATTEMPTS:
-            raise StageFailed(f"{_reason(state)} (flow run {run.name})")
+            reason = plain_reason(state.message or f"ended {state.name}")
+            raise StageFailed(f"{reason} (flow run {run.name})")
 
 
 def _wait(client: SyncPrefectClient, run_id: UUID, is_published: Callable[[], bool]) -> State:
@@ -84,12 +86,6 @@ def _wait(client: SyncPrefectClient, run_id: UUID, is_published: Callable[[], bo
         raise
 
 
-def _reason(state: State) -> str:
-    """The child's own words, without the frame that Prefect puts around them."""
-    message = state.message or f"ended {state.name}"
-    return message.removeprefix("Flow run encountered an exception: ").removeprefix("JobFailed: ")
-
-
 @dataclass
 class PrefectBuilder:
     """The `Maker` of the real run."""
@@ -98,7 +94,6 @@ class PrefectBuilder:
     preset: str
     """As it was given: a name or a path."""
     store: ArtifactStore
-    status: StatusRecord
 
     def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
         parameters = {name: ref.digest for name, ref in inputs.items()}
@@ -135,7 +130,8 @@ class PrefectBuilder:
         keys = {name: key_of(node, refs) for name, refs in wanted.items()}
         missing = [name for name, key in keys.items() if not self._reused(name, key)]
         if missing:
-            self._run(node, {name: keys[name] for name in missing}, parameters(missing))
+            stage, waited = node.stage.name, [keys[name] for name in missing]
+            dispatch(node.name, f"{stage}/{stage}", parameters(missing), partial(self._all_published, waited))
         return {name: self._published(name, key) for name, key in keys.items()}
 
     def _reused(self, name: str, key: str) -> bool:
@@ -144,38 +140,10 @@ class PrefectBuilder:
             return False
         self.store.set_ref(self.pipeline.ref_name(name), ref)
         reuse(name, ref.digest, return_state=True)
-        self.status.cached(name, key, ref)
         return True
 
-    def _run(self, node: Node, keys: Mapping[str, str], parameters: dict[str, Any]) -> None:
-        for name, key in keys.items():
-            self.status.running(name, key)
-        waiting = dict(keys)
-        stage = node.stage.name
-        try:
-            dispatch(
-                node.name,
-                f"{stage}/{stage}",
-                parameters,
-                is_published=lambda: self._all_published(waiting),
-            )
-        except StageFailed as error:
-            self._all_published(waiting)
-            for name in waiting:
-                self.status.failed(name, str(error))
-            raise
-        self._all_published(waiting)
-
-    def _all_published(self, waiting: dict[str, str]) -> bool:
-        """Show each artifact as it comes; a job of many builds publishes them in order."""
-        while waiting:
-            name, key = next(iter(waiting.items()))
-            ref = self.store.lookup(key)
-            if ref is None:
-                return False
-            self.status.done(name, ref)
-            del waiting[name]
-        return True
+    def _all_published(self, keys: list[str]) -> bool:
+        return all(self.store.lookup(key) is not None for key in keys)
 
     def _published(self, name: str, key: str) -> Ref:
         ref = self.store.lookup(key)

@@ -55,6 +55,12 @@ class Pipeline:
         """The recipe with this preset's settings, by `maker`; returns the report."""
         return recipe(maker, self.preset, self.student_config, self.student)
 
+    def walk_to(self, maker: Maker[Handle], name: str, **given: Handle) -> Handle:
+        """Only the node `name`, and what feeds those of its inputs that are not `given`."""
+        node, feeds = self.node(name), self.feeds[name].items()
+        fed = {i: given[i] if i in given else self.walk_to(maker, feed) for i, feed in feeds}
+        return maker.make(name, node.stage, node.config, **fed)
+
 
 def load_pipeline(preset: str, student: str = "") -> Pipeline:
     """The preset (name or path) with every setting of every node checked; `student` replaces its own.

@@ -1,103 +1,173 @@
-"""Shows a pipeline run in the terminal while it runs: a bar per job at work, a line per finished node."""
+"""Shows a pipeline run in the terminal while it runs: a bar for the node at work, a line per finished one.
+
+Nothing is written for this view. It walks the recipe like a plan does, and waits at each node until the
+store has the artifact of its key: the pipeline makes the nodes in that order, one after another. Meanwhile
+the progress record in the key's work folder moves the bar, and the server says whether the run has ended.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows import api, paths
-from flows.status import NodeStatus, RunStatus
+from artifacts.refs import Ref
+from artifacts.store import ArtifactStore
+from flows import api, paths, services
+from flows.graph import key_of
 from tasks.job import Progress as JobProgress
+from tasks.recipe import Maker, Node
+from tasks.settings import Settings
+from tasks.stage import Stage
+from tasks.text_safety import for_terminal
 
 POLL_SECONDS = 0.5
 _ASK_SECONDS = 3.0
-"""The server, whose answers cost the job time, says only whether the run ended; the record says the rest."""
+"""The server's answers cost the job time, so a run at work is asked for seldom: only whether it ended."""
 _GONE_SECONDS = 60.0
 """Without an answer for this long the server counts as gone."""
 _QUIET_SECONDS = 30.0
 """Where the output is no terminal, a job at work says so this often."""
 
+Walk = Callable[[Maker[Ref]], object]
+"""Makes, by a maker, the nodes that the run makes, in its order."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    state: str
-    reason: str
-    status: RunStatus | None
+    state: api.RunState
+    nodes: int
+    """How many were seen to be published."""
+    reused: int
 
     @property
     def completed(self) -> bool:
-        return self.state == "COMPLETED"
+        return self.state.type == "COMPLETED"
+
+
+class _RunEnded(Exception):
+    """The run has ended, and the store has no artifact of the node that was waited for."""
 
 
 @dataclass
-class _View:
+class WatchedRun:
+    """A flow run as the server tells of it; None until it answered for the first time."""
+
+    flow_run: str
+    client: httpx.Client
+    state: api.RunState | None = None
+    _heard: float = field(default_factory=time.monotonic)
+    _asked: float = 0.0
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.state is not None and self.state.started is not None and not self.state.final
+
+    def ask(self, at_once: bool = False) -> None:
+        """Ask for the state; of a run at work only every few seconds, or `at_once`.
+
+        Raises:
+            httpx.HTTPError: the server has not answered for a minute.
+        """
+        now = time.monotonic()
+        if self.at_work and not at_once and now - self._asked < _ASK_SECONDS:
+            return
+        self._asked = now
+        try:
+            self.state = api.state(self.client, self.flow_run)
+        except httpx.HTTPError:
+            if now - self._heard > _GONE_SECONDS:
+                raise
+            return
+        self._heard = now
+
+    def wait(self) -> api.RunState:
+        """The final state of a run whose nodes are all published: it is near."""
+        self.ask(at_once=True)
+        while self.state is None or not self.state.final:
+            time.sleep(POLL_SECONDS)
+            self.ask(at_once=True)
+        return self.state
+
+
+@dataclass
+class RunView:
+    """The `Maker` that waits until another process made the node, and shows that it does."""
+
+    run: WatchedRun
+    store: ArtifactStore
     console: Console
     bars: Progress
-    shown: dict[str, NodeStatus] = field(default_factory=dict)
-    tasks: dict[str, TaskID] = field(default_factory=dict)
-    said: dict[str, float] = field(default_factory=dict)
+    nodes: int = 0
+    reused: int = 0
+    _said: float = field(default_factory=time.monotonic)
 
-    def update(self, status: RunStatus) -> None:
-        for node in status.nodes.values():
-            if node.state == "running":
-                self._running(node)
-            elif self.shown.get(node.node) != node and node.state != "waiting":
-                self._finished(node)
-            self.shown[node.node] = node
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
+        ref = self._published(node, key_of(Node(node, stage, config), inputs))
+        self._show(node, ref)
+        return ref
 
-    def _running(self, node: NodeStatus) -> None:
-        record = JobProgress.read(paths.work_root() / node.key)
-        if node.node not in self.tasks:
-            self.tasks[node.node] = self.bars.add_task(node.node, total=None, text="starting")
+    def make_each(
+        self, node: str, stage: Stage, config: Settings, each: Mapping[str, Ref], **inputs: Ref
+    ) -> dict[str, Ref]:
+        return {
+            label: self.make(f"{node}.{label}", stage, config, **{stage.each: one}, **inputs)
+            for label, one in each.items()
+        }
+
+    def _published(self, node: str, key: str) -> Ref:
+        """The artifact of `key`, as soon as the run has begun and the store has it."""
+        bar = self.bars.add_task(node, total=None, text="starting", visible=False)
+        try:
+            while True:
+                self.run.ask()
+                state = self.run.state  # asked before the store: what the run published is there by then
+                if state and state.started and (ref := self.store.lookup(key)):
+                    return ref
+                if state and state.final:
+                    raise _RunEnded(node)
+                self._move(bar, node, key)
+                time.sleep(POLL_SECONDS)
+        finally:
+            self.bars.remove_task(bar)
+
+    def _move(self, bar: Any, node: str, key: str) -> None:
+        self.bars.update(bar, visible=self.run.at_work)
+        record = JobProgress.read(paths.work_root() / key)
         if record is None:
             return
         text = _text(record)
-        self.bars.update(
-            self.tasks[node.node], completed=record.done, total=record.total or None, text=escape(text)
-        )
-        if not self.console.is_terminal and time.monotonic() - self.said.get(node.node, 0) > _QUIET_SECONDS:
-            self.said[node.node] = time.monotonic()
-            self._line(f"  {node.node} {record.done}/{record.total} {text}")
+        self.bars.update(bar, completed=record.done, total=record.total or None, text=escape(text))
+        if not self.console.is_terminal and time.monotonic() - self._said > _QUIET_SECONDS:
+            self._said = time.monotonic()
+            self._line(f"  {node} {record.done}/{record.total} {escape(text)}")
 
-    def _finished(self, node: NodeStatus) -> None:
-        if node.node in self.tasks:
-            self.bars.remove_task(self.tasks.pop(node.node))
-        self._line(_line(node))
+    def _show(self, node: str, ref: Ref) -> None:
+        manifest, state = self.store.manifest(ref.digest), self.run.state
+        assert state is not None
+        assert state.started is not None
+        self.nodes += 1
+        if manifest.created_at < state.started:
+            self.reused += 1
+            self._line(f"[cyan]reused[/]  {node:<28} {ref.short}")
+        else:
+            self._line(f"[green]made[/]    {node:<28} {ref.short}  {_duration(manifest.seconds)}")
+
+    def failed(self, node: str, reason: str) -> None:
+        self._line(f"[red]failed[/]  {node:<28} {escape(for_terminal(reason))}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-@dataclass
-class _Server:
-    flow_run: str
-    client: httpx.Client
-    heard: float = field(default_factory=time.monotonic)
-    asked: float = 0.0
-
-    def final_state(self, at_once: bool) -> api.RunState | None:
-        """The run's state once it has ended; the server is asked every few seconds, or `at_once`."""
-        now = time.monotonic()
-        if not at_once and now - self.asked < _ASK_SECONDS:
-            return None
-        self.asked = now
-        try:
-            state = api.state(self.client, self.flow_run)
-        except httpx.HTTPError:
-            if now - self.heard > _GONE_SECONDS:
-                raise
-            return None
-        self.heard = now
-        return state if state.final else None
-
-
-def watch(flow_run: str, console: Console) -> Outcome:
+def watch(flow_run: str, walk: Walk, store: ArtifactStore, console: Console) -> Outcome:
     """Follow a run until it ends.
 
     Raises:
@@ -111,40 +181,20 @@ def watch(flow_run: str, console: Console) -> Outcome:
         TextColumn("{task.fields[text]}"),
     )
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    with bars, httpx.Client() as client:
-        view, server = _View(console, bars), _Server(flow_run, client)
-        while True:
-            status = RunStatus.read(flow_run)
-            if status is not None:
-                view.update(status)
-            if state := server.final_state(at_once=status is not None and status.settled):
-                break
-            time.sleep(POLL_SECONDS)
-        status = RunStatus.read(flow_run)
-        if status is not None:
-            view.update(status)
-    reason = (status.reason if status else "") or state.message
-    return Outcome(state.type, reason, status)
-
-
-def count(status: RunStatus, states: Iterable[str]) -> int:
-    wanted = set(states)
-    return sum(node.state in wanted for node in status.nodes.values())
+    with bars, services.client() as client:
+        view = RunView(WatchedRun(flow_run, client), store, console, bars)
+        try:
+            walk(view)
+        except _RunEnded as ended:
+            state = view.run.wait()
+            if state.type == "FAILED":
+                view.failed(str(ended), state.reason)
+        return Outcome(view.run.wait(), view.nodes, view.reused)
 
 
 def _text(record: JobProgress) -> str:
     metrics = "  ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
-    return f"{record.message}  {metrics}".strip()[:80]
-
-
-def _line(node: NodeStatus) -> str:
-    digest = node.ref.short if node.ref else ""
-    match node.state:
-        case "cached":
-            return f"[cyan]reused[/]  {node.node:<28} {digest}"
-        case "done":
-            return f"[green]made[/]    {node.node:<28} {digest}  {_duration(node.ended - node.began)}"
-    return f"[red]failed[/]  {node.node:<28} {escape(node.reason)}"
+    return for_terminal(f"{record.message}  {metrics}".strip()[:80])
 
 
 def _duration(seconds: float) -> str:

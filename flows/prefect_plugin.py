@@ -1,21 +1,28 @@
-"""Lets Prefect's command line find our deployments by one name: `prefect deployment run r1-full-pipeline`.
+"""What Prefect is changed to do in this repository's folder; loaded by the entry point `prefect.plugins`.
 
-Flow and deployment share their name, so `NAME` means `NAME/NAME`; `FLOW/NAME` works as ever. Loaded
-through the entry point `prefect.plugins` where `prefect.toml` of this repository applies.
+- `prefect deployment run r1-full-pipeline`: flow and deployment share their name, so `NAME` means
+  `NAME/NAME`; `FLOW/NAME` works as ever.
+- Clients and workers get the string of this machine's server, the server asks for it (`flows.server_auth`),
+  and nothing reports its use to anybody.
+- Prefect's server uses SQLite differently. A transaction that reads and then writes fails at once ("database
+  is locked") when another one was committed in between, whatever the timeout; workers that poll do that to
+  each other several times a second, and to the runs that are being created. Taking the lock at the start
+  makes them wait in turn. Newer releases do so for the polls; they need a FastAPI that vLLM refuses.
 
-It also mends how this Prefect's server uses SQLite. A transaction that reads and then writes fails at once
-("database is locked") when another one was committed in between, whatever the timeout; workers that poll do
-that to each other several times a second, and to the runs that are being created. Taking the lock at the
-start makes them wait in turn. Newer releases do so for the polls; they need a FastAPI that vLLM refuses.
+Prefect 3.7 runs the hook at the end of `import prefect` and reads its settings again afterwards, so that the
+environment which the hook returns counts in this process and in all below it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from prefect.plugins import HookContext, register_hook
+from prefect.plugins import HookContext, SetupResult, register_hook
+
+from flows import server_auth
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,11 +32,27 @@ _SERVER = {"server", "prefect.server.api.server:create_app"}
 
 
 @register_hook
-def setup_environment(*, ctx: HookContext) -> None:
-    """Complete bare deployment names in every lookup by name; lock early in the server. Both once."""
+def setup_environment(*, ctx: HookContext) -> SetupResult:
+    """Patch this process where Prefect has no setting for it; the environment that it goes on with."""
+    words = set(sys.orig_argv)
     _complete_names()
-    if _SERVER.intersection(sys.orig_argv):
+    if _SERVER & words:
         lock_early()
+    if {"server", "worker"} & words:
+        os.umask(0o077)  # the database and its runs' parameters, work folders and logs are the user's own
+    url = (ctx.api_url or "").rstrip("/")
+    return SetupResult(env=environment(url, starts_server={"server", "start"} <= words))
+
+
+def environment(url: str, starts_server: bool) -> dict[str, str]:
+    """The variables that a Prefect process whose API is at `url` is given."""
+    variables = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    # Who sets a string for the server by hand gives it to the clients as well.
+    if starts_server and "PREFECT_SERVER_API_AUTH_STRING" not in os.environ:
+        variables |= server_auth.server_environment(url)
+    if string := server_auth.own_string(url):
+        variables["PREFECT_API_AUTH_STRING"] = string
+    return variables
 
 
 def _complete_names() -> None:

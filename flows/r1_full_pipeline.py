@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from artifacts.store import ArtifactStore
 from flows import paths, ui
-from flows.builder import PrefectBuilder, StageFailed
+from flows.builder import PrefectBuilder
 from flows.graph import load_pipeline
-from flows.status import StatusRecord
 
 
 @flow(name="r1-full-pipeline", flow_run_name="r1 pipeline of {preset}", persist_result=False)
@@ -30,11 +28,6 @@ def r1_full_pipeline(preset: str = "tiny") -> State:
     """
     pipeline = load_pipeline(preset)
     store = ArtifactStore.open(paths.absolute_store_url())
-    status = StatusRecord(str(flow_run.id), pipeline.name, pipeline.feeds)
-    try:
-        report = pipeline.walk(PrefectBuilder(pipeline, preset, store, status))
-    except StageFailed as error:
-        status.failed_run(str(error))
-        raise
+    report = pipeline.walk(PrefectBuilder(pipeline, preset, store))
     ui.publish_pipeline_artifacts(store.fetch(report))
     return Completed(message=f"{pipeline.ref_name('report')} is {report.digest}")

@@ -15,9 +15,19 @@ from prefect.events import EventTrigger
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.workers.process import ProcessWorker
 
 from flows.pools import POOLS
+
+JOB_TEMPLATE = {
+    "job_configuration": {"working_dir": "."},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+"""What a run on our pools may set of the process it gets: nothing.
+
+Prefect's own template lets whoever starts a run choose the command, the environment and the folder. The
+folder is the worker's own. A variable `env` that is only undeclared would still be merged if the
+configuration had an `env`; the server refuses variables that `additionalProperties` does not allow.
+"""
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
@@ -34,12 +44,11 @@ def main() -> None:
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
-    template = ProcessWorker.get_default_base_job_template()
-    pool = WorkPoolCreate(name=name, type="process", concurrency_limit=limit, base_job_template=template)
+    settings = {"concurrency_limit": limit, "base_job_template": JOB_TEMPLATE}
     try:
-        client.create_work_pool(pool)
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", **settings))
     except ObjectAlreadyExists:
-        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+        client.update_work_pool(name, WorkPoolUpdate(**settings))
 
 
 def _watch_for_lost_machines() -> None:

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from flows import paths
 from tasks.job import LOST, Progress
 from tasks.job.spec import JobExit, JobSpec
 from tasks.supervise import trees
-from tasks.supervise.records import Heartbeat
+from tasks.supervise.records import Heartbeat, write_json
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ JOB_ENVIRONMENT = {
     # OpenMP threads spin briefly, then sleep: unlimited, one busy process beside them costs a factor of ten.
     "GOMP_SPINCOUNT": "3000",
 }
+
+_PREFECTS_SECRETS = {"PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_KEY"}
 
 
 class JobFailed(RuntimeError):
@@ -104,7 +107,7 @@ def _what(spec: JobSpec) -> str:
 def started(spec: JobSpec, module: str = "tasks.job") -> Iterator[StartedJob]:
     """A running job; nothing of it is left when the block is left."""
     folder = _job_folder(spec)
-    (folder / "spec.json").write_text(spec.model_dump_json(indent=1))
+    write_json(folder / "spec.json", spec.model_dump(mode="json"))
     command = [sys.executable, "-m", module, str(folder / "spec.json"), "--parent", str(os.getpid())]
     process = trees.start_session(command, _environment(), folder / "log.txt")
     try:
@@ -121,8 +124,15 @@ def _job_folder(spec: JobSpec) -> Path:
 
 
 def _environment() -> dict[str, str]:
+    """A job never asks Prefect anything, so it is not given what opens the server."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _PREFECTS_SECRETS}
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    return {**JOB_ENVIRONMENT, **os.environ, "PYTHONPATH": path}
+    return {
+        **JOB_ENVIRONMENT,
+        **inherited,
+        "PYTHONPATH": path,
+        "R1_STORE": paths.absolute_store_url(),
+    }
 
 
 def _wait(job: StartedJob, spec: JobSpec, on_progress: OnProgress) -> str:

@@ -1,7 +1,8 @@
 """Prefect's server and workers on this machine: up, recovered after a crash, down. Imports no Prefect.
 
-The server listens on loopback and keeps its database under `.r1/prefect`. Where `PREFECT_API_URL` names a
-server that is not ours (a cluster's), only workers are started here.
+The server listens on loopback, asks for a string (`flows.server_auth`) and keeps its database under
+`.r1/prefect`. Where `PREFECT_API_URL` names a server that is not ours (a cluster's), only workers are started
+here, with the settings that the user made for it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from flows import daemons, paths
+from flows import daemons, paths, server_auth
 from flows.pools import POOLS
 from tasks.supervise import trees
+from tasks.supervise.records import open_private
 
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _START_SECONDS = 180.0
 _DOWN_SECONDS = 15.0
 
@@ -49,8 +50,13 @@ def ui_url() -> str:
     return api_url().removesuffix("/api")
 
 
+def client() -> httpx.Client:
+    """Asks the server, with what it wants to see."""
+    return httpx.Client(base_url=api_url(), headers=server_auth.headers(api_url()), timeout=30)
+
+
 def environment() -> dict[str, str]:
-    """What every Prefect process of ours runs with."""
+    """Environment of the Prefect server, workers and commands that `r1` starts."""
     private = {
         "PREFECT_HOME": str(paths.home() / "prefect"),
         "PREFECT_API_URL": api_url(),
@@ -58,6 +64,11 @@ def environment() -> dict[str, str]:
         "DO_NOT_TRACK": "1",
     }
     return {**os.environ, **private}
+
+
+def is_ours() -> bool:
+    """Whether the server is the one that was started here."""
+    return server_auth.own_string(api_url()) is not None
 
 
 def is_up() -> bool:
@@ -90,9 +101,9 @@ def down() -> int:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One `up` at a time."""
-    paths.home().mkdir(parents=True, exist_ok=True)
-    with (paths.home() / "up.lock").open("w") as lock:
+    """One `up` at a time; what it writes is its user's own."""
+    paths.home().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open_private(paths.home() / "up.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -106,25 +117,50 @@ def _healthy() -> bool:
 
 def _server(say: Say) -> bool:
     """A server that answers; whether it is ours."""
-    address = urlsplit(api_url())
+    url = api_url()
     process = daemons.running("server")
     if process is None and _healthy():
         if "PREFECT_API_URL" in os.environ:
+            _usable(url)
             return False
         raise ServiceError(
-            f"another server answers at {api_url()}: stop it, or `export PREFECT_API_URL="
+            f"another server answers at {url}: stop it, or `export PREFECT_API_URL="
             "http://127.0.0.1:4300/api` to use another port"
         )
-    if process is None and address.hostname not in _LOOPBACK:
-        raise ServiceError(
-            f"no Prefect server answers at {api_url()} (PREFECT_API_URL): start it, or unset it"
-        )
+    if process is None and not server_auth.is_loopback(url):
+        raise ServiceError(f"no Prefect server answers at {url} (PREFECT_API_URL): start it, or unset it")
     if process is None:
         say("starting the Prefect server (the first start takes about 15 s)")
-        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(address.port or 4200)]
+        port = str(urlsplit(url).port or 4200)
+        command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
         daemons.start("server", command, environment())
     _wait_for_server()
+    if _is_open():
+        down()
+        raise ServiceError(
+            "the Prefect server started without authentication and was stopped again, as the plugin `r1` did "
+            "not load: run `make setup`, and keep [plugins] in prefect.toml"
+        )
     return True
+
+
+def _usable(url: str) -> None:
+    """Refuse a server of others that anybody on the network may use, or that refuses us."""
+    if not server_auth.is_loopback(url) and _is_open():
+        raise ServiceError(
+            f"the Prefect server at {url} asks for no authentication, so everybody who reaches it could run "
+            "commands here: set PREFECT_SERVER_API_AUTH_STRING there and PREFECT_API_AUTH_STRING here"
+        )
+    with client() as ours:
+        if ours.get("admin/version").status_code in (401, 403):
+            raise ServiceError(
+                f"the Prefect server at {url} refuses us: set PREFECT_API_AUTH_STRING to its string"
+            )
+
+
+def _is_open() -> bool:
+    """Whether the server answers to one who shows nothing."""
+    return httpx.get(f"{api_url()}/admin/version", timeout=30).status_code == 200
 
 
 def _wait_for_server() -> None:
@@ -147,7 +183,8 @@ def _registered(say: Say) -> None:
     say("registering work pools and deployments")
     _python("flows.register")
     _python("prefect", "--no-prompt", "deploy", "--all")
-    record.write_text(state)
+    with open_private(record, "w") as file:
+        file.write(state)
 
 
 def _definitions() -> str:
@@ -174,17 +211,17 @@ def _python(*module: str) -> None:
 
 
 def _end_dead_runs(say: Say) -> None:
-    """Runs of an earlier life whose processes are gone hold pool slots for ever: crash them."""
+    """Mark runs as crashed whose processes are gone; otherwise they occupy their pool's slots forever."""
     alive = daemons.live_flow_runs()
-    with httpx.Client(base_url=api_url(), timeout=30) as client:
+    with client() as server:
         unfinished = {
             "state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED", "SCHEDULED"]}}
         }
-        runs = client.post("flow_runs/filter", json={"flow_runs": unfinished}).raise_for_status().json()
+        runs = server.post("flow_runs/filter", json={"flow_runs": unfinished}).raise_for_status().json()
         dead = [run for run in runs if run["id"] not in alive and not _waits_for_a_worker(run)]
         for run in dead:
             state = {"type": "CRASHED", "message": "its process was gone when the services came up"}
-            answer = client.post(f"flow_runs/{run['id']}/set_state", json={"state": state, "force": True})
+            answer = server.post(f"flow_runs/{run['id']}/set_state", json={"state": state, "force": True})
             answer.raise_for_status()
     if dead:
         say(f"marked {len(dead)} runs of an earlier life as crashed")

@@ -33,7 +33,7 @@ def signature(stage: Stage) -> Signature:
     artifact for each of several inputs takes one by name (or `all`), or several by label. Inputs of any
     number come as one mapping, `inputs`.
     """
-    parameters = {"preset": (str, "tiny")}
+    parameters: dict[str, tuple[Any, Any]] = {"preset": (str, "tiny")}
     if stage.for_student:
         parameters["student"] = (str, "")
     elif not stage.each:

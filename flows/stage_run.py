@@ -59,12 +59,7 @@ def run_stages(
     builds = [plan_build(pipeline, store, stage, node, names, config or {}) for node, names in inputs.items()]
     missing = tuple(build for build in builds if store.lookup(build.key) is None)
     if missing:
-        spec = JobSpec(
-            store=paths.absolute_store_url(),
-            work_root=paths.work_root(),
-            preset=pipeline.name,
-            builds=missing,
-        )
+        spec = JobSpec(work_root=paths.work_root(), preset=pipeline.name, builds=missing)
         run_job(spec, _ProgressArtifacts(pipeline.name))
     return _finish(pipeline, store, builds, made={build.node for build in missing})
 

@@ -16,16 +16,23 @@ def distill(
 ) -> None:
     """Fine-tune one student on the newest mixture."""
     from flows import api, distillation, services
+    from flows.graph import load_pipeline
 
     with one_line_errors():
         settings = distillation.settle(student, preset, open_store())
         show(settings.describe())
-        if settings.missing or settings.mixture is None:
+        mixture = settings.mixture
+        if settings.missing or mixture is None:
             raise services.ServiceError(f"cannot distill {student} now: {settings.missing}")
         services.up(say)
-        parameters = {"preset": settings.preset, "student": student, "dataset": settings.mixture.digest}
+        parameters = {"preset": settings.preset, "student": student, "dataset": mixture.digest}
         say(f"$ {api.shown('distill', parameters)}")
-        watch(api.submit("distill", parameters))
+        pipeline = load_pipeline(settings.preset, student)
+        node = f"{pipeline.student}-distilled"
+        watch(
+            api.submit("distill", parameters),
+            lambda maker: pipeline.walk_to(maker, node, dataset=mixture),
+        )
         say(f"`r1 show {settings.ref_name}` tells what was made, `r1 export` writes it as a model folder")
 
 

@@ -11,6 +11,7 @@ from flows.cli.shared import Preset, complain, load_pipeline, one_line_errors, o
 
 if TYPE_CHECKING:
     from flows.graph import Pipeline
+    from flows.live import Walk
 
 _RESULT_WIDTH = 110
 """Characters: the smallest width at which the result table is legible, also where the output is a pipe."""
@@ -18,11 +19,13 @@ _RESULT_WIDTH = 110
 
 def up() -> None:
     """Start the local Prefect server and workers; what runs already is left alone."""
-    from flows import services
+    from flows import server_auth, services
 
     with one_line_errors():
         services.up(say)
         say(f"Prefect is at {services.ui_url()}")
+        if services.is_ours():
+            say(f"its pages ask once for the string that is in {os.path.relpath(server_auth.secret_file())}")
 
 
 def run(preset: Preset = "tiny") -> None:
@@ -38,7 +41,7 @@ def run(preset: Preset = "tiny") -> None:
         else:
             say(f"$ {api.shown('r1-full-pipeline', {'preset': preset})}")
             flow_run = api.submit("r1-full-pipeline", {"preset": preset})
-        watch(flow_run)
+        watch(flow_run, pipeline.walk)
         _show_result(pipeline)
 
 
@@ -49,8 +52,8 @@ def down() -> None:
     say(f"stopped {services.down()} processes")
 
 
-def watch(flow_run: str) -> None:
-    """Follow a run on the terminal; exits with its exit code unless it completed."""
+def watch(flow_run: str, walk: Walk) -> None:
+    """Follow a run that makes the nodes of `walk`; exits with its exit code unless it completed."""
     import httpx
     from rich.console import Console
 
@@ -58,7 +61,7 @@ def watch(flow_run: str) -> None:
 
     say(f"{services.ui_url()}/runs/flow-run/{flow_run}")
     try:
-        outcome = live.watch(flow_run, Console())
+        outcome = live.watch(flow_run, walk, open_store(), Console())
     except KeyboardInterrupt:
         say(f"the run goes on; `r1 run` watches it again, `prefect flow-run cancel {flow_run}` ends it")
         raise typer.Exit(130) from None
@@ -67,11 +70,9 @@ def watch(flow_run: str) -> None:
             "the Prefect server is gone: `r1 run` goes on from what is finished"
         ) from None
     if not outcome.completed:
-        complain(f"the run ended {outcome.state}: {outcome.reason}")
+        complain(f"the run ended {outcome.state.type}: {outcome.state.reason}")
         raise typer.Exit(1)
-    if outcome.status:
-        reused = live.count(outcome.status, {"cached"})
-        say(f"{reused} of {len(outcome.status.nodes)} nodes were reused")
+    say(f"{outcome.reused} of {outcome.nodes} nodes were reused")
 
 
 def _show_result(pipeline: Pipeline) -> None:

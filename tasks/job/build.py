@@ -43,7 +43,7 @@ _STOPPED = 3
 
 def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
     """Every build in order; the exit record is written whatever happens, unless a service was lost."""
-    store = ArtifactStore.open(spec.store)
+    store = ArtifactStore.open()
     results: list[BuildResult] = []
     node = ""
 

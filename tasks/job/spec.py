@@ -29,7 +29,8 @@ class BuildSpec(_Record):
 
 
 class JobSpec(_Record):
-    store: str
+    """The store is not part of it: its address may hold credentials, and goes by `R1_STORE`."""
+
     work_root: Path
     preset: str
     builds: tuple[BuildSpec, ...]

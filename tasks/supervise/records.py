@@ -8,16 +8,25 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 
+def open_private(path: Path, mode: str) -> IO[Any]:
+    """`open` where a file that is created is readable by its user alone, whatever the umask."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
 def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Replace `path` atomically; a reader sees the old or the new document, never a part."""
+    """Replace `path` atomically, readable by its user alone.
+
+    A reader sees the old or the new document, never a part.
+    """
     # The thread is part of the name because a watch thread and its main thread may write the same record.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(json.dumps(document, ensure_ascii=False))
+    with open_private(temporary, "w") as file:
+        file.write(json.dumps(document, ensure_ascii=False))
     temporary.replace(path)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.supervise.records import open_private
+
 _POLL_SECONDS = 0.05
 _KILLED_SECONDS = 5.0
 """Longest wait for a process that was sent SIGKILL; one in uninterruptible I/O may take longer."""
@@ -27,7 +29,7 @@ def start_session(
     # A shell starts background commands with SIGINT ignored, and an ignored signal stays ignored in every
     # descendant; Prefect's workers stop by SIGINT. `preexec_fn` is not safe beside threads, hence the test.
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    with log.open("ab") as output:
+    with open_private(log, "ab") as output:
         return subprocess.Popen(
             command,
             env=dict(environment),
@@ -35,6 +37,7 @@ def start_session(
             stdout=output,
             stderr=output,
             start_new_session=True,
+            umask=0o077,  # logs, records and work folders are nobody else's, whatever the user's own mask
             preexec_fn=_default_interrupt if ignored else None,
         )
 
@@ -86,8 +89,19 @@ def stop(process: subprocess.Popen[bytes], seconds: float) -> None:
     # The child is not reaped yet, so no other group can have its number. Members of its group that lost
     # their parent are in nobody's tree; this is what finds them.
     if os.getpgid(process.pid) == process.pid:
+        members = _group(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
+        kill(members)
     process.wait()
+
+
+def _group(number: int) -> list[psutil.Process]:
+    members = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == number:
+                members.append(process)
+    return members
 
 
 def end(processes: Iterable[psutil.Process], seconds: float) -> int:

@@ -56,7 +56,8 @@ def train_in_processes(entry: str, config: Settings, launch: LaunchSettings, job
     write_json(spec / "spec.json", _document(entry, config, job))
     code = _wait(trees.start_child(_command(launch, spec), _environment(launch)), spec, job)
     records = [ExitRecord.model_validate(read_json(path)) for path in sorted(spec.glob("exit-*"))]
-    if any(record.status == "stopped" for record in records):
+    # Where one process fails, torchrun ends the others with SIGTERM, and they too say that they stopped.
+    if job.should_stop() and any(record.status == "stopped" for record in records):
         raise StopRequested(f"{job.node}: stopped in {launch.processes} processes")
     if lost_note(job).exists():
         raise ServiceLost(lost_note(job).read_text())

@@ -9,10 +9,21 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.deployments import prefect_yaml
 from flows.pools import POOLS
 from tasks.recipe import STAGES
 
 DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
+
+
+def test_prefect_yaml_is_what_the_stages_say():
+    said = "prefect.yaml is out of date: `python -m flows.deployments > prefect.yaml` writes it"
+    assert Path("prefect.yaml").read_text() == prefect_yaml(), said
+
+
+def test_deployments_set_nothing_of_the_process_that_runs_them():
+    assert all(set(made) == {"name", "entrypoint", "work_pool"} for made in DEPLOYMENTS.values())
+    assert all(set(made["work_pool"]) == {"name"} for made in DEPLOYMENTS.values())
 
 
 def test_every_stage_and_the_pipeline_have_a_deployment():

@@ -1,4 +1,4 @@
-"""How the server's transactions behave on a real SQLite file."""
+"""The environment that Prefect's processes get, and the server's transactions on a real SQLite file."""
 
 import asyncio
 
@@ -6,7 +6,37 @@ import pytest
 import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration
 
+from flows import prefect_plugin, server_auth
 from flows.prefect_plugin import lock_early
+
+OURS = "http://127.0.0.1:4300/api"
+
+
+def test_a_server_that_starts_here_asks_for_a_string_and_clients_here_give_it(home):
+    server = prefect_plugin.environment(OURS, starts_server=True)
+    string = server["PREFECT_SERVER_API_AUTH_STRING"]
+    assert server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4300"
+    assert server["PREFECT_API_AUTH_STRING"] == string
+    assert server["DO_NOT_TRACK"] == "1"
+    assert server_auth.secret_file().stat().st_mode & 0o777 == 0o600
+    again = prefect_plugin.environment(OURS, starts_server=True)
+    assert again["PREFECT_SERVER_API_AUTH_STRING"] == string
+    client = prefect_plugin.environment(OURS, starts_server=False)
+    assert client["PREFECT_API_AUTH_STRING"] == string
+    assert not {name for name in client if name.startswith("PREFECT_SERVER_API")}
+
+
+def test_a_server_of_others_is_not_told_our_string(home):
+    prefect_plugin.environment(OURS, starts_server=True)
+    theirs = prefect_plugin.environment("http://prefect.example/api", starts_server=False)
+    assert theirs == {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+
+def test_a_string_that_the_user_set_for_a_server_is_kept(home, monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "me:mine")
+    server = prefect_plugin.environment(OURS, starts_server=True)
+    assert "PREFECT_SERVER_API_AUTH_STRING" not in server
+    assert not server_auth.secret_file().exists()
 
 
 async def polls_counted(path, workers: int) -> int:

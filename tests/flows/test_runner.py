@@ -25,9 +25,7 @@ ENTRY = "tests.flows.job_entry"
 def spec_of(**config) -> JobSpec:
     key = cache_key("count", 1, config, {})
     build = BuildSpec(node="n", stage="count", config=config, inputs={}, key=key, ref_name="test/n")
-    return JobSpec(
-        store=paths.absolute_store_url(), work_root=paths.work_root(), preset="test", builds=(build,)
-    )
+    return JobSpec(work_root=paths.work_root(), preset="test", builds=(build,))
 
 
 def run(spec: JobSpec, on_progress=lambda progress: None) -> JobExit:
@@ -169,6 +167,30 @@ def test_two_runs_of_one_key_build_once(store):
     assert len(store.digests()) == 1
 
 
+def test_credentials_reach_no_file_of_a_job(store, monkeypatch):
+    """The store's address may hold some, and Prefect's string is nothing that a job needs."""
+    monkeypatch.setenv("R1_STORE", "memory://user:s3cr3t@bucket/r1")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "r1:s3cr3t")
+    environment = runner._environment()
+    assert environment["R1_STORE"] == "memory://user:s3cr3t@bucket/r1"
+    assert "PREFECT_API_AUTH_STRING" not in environment
+    with runner.started(spec_of(steps=1), ENTRY) as job:
+        wait_until(lambda: trees.has_ended(job.process))
+    files = [path for path in job.folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"spec.json", "log.txt"}
+    assert not [path for path in files if "s3cr3t" in path.read_text()]
+
+
+def test_what_a_job_writes_is_its_users_own(store):
+    spec = spec_of(steps=10_000)
+    with runner.started(spec, ENTRY):
+        wait_until(lambda: (state(spec) / "step").exists())
+        written = [*spec.work_root.rglob("*")]
+        assert {"log.txt", "progress.json", "state"} <= {path.name for path in written}
+        inside = [path for path in written if path.is_file() and not path.name.startswith(".")]
+        assert [path for path in inside if path.stat().st_mode & 0o077] == []
+
+
 @pytest.mark.parametrize(
     ("processes", "visible", "expected"),
     [
@@ -181,5 +203,5 @@ def test_two_runs_of_one_key_build_once(store):
 def test_a_job_of_one_process_sees_one_gpu(tmp_path, processes, visible, expected):
     config = {"launch": {"processes": processes}}
     build = BuildSpec(node="n", stage="rl-zero", config=config, inputs={}, key="k", ref_name="p/n")
-    spec = JobSpec(store="memory://", work_root=tmp_path, preset="p", builds=(build,))
+    spec = JobSpec(work_root=tmp_path, preset="p", builds=(build,))
     assert visible_gpus(spec, visible).get("CUDA_VISIBLE_DEVICES") == expected

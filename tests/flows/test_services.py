@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -82,6 +83,41 @@ def test_a_remote_server_that_does_not_answer_is_not_replaced(monkeypatch):
     monkeypatch.setattr(services, "_healthy", lambda: False)  # 192.0.2.1 answers nobody, after a long wait
     with pytest.raises(services.ServiceError, match=r"no Prefect server answers at http://192.0.2.1:1/api"):
         services._server(print)
+
+
+@pytest.mark.parametrize(
+    ("host", "open_to_all", "answer", "refusal"),
+    [
+        ("prefect.example", True, 200, "asks for no authentication"),
+        ("prefect.example", False, 401, "refuses us: set PREFECT_API_AUTH_STRING"),
+        ("prefect.example", False, 200, None),
+        ("127.0.0.1", True, 200, None),
+    ],
+)
+def test_a_server_of_others_is_used_where_it_is_closed_to_strangers(
+    monkeypatch, host, open_to_all, answer, refusal
+):
+    url = f"http://{host}:4200/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "team:string")
+    monkeypatch.setattr(services, "_is_open", lambda: open_to_all)
+    asked = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["authorization"])
+        return httpx.Response(answer)
+
+    transport = httpx.MockTransport(respond)
+    made = services.client()
+    client = httpx.Client(base_url=made.base_url, headers=made.headers, transport=transport)
+    monkeypatch.setattr(services, "client", lambda: client)
+    if refusal:
+        with pytest.raises(services.ServiceError, match=refusal) as refused:
+            services._usable(url)
+        assert "\n" not in str(refused.value)
+    else:
+        services._usable(url)
+        assert asked == ["Basic dGVhbTpzdHJpbmc="]  # the user's own settings
 
 
 def test_deployments_are_registered_again_when_their_definition_changes(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The RL stage's options and hard ends, each on a real short run."""
 
+import os
 import resource
 import shutil
 import signal
@@ -159,12 +160,13 @@ def start_job(tmp_path, inputs, config) -> tuple[subprocess.Popen, Path]:  # noq
         node="r1-zero", stage="rl-zero", config=config.model_dump(mode="json"), inputs=parents, key=key,
         ref_name="test/r1-zero",
     )  # fmt: skip
-    spec = JobSpec(store=str(tmp_path / "store"), work_root=tmp_path / "work", preset="test", builds=(build,))
+    spec = JobSpec(work_root=tmp_path / "work", preset="test", builds=(build,))
     place = tmp_path / "job" / "spec.json"
     place.parent.mkdir()
     place.write_text(spec.model_dump_json())
     command = [sys.executable, "-m", "tasks.job", str(place)]
-    return subprocess.Popen(command, start_new_session=True), tmp_path / "work" / key
+    environment = os.environ | {"R1_STORE": str(tmp_path / "store")}
+    return subprocess.Popen(command, env=environment, start_new_session=True), tmp_path / "work" / key
 
 
 def wait_for(mark, process) -> None:

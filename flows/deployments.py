@@ -1,0 +1,31 @@
+"""prefect.yaml, from the stages and their pools.  `python -m flows.deployments > prefect.yaml`"""
+
+from __future__ import annotations
+
+from tasks.recipe import STAGES
+
+_HEAD = """\
+# One deployment per stage, and the pipeline: `python -m flows.deployments > prefect.yaml` writes this file.
+# `prefect --no-prompt deploy --all` registers all of them; `r1 up` does so when this changes. Flow runs work
+# in the folder in which their worker was started, the repository: the work pools say so (flows/register.py).
+name: r1
+pull: null
+
+deployments:
+"""
+
+
+def prefect_yaml() -> str:
+    """The text of prefect.yaml."""
+    lines = [_line("r1-full-pipeline", "flows.r1_full_pipeline", "cpu")]
+    lines += [_line(stage.name, "flows.stage_flows", stage.pool) for stage in STAGES.values()]
+    return _HEAD + "".join(lines)
+
+
+def _line(name: str, module: str, pool: str) -> str:
+    entry = f"{module}:{name.replace('-', '_')}"
+    return f'  - {{name: {name}, entrypoint: "{entry}", work_pool: {{name: {pool}}}}}\n'
+
+
+if __name__ == "__main__":
+    print(prefect_yaml(), end="")
