@@ -6,6 +6,7 @@
     r1 doctor --preset tiny    whether this machine can
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
+    r1 trust on | off | list | add | remove | sign         whose artifacts count in a shared store
 
 Exit codes: 0 done, 1 failed, 2 bad input or something missing, 130 interrupted.
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import store_commands
+from flows import store_commands, trust_commands
 
 if TYPE_CHECKING:
     from artifacts.store import ArtifactStore
@@ -39,6 +40,7 @@ Preset = Annotated[str, typer.Option(help="A name from configs/, or the path of 
 def main() -> None:
     """The console script."""
     store_commands.register(app)
+    trust_commands.register(app)
     app()
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from artifacts.errors import StoreError
     from artifacts.manifest import Manifest
     from artifacts.store import ArtifactStore
 
@@ -55,11 +56,11 @@ def ls(
 ) -> None:
     """List the artifacts by name: kind, digest, size, age and cost."""
     with _store() as store:
-        names = store.refs()
+        names = store.refs(_report)
         by_digest: dict[str, list[str]] = {}
         for name, named in names.items():
             by_digest.setdefault(named.ref.digest, []).append(name)
-        manifests = {manifest.digest: manifest for manifest in store.objects()}
+        manifests = {manifest.digest: manifest for manifest in store.objects(_report)}
         rows = [
             [name, *_columns(manifests[named.ref.digest])]
             if named.ref.digest in manifests
@@ -150,7 +151,7 @@ def gc(
 
     with _store() as store:
         forgotten = _names(store, forget or [])
-        garbage = catalog.gc(store, forget=forgotten)
+        garbage = catalog.gc(store, forget=forgotten, report=_report)
         print_table(
             ["node", "kind", "digest", "size", "made", "took"],
             [[m.node, *_columns(m)] for m in garbage.objects],
@@ -158,7 +159,7 @@ def gc(
         )
         leftovers = len(garbage.stale) + len(garbage.keys)
         if yes:
-            garbage = catalog.gc(store, dry_run=False, forget=forgotten)
+            garbage = catalog.gc(store, dry_run=False, forget=forgotten, report=_report)
         done = "deleted" if yes else "would be deleted (add --yes)"
         typer.echo(
             f"{len(garbage.objects)} artifacts, {_size(garbage.size)}, {leftovers} leftovers, "
@@ -175,7 +176,7 @@ def sql(
     from tasks.tables import TABLES
 
     with _store() as store:
-        table = ask(store, query, TABLES)
+        table = ask(store, query, TABLES, _report)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:
@@ -211,6 +212,16 @@ def _store() -> Iterator[ArtifactStore]:
     except StoreError as error:
         typer.echo(f"r1: {explained(error)}", err=True)
         raise typer.Exit(2) from error
+
+
+_reported: set[str] = set()
+
+
+def _report(error: StoreError) -> None:
+    """Name what is skipped, once a process."""
+    if str(error) not in _reported:
+        _reported.add(str(error))
+        typer.echo(f"r1: skipped: {error}", err=True)
 
 
 def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:
