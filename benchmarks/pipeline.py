@@ -32,11 +32,11 @@ from pathlib import Path
 
 import httpx
 import psutil
+from flows.processes import MARK
 
 from artifacts.store import ArtifactStore
-from flows.processes import MARK
 from flows.status import NodeStatus, RunStatus
-from tasks.presets import REPOSITORY
+from tasks.settings import REPOSITORY
 
 MIB = 2**20
 IMPORTS = """

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.problem import Problem
+from tasks.rewards.extraction import fold
 from tasks.rewards.pool import VerifierPool
-from tasks.rewards.text_rules import fold
 from tasks.rewards.verdict import Verdict
 
 Pair = tuple[Problem, str, str]

@@ -8,7 +8,7 @@ Paper: Table 3 (every stage), Fig. 1 and C.2 (curves), Table 5 (curation), Table
 from __future__ import annotations
 
 from tasks.job import Job
-from tasks.report.claims import ClaimVerdict
+from tasks.report.claims import CLAIMS_FILE, ClaimVerdict, claims_to_json
 from tasks.report.data import load_run
 from tasks.report.figures import draw_all
 from tasks.report.pages import html_page, markdown_page
@@ -17,7 +17,7 @@ from tasks.report.tables import STAGES_FILE, rows_to_json
 
 
 def run(config: ReportConfig, job: Job) -> None:
-    """Write `report.html`, `report.md`, `stages.json` and the figures into the draft."""
+    """Write the two pages, the figures, `stages.json` and `claims.json` into the draft."""
     job.progress(0, 2, "reading evaluations and manifests")
     loaded = load_run(job.inputs)
     job.progress(1, 2, "drawing")
@@ -27,6 +27,7 @@ def run(config: ReportConfig, job: Job) -> None:
     (job.draft / "report.html").write_text(html_page(loaded, drawn))
     (job.draft / "report.md").write_text(markdown_page(loaded, drawn))
     (job.draft / STAGES_FILE).write_text(rows_to_json(loaded.rows))
+    (job.draft / CLAIMS_FILE).write_text(claims_to_json(loaded.claims))
     verdicts = [finding.verdict for finding in loaded.claims]
     job.summary(
         checkpoints=len(loaded.rows),

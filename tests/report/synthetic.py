@@ -21,7 +21,7 @@ from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run
-from tasks.tables import METRICS, PROBLEMS, QUESTION_SCORES, SAMPLES, SCORES
+from tasks.tables import METRICS, PROBLEMS, QUESTION_SCORES, SAMPLES, SCORES, TABLES
 
 SKILL = {
     "base": (0.22, 0.72, 40), "r1-zero": (0.74, 0.71, 58), "dev1": (0.55, 0.97, 44),
@@ -198,7 +198,7 @@ def _dataset(world: World, node: str, held_out: list[Problem], count: int) -> No
         for r in rows if r["verdict"] == "correct"
     ]  # fmt: skip
     for name, table in (("samples", rows), ("rejected", rejected), ("sft", kept)):
-        write_table(folder / f"{name}.parquet", table, name)
+        write_table(folder / f"{name}.parquet", table, TABLES[name])
     world.seal(f"dataset.{node}", Kind.dataset, node, 40.0)
 
 
