@@ -35,7 +35,7 @@ import psutil
 from artifacts.store import ArtifactStore
 from flows import services
 from flows.daemons import MARK
-from tasks.presets import REPOSITORY
+from tasks.settings import REPOSITORY
 
 MIB = 2**20
 IMPORTS = """

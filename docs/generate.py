@@ -1,14 +1,18 @@
-"""The parts of docs/stages that are facts: settings from the code, figures and curves from a real run.
+"""Writes the parts of the documentation that are facts: settings from the code, numbers from a real run.
 
-    python -m docs.generate           the settings tables, from the stages and two presets
-    python -m docs.generate tiny      also what the newest run of a preset in the store left
+    python -m docs.generate                  settings tables from the code, README from docs/results/tiny.json
+    python -m docs.generate tiny [SECONDS GIB]
+                                             first the result file and the stage pages, from the newest run of
+                                             the preset in the store; SECONDS and GIB are what
+                                             `python -m benchmarks.pipeline` printed (default: as before)
 
-A page is named after its stage. What stands between one of these marks and the next `<!-- end -->` is made
-anew, the rest is written by hand; curves go beside the page as NODE.svg.
+What stands between one of these marks and the next `<!-- end -->` is written anew, the rest by hand. A page
+of docs/stages is named after its stage; curves go beside it as NODE.svg, the README's figure to docs/results.
 
-    <!-- settings -->                  every setting of the stage
-    <!-- settings unlike STAGE -->     those that differ from another stage's
-    <!-- run NODE -->                  figures and curves
+    <!-- settings -->                        every setting of the stage
+    <!-- settings unlike STAGE -->           those that differ from another stage's
+    <!-- run NODE -->                        numbers and curves of a node
+    <!-- result times|table|claims -->       of the README (`docs.results`)
 """
 
 from __future__ import annotations
@@ -23,14 +27,16 @@ from pydantic import TypeAdapter
 
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table
-from tasks.presets import REPOSITORY, load_student, read_preset
+from docs import results
+from tasks.presets import load_student, read_preset
 from tasks.recipe import wiring
 from tasks.report.curves import one_stage
 from tasks.report.data import by_name
-from tasks.settings import Settings
+from tasks.settings import REPOSITORY, Settings
 
 PAGES = REPOSITORY / "docs" / "stages"
 PRESETS = ("paper", "tiny")
+README_PRESET = "tiny"
 
 
 def settings_table(stage: str, unlike: str = "") -> str:
@@ -101,8 +107,21 @@ def with_settings(page: str, stage: str) -> str:
     return replaced(page, mark, lambda other: settings_table(stage, other))
 
 
-def main(preset: str = "") -> None:
+def with_result(page: str, result: results.RunResult) -> str:
+    """The README with its blocks made anew from a result."""
+    made = results.blocks(result)
+    return replaced(page, r"(?P<word>result \w+)", lambda mark: made[mark]())
+
+
+def main(preset: str = "", seconds: str = "", gib: str = "") -> None:
     store = ArtifactStore.open() if preset else None
+    if store:
+        before = results.read(preset)
+        wall, peak = float(seconds or before.wall_seconds), float(gib or before.peak_gib)
+        results.write(results.from_store(store, preset, wall, peak))
+    result = results.read(README_PRESET)
+    (results.RESULTS / "recipe.svg").write_text(results.draw(result))
+    results.README.write_text(with_result(results.README.read_text(), result))
     for path in sorted(PAGES.glob("*.md")):
         page = with_settings(path.read_text(), path.stem)
         if store:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows import doctor
-from tasks.presets import StudentConfig, is_hub_model, load_student, preset_name
+from tasks.presets import StudentConfig, load_student, preset_name
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def _preset_with_newest_mixture(store: ArtifactStore) -> str:
 
 def _missing(config: StudentConfig, preset: str, mixture: Ref | None) -> str:
     base, problems = config.base, []
-    if is_hub_model(base) and not doctor.gpu_names():
+    if base.on_hub and not doctor.gpu_names():
         problems.append("there is no GPU here, use a machine with one")
-    if is_hub_model(base) and not doctor.on_this_machine(base.model) and not doctor.hub_reachable():
+    if base.on_hub and not doctor.on_this_machine(base.model) and not doctor.hub_reachable():
         problems.append(f"{base.model} is not here and the hub is out of reach, connect or set HF_ENDPOINT")
     if mixture is None:
         problems.append(f"preset {preset} has no mixture yet, `r1 run --preset {preset}` makes one")

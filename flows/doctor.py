@@ -18,11 +18,11 @@ from packaging.requirements import Requirement
 
 from flows import paths
 from flows.graph import Pipeline
-from tasks.base.load import INSTALL_SMOLLM2, SMOLLM2, smollm2_installed
-from tasks.base.stage import BaseConfig
-from tasks.presets import REPOSITORY, is_hub_model
-from tasks.rollout.engines import ENGINES
+from tasks.base.load import INSTALL_SMOLLM2, smollm2_installed
+from tasks.base.stage import SMOLLM2, BaseConfig
+from tasks.rollout.engines import ENGINES, INSTALL_GPU
 from tasks.rollout.settings import EngineSettings
+from tasks.settings import REPOSITORY
 
 _GIB = 2**30
 _MEMORY_GIB = 4.0
@@ -96,7 +96,7 @@ def gpu_names() -> list[str]:
 
 def _gpu(pipeline: Pipeline) -> Iterator[DoctorCheck]:
     names, wanted = gpu_names(), engines(pipeline)
-    needs = any(ENGINES[name].needs_gpu for name in wanted) or any(map(is_hub_model, bases(pipeline)))
+    needs = any(ENGINES[name].needs_gpu for name in wanted) or any(base.on_hub for base in bases(pipeline))
     state = "; ".join(names) or ("none, and the preset needs one" if needs else "none, and none is needed")
     remedy = "use a machine with an NVIDIA GPU, or the preset tiny" if needs and not names else ""
     yield DoctorCheck("gpu", not remedy, state, remedy)
@@ -108,7 +108,7 @@ def _engine_package(package: str) -> DoctorCheck:
     try:
         return DoctorCheck(package, True, metadata.version(package))
     except metadata.PackageNotFoundError:
-        return DoctorCheck(package, False, "not installed", "run `.venv/bin/pip install -e '.[gpu]'`")
+        return DoctorCheck(package, False, "not installed", f"run `{INSTALL_GPU}`")
 
 
 def bases(pipeline: Pipeline) -> list[BaseConfig]:
@@ -142,7 +142,7 @@ def _bases(pipeline: Pipeline) -> Iterator[DoctorCheck]:
 
 
 def _hub(pipeline: Pipeline) -> Iterator[DoctorCheck]:
-    on_hub = dict.fromkeys(base.model for base in bases(pipeline) if is_hub_model(base))
+    on_hub = dict.fromkeys(base.model for base in bases(pipeline) if base.on_hub)
     missing = [model for model in on_hub if not on_this_machine(model)]
     if not missing:
         return

@@ -18,8 +18,9 @@ from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
 from flows.runner import JOB_ENVIRONMENT
 from tasks.base.stage import BaseConfig
-from tasks.presets import REPOSITORY, PresetError
+from tasks.presets import PresetError
 from tasks.rl.stage import RLConfig
+from tasks.settings import REPOSITORY
 
 Row = dict[str, Any]
 COLUMNS = ("stage", "parameters", "steps", "tokens", "s/step", "hours", "at most", "memory")

@@ -1,8 +1,7 @@
 """What the Prefect UI shows of an artifact: tables, sample completions, curves and lineage.
 
 The UI's list of artifacts downloads all of them, so each stays under `MAX_BYTES`; what does not fit is
-left out and counted. Model text is shown with look-alikes for the characters that start tags and links,
-whatever the UI makes of Markdown in a cell.
+left out and counted. Names and model text pass `for_markdown`, whatever the UI makes of Markdown in a cell.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.refs import Ref
+from tasks.text_safety import for_markdown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,14 +30,13 @@ SHOWN_SAMPLES = 10
 
 Row = dict[str, str | float | int]
 
-_LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "［", "]": "］", "`": "ˋ", "|": "∣"})
 _IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w-]+\.svg)\)")
 
 
 def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Ref) -> None:
     """Show a stage's artifact in the current flow run: headline values, completions, curves, lineage."""
     manifest = Manifest.parse((artifact_path / MANIFEST_NAME).read_bytes(), str(artifact_path))
-    label = f"{node} of preset {preset}"
+    label = for_markdown(f"{node} of preset {preset}")
     _table(preset, node, "metrics", headline_rows(manifest, artifact_path), f"Headline of {label}")
     if samples := sample_rows(artifact_path):
         _table(preset, node, "samples", samples, f"Completions of {label}: correct and other ones in turn")
@@ -54,12 +53,15 @@ def publish_pipeline_artifacts(report_path: Path) -> None:
 def headline_rows(manifest: Manifest, folder: Path) -> list[Row]:
     """What the stage said of its work, and an evaluation's scores."""
     rows: list[Row] = [
-        {"metric": safe(name), "value": _shown(value)} for name, value in manifest.summary.items()
+        {"metric": for_markdown(name), "value": _shown(value)} for name, value in manifest.summary.items()
     ]
     rows += [{"metric": name, "value": value} for name, value in _scores(folder).items()]
     rows.append({"metric": "seconds", "value": round(manifest.seconds, 1)})
     rows.append({"metric": "accelerator_hours", "value": round(manifest.accelerator_hours, 4)})
-    rows += [{"metric": f"rows of {name}", "value": count} for name, count in manifest.tables().items()]
+    rows += [
+        {"metric": for_markdown(f"rows of {name}"), "value": count}
+        for name, count in manifest.tables().items()
+    ]
     return rows
 
 
@@ -82,7 +84,8 @@ def stage_page(manifest: Manifest, folder: Path, ref: Ref) -> str:
 
     The lineage comes twice: the first version of the UI draws images and not Mermaid, the second the reverse.
     """
-    head = f"**{manifest.node}**: {manifest.kind} `{ref.digest}`, made by `{manifest.stage}`\n"
+    node, stage = for_markdown(manifest.node), for_markdown(manifest.stage)
+    head = f"**{node}**: {manifest.kind} `{ref.digest}`, made by `{stage}`\n"
     graph = _lineage(ref)
     diagram = f"```mermaid\n{graph.mermaid()}\n```\n"
     drawings = [*_curves(folder, manifest.node), _recipe(graph)]
@@ -113,33 +116,29 @@ def stage_rows(folder: Path) -> list[Row]:
     rows = load_stage_rows({"report": folder})
     columns = shown_columns(rows)
     return [
-        {"Stage": r.title, **{c.head: c.cell(r, compact=True) for c in columns}, "Time": duration(r.seconds)}
+        {
+            "Stage": for_markdown(r.title),
+            **{c.head: c.cell(r, compact=True) for c in columns},
+            "Time": duration(r.seconds),
+        }
         for r in rows
     ]
 
 
 def one_line(text: str, limit: int = MAX_TEXT) -> str:
-    """Model text for a cell: white space folded, cut with a count, harmless (`safe`)."""
+    """Return model text for a cell: white space folded, cut with a count, safe in Markdown."""
     folded = " ".join(text.split())
     left_out = len(folded) - limit
-    return safe(folded[:limit]) + (f" … +{left_out} characters" if left_out > 0 else "")
-
-
-def safe(text: str) -> str:
-    """`text` without the characters that HTML tags, Markdown links, code and table cells start with.
-
-    Addresses lose what makes a renderer link them.
-    """
-    return text.translate(_LOOK_ALIKES).replace("://", "∶//").replace("www.", "www․")
+    return for_markdown(folded[:limit]) + (f" … +{left_out} characters" if left_out > 0 else "")
 
 
 def data_uri(svg: str, label: str) -> str:
     """An SVG as a Markdown image that needs no other file."""
-    return f"![{safe(label)}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+    return f"![{for_markdown(label)}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
 def fitted(parts: Sequence[str]) -> str:
-    """The parts of a page, less the largest ones until it fits; how many were left out is said."""
+    """Join the parts of a page. If it exceeds `MAX_BYTES`, drop the largest parts and state how many."""
     kept = list(parts)
     while len("\n".join(kept).encode()) > MAX_BYTES - 200:
         kept.remove(max(kept, key=lambda part: len(part.encode())))
@@ -182,7 +181,9 @@ def _scores(folder: Path) -> dict[str, str]:
     from artifacts.tables import read_table
 
     return {
-        f"{row['metric']}, {row['domain']}": f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for_markdown(
+            f"{row['metric']}, {row['domain']}"
+        ): f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in read_table(folder / "scores.parquet").to_pylist()
     }
 
@@ -212,7 +213,7 @@ def _sample_row(row: Mapping[str, Any]) -> Row:
     return {
         "question": one_line(question, 200),
         "completion": one_line(row["completion"]),
-        "verdict": row["verdict"] or "no rule",
+        "verdict": for_markdown(row["verdict"] or "no rule"),
         "reward": "" if row["reward"] is None else round(row["reward"], 3),
         "tokens": row["completion_tokens"],
     }
@@ -239,14 +240,14 @@ def _lineage(ref: Ref) -> Lineage:
 def _recipe(graph: Lineage) -> SvgFigure | None:
     """The artifacts at their places of the recipe."""
     from tasks.report.data import ReportNode
-    from tasks.report.recipe_figure import recipe_figure
+    from tasks.report.recipe_figure import recipe_svg
 
     nodes = [
         ReportNode(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))
         for digest, node in graph.nodes.items()
     ]
-    return recipe_figure(nodes, {})
+    return recipe_svg(nodes)
 
 
 def _shown(value: float | int | str) -> str | float | int:
-    return safe(value) if isinstance(value, str) else round(value, 4)
+    return for_markdown(value) if isinstance(value, str) else round(value, 4)

@@ -17,14 +17,13 @@ import yaml
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from tasks.base.stage import BaseConfig
+from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.problems.stage import ProblemsConfig
 from tasks.recipe import SECTIONS
-from tasks.settings import Settings
+from tasks.settings import REPOSITORY, Settings
 from tasks.sft.stage import SFTConfig
 from tasks.stage import Stage
 
-REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 _WHOLE = 128 * 2**20
 """Bytes up to which a file's fingerprint reads all of it."""
@@ -111,19 +110,12 @@ def available(folder: Path = CONFIGS) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def is_hub_model(config: BaseConfig) -> bool:
-    """Whether the base is fetched from the Hugging Face hub: `owner/name`, and no such folder."""
-    if config.model.startswith((".", "/", "~")) or config.model.count("/") != 1:
-        return False
-    return not (REPOSITORY / config.model).exists() and not (REPOSITORY / config.model.split("/")[0]).exists()
-
-
 def outside_files(config: Settings) -> dict[str, str]:
     """Setting -> fingerprint of the files that the stage reads from outside the store; part of its key.
 
     A base trained again or problems edited in place are another input under the same path.
     """
-    paths = {name: (REPOSITORY / path).expanduser() for name, path in config.files().items()}
+    paths = {name: REPOSITORY / Path(path).expanduser() for name, path in config.files().items()}
     return {name: fingerprint(path) for name, path in paths.items() if path.exists()}
 
 
@@ -241,7 +233,7 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[s
 
 def _check_problems(path: Path, config: ProblemsConfig) -> None:
     for setting, named in config.files().items():
-        if not (REPOSITORY / named).expanduser().exists():
+        if not (REPOSITORY / Path(named).expanduser()).exists():
             raise PresetError(
                 f"{_shown(path)}: problems.{setting} = {named!r} does not exist: "
                 "give a Parquet file or folder of the problems schema, absolute or relative to the repository"
@@ -249,10 +241,8 @@ def _check_problems(path: Path, config: ProblemsConfig) -> None:
 
 
 def _check_base(path: Path, key: str, config: BaseConfig) -> None:
-    if config.model == "smollm2-135m" or is_hub_model(config):
-        return
-    if not (REPOSITORY / config.model).expanduser().is_dir():
+    if config.model != SMOLLM2 and not config.on_hub and not config.folder.is_dir():
         raise PresetError(
             f"{_shown(path)}: {key} = {config.model!r} does not exist: "
-            "give a folder with a Hugging Face model, a hub name (owner/name) or smollm2-135m"
+            f"give a folder with a Hugging Face model, a hub name (owner/name) or {SMOLLM2}"
         )

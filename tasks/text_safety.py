@@ -29,11 +29,10 @@ class _VisibleCodes(dict[int, int | str]):
 _ONE_LINE = _VisibleCodes()
 _SEVERAL_LINES = _VisibleCodes({ord("\n"): "\n", ord("\t"): "\t"})
 # Look-alikes and not escapes: a cell of the Prefect UI may be shown as Markdown or as it is, and an escape
-# (`\[`, `&lt;`) is right in one of the two only. `@` would link as a mail address and call people on GitHub.
-_MARKDOWN = str.maketrans(
-    {"<": "‹", ">": "›", "[": "［", "]": "］", "`": "ˋ", "|": "∣", "*": "∗", "~": "∼", "@": "＠"}
-)
-_AUTOLINK = re.compile(r"://|www\.", re.IGNORECASE)
+# (`\[`, `&lt;`) is right in one of the two only.
+_MARKDOWN = str.maketrans({"<": "‹", ">": "›", "[": "［", "]": "］", "`": "ˋ", "|": "∣", "*": "∗", "~": "∼"})
+_AUTOLINK = re.compile(r"://|www\.|(?<!\w)@|@(?=[\w-]+\.\w)", re.IGNORECASE)
+"""What GitHub links without brackets: addresses, people (`@name`) and mail (`a@b.c`), but not `pass@1`."""
 
 
 def for_terminal(text: str) -> str:
@@ -63,4 +62,4 @@ def for_page(text: str) -> str:
 
 
 def _unlinked(found: re.Match[str]) -> str:
-    return found[0].replace(":", "∶").replace(".", "․")
+    return found[0].translate({ord(":"): "∶", ord("."): "․", ord("@"): "＠"})

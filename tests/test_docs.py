@@ -1,15 +1,21 @@
 """The documentation against the code: settings tables, links, anchors, and what the README shows."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from docs.generate import PAGES, settings_table, with_settings
-from tasks.presets import REPOSITORY
+from docs import results
+from docs.generate import PAGES, README_PRESET, settings_table, with_result, with_settings
 from tasks.recipe import STAGES
+from tasks.settings import REPOSITORY
 
-MARKDOWN = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+MARKDOWN = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
 names = [str(path.relative_to(REPOSITORY)) for path in MARKDOWN]
 
 
@@ -50,3 +56,35 @@ def test_a_changed_default_changes_the_table():
     assert "| `kl_coef` | `0.001` | `0.001` | Beta:" in table
     assert "| `group_size` | `16` | `8` |" in table
     assert "`group_size`" not in settings_table("reasoning-rl", "rl-zero")
+
+
+def test_the_readme_says_what_the_result_file_holds():
+    page = results.README.read_text()
+    assert page.count("<!-- result ") == len(results.blocks(results.read(README_PRESET)))
+    assert with_result(page, results.read(README_PRESET)) == page, "run `python -m docs.generate`"
+    assert len(page.splitlines()) < 100
+
+
+def test_another_result_is_another_readme():
+    result = results.read(README_PRESET)
+    other = replace(result, wall_seconds=61.0, rows=result.rows[:3], claims=result.claims[:5])
+    page = with_result(results.README.read_text(), other)
+    assert "1 min 1 s" in page
+    assert "| Dev2 |" not in page
+    assert "checks 5 claims" in page
+
+
+def test_a_result_survives_its_file(tmp_path, monkeypatch):
+    result = results.read(README_PRESET)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    results.write(result)
+    assert results.read(README_PRESET) == result
+
+
+def test_the_figure_of_the_readme_follows_the_theme_and_shows_every_score():
+    result = results.read(README_PRESET)
+    drawn = results.draw(result)
+    for row in result.rows:
+        assert f">{100 * row.score('verifiable', 'pass_at_1').value:.0f}%<" in drawn
+    assert "prefers-color-scheme:dark" in drawn
+    assert (results.RESULTS / "recipe.svg").read_text().count("%</text>") == len(result.rows)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.presets import REPOSITORY
+from tasks.settings import REPOSITORY
 
 TERM = """
 from typing import Literal

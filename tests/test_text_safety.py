@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tasks.text_safety import for_markdown, for_page, for_terminal
 
-HARMLESS = "Größe 你好 x² ≤ 3, a_b\\frac{1}{2} (100%) #1 – “so” 🙂"
+HARMLESS = "pass@1 Größe 你好 x² ≤ 3, a_b\\frac{1}{2} (100%) #1 – “so” 🙂"
 
 
 @pytest.mark.parametrize("function", [for_terminal, for_markdown, for_page])
@@ -45,13 +45,13 @@ def test_every_result_is_one_printable_line_that_utf8_can_hold(text):
 @given(st.text(st.sampled_from("<>[]`|*~@:/w.W_\n!()a")))
 def test_markdown_finds_nothing_to_act_on(text):
     shown = for_markdown(text)
-    assert not set(shown) & set("<>[]`|*~@\n")
+    assert not set(shown) & set("<>[]`|*~\n")
     assert "://" not in shown
     assert "www." not in shown.lower()
 
 
 @pytest.mark.parametrize(
-    "address", ["https://evil.example", "WWW.evil.example", "(www.evil.example)", "a@b.c"]
+    "address", ["https://evil.example", "WWW.evil.example", "(www.evil.example)", "a@b.c", "x @name"]
 )
 def test_an_address_is_not_linked(address):
     shown = for_markdown(address)

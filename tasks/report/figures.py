@@ -1,50 +1,183 @@
-"""The report's figures by name."""
+"""The report's figures, a function each: what it shows of a run, where it stands, and what is said of it.
+
+To add one, write a function below `@figure(...)` that returns a matplotlib figure (`plot.canvas`), or None
+where the run has nothing for it. Its file, its place in both pages and its caption follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.curves import RL_PANELS, SFT_PANELS, overlay, pass_rate_by_domain
-from tasks.report.data import Cost, RunRecord
+from tasks.report.data import Metrics, RunRecord
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import SvgFigure, canvas, color, to_svg
-from tasks.report.recipe_figure import recipe_figure
+from tasks.report.plot import canvas, color, to_svg
+from tasks.report.recipe_figure import draw_recipe
 from tasks.report.style import INK, MUTED
 from tasks.report.tables import StageRow, duration
 
 
-def figures(run: RunRecord) -> dict[str, SvgFigure]:
-    """Name -> figure; those that the run has nothing for are left out."""
-    rl = {n: m for n, m in run.curves.items() if "reward" in m}
-    sft = {n: m for n, m in run.curves.items() if n not in rl and role(n) != "reward-models"}
-    drawn: Mapping[str, SvgFigure | None] = {
-        "recipe": recipe_figure(run.nodes, {row.node: row for row in run.rows}),
-        "scores": score_dots(run.rows),
-        "rl-curves": overlay(rl, RL_PANELS, "Training curves of the RL stages"),
-        "rl-domains": pass_rate_by_domain(rl),
-        "sft-curves": overlay(sft, SFT_PANELS, "Training curves of the fine-tuning stages"),
-        "cost": cost_bars(run.costs),
-    }
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+class Section(StrEnum):
+    """The sections of the report in order, by heading."""
+
+    recipe = "The recipe and what it scored"
+    scores = "Every stage under one protocol"
+    claims = "The paper's claims, checked"
+    training = "Training"
+    curation = "Curation"
+    samples = "What the checkpoints write"
+    cost = "Cost"
+    lineage = "Lineage, versions and how to reproduce"
 
 
-def score_dots(rows: Sequence[StageRow]) -> SvgFigure | None:
-    """pass@1 by domain with intervals, a row a checkpoint."""
+Draw = Callable[[RunRecord], Figure | None]
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure that the report draws of every run."""
+
+    name: str
+    """Of its file."""
+    section: Section
+    title: str
+    """What a screen reader says."""
+    caption: str
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure of one run as SVG."""
+
+    name: str
+    section: Section
+    title: str
+    caption: str
+    svg: str
+
+
+FIGURES: dict[str, ReportFigure] = {}
+"""By name, in the order of the report."""
+
+
+def figure(section: Section, title: str, caption: str = "") -> Callable[[Draw], Draw]:
+    """Register the decorated function as a figure of the report, named after the function."""
+
+    def register(draw: Draw) -> Draw:
+        name = draw.__name__.replace("_", "-")
+        if name in FIGURES:
+            raise ValueError(f"the report has a figure {name} already: give the function another name")
+        FIGURES[name] = ReportFigure(name, section, title, caption, draw)
+        return draw
+
+    return register
+
+
+def draw_all(run: RunRecord) -> list[DrawnFigure]:
+    """Draw every figure that the run has something for."""
+    drawn = ((figure, figure.draw(run)) for figure in FIGURES.values())
+    return [
+        DrawnFigure(f.name, f.section, f.title, f.caption, to_svg(picture, f.title).svg)
+        for f, picture in drawn
+        if picture is not None
+    ]
+
+
+@figure(
+    Section.recipe,
+    "The recipe of the run",
+    "pass@1 over the verifiable held-out questions with its 95% interval. Edges are those of the artifacts' "
+    "manifests; every stage also reads the problems. The base is loaded three times.",
+)
+def recipe(run: RunRecord) -> Figure | None:
+    """Each artifact in its place of the paper's Fig. 2, checkpoints with their score."""
+    return draw_recipe(run.nodes, {row.node: row for row in run.rows})
+
+
+@figure(Section.scores, "pass@1 by domain with 95% intervals")
+def scores(run: RunRecord) -> Figure | None:
+    """A panel a domain, a row a checkpoint."""
+    rows = run.rows
     domains = [d for d in (*VERIFIABLE, "verifiable") if any(row.score(d, "pass_at_1") for row in rows)]
     if not domains:
         return None
-    figure = canvas(24 * len(rows) + 50)
-    panels = figure.subplots(1, len(domains), sharey=True, squeeze=False)[0]
+    drawing = canvas(24 * len(rows) + 50)
+    panels = drawing.subplots(1, len(domains), sharey=True, squeeze=False)[0]
     panels[0].set_yticks(range(len(rows)), [row.title for row in rows], color=INK)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     for axes, domain in zip(panels, domains, strict=True):
         _scores(axes, domain, rows)
-    return to_svg(figure, "pass@1 by domain with 95% intervals")
+    return drawing
+
+
+@figure(
+    Section.training,
+    "Training curves of the RL stages",
+    "RL stages by policy update. Pale: single steps; strong: mean over a tenth of the run.",
+)
+def rl_curves(run: RunRecord) -> Figure | None:
+    """A panel a metric, a line a stage."""
+    return overlay(_rl(run), RL_PANELS)
+
+
+@figure(
+    Section.training,
+    "Pass rate in training by domain",
+    "Share of correct completions in training, by domain.",
+)
+def rl_domains(run: RunRecord) -> Figure | None:
+    """A panel a stage, a line a domain."""
+    return pass_rate_by_domain(_rl(run))
+
+
+@figure(
+    Section.training,
+    "Training curves of the fine-tuning stages",
+    "Fine-tuning stages by optimizer step.",
+)
+def sft_curves(run: RunRecord) -> Figure | None:
+    """A panel a metric, a line a stage."""
+    rl = _rl(run)
+    return overlay(
+        {n: m for n, m in run.curves.items() if n not in rl and role(n) != "reward-models"}, SFT_PANELS
+    )
+
+
+@figure(
+    Section.cost,
+    "Seconds by stage",
+    "Seconds of the jobs that built the artifacts, also where this run reused them.",
+)
+def cost(run: RunRecord) -> Figure | None:
+    """A bar a node."""
+    costs, total = run.costs, run.total_cost.seconds or 1.0
+    drawing = canvas(24 * len(costs) + 8)
+    axes = drawing.add_subplot()
+    axes.grid(visible=False)
+    axes.set_xticks(())
+    axes.margins(x=0.2, y=0.01)
+    axes.invert_yaxis()
+    axes.set_yticks(range(len(costs)), [title(c.node) for c in costs], color=INK)
+    bars = axes.barh(
+        range(len(costs)), [c.seconds for c in costs], 0.6, color=[color(role(c.node)) for c in costs]
+    )
+    notes = [f"{duration(c.seconds)}  ({c.seconds / total:.0%})" for c in costs]
+    axes.bar_label(bars, notes, padding=8, color=MUTED)
+    return drawing
+
+
+def _rl(run: RunRecord) -> dict[str, Metrics]:
+    """The curves of the stages that RL trained: only they log a reward."""
+    return {node: metrics for node, metrics in run.curves.items() if "reward" in metrics}
 
 
 def _scores(axes: Axes, domain: str, rows: Sequence[StageRow]) -> None:
@@ -60,21 +193,3 @@ def _scores(axes: Axes, domain: str, rows: Sequence[StageRow]) -> None:
             bars = axes.errorbar(score.value, i, xerr=spread, fmt="o", color=hue, elinewidth=2, capsize=4)
             for part in bars.get_children():
                 part.set_clip_on(False)
-
-
-def cost_bars(costs: Sequence[Cost]) -> SvgFigure:
-    """Seconds by node."""
-    total = sum(cost.seconds for cost in costs) or 1.0
-    figure = canvas(24 * len(costs) + 8)
-    axes = figure.add_subplot()
-    axes.grid(visible=False)
-    axes.set_xticks(())
-    axes.margins(x=0.2, y=0.01)
-    axes.invert_yaxis()
-    axes.set_yticks(range(len(costs)), [title(c.node) for c in costs], color=INK)
-    bars = axes.barh(
-        range(len(costs)), [c.seconds for c in costs], 0.6, color=[color(role(c.node)) for c in costs]
-    )
-    notes = [f"{duration(c.seconds)}  ({c.seconds / total:.0%})" for c in costs]
-    axes.bar_label(bars, notes, padding=8, color=MUTED)
-    return to_svg(figure, "Seconds by stage")

@@ -11,3 +11,8 @@ DOMAIN_TITLES = {
     "general": "General",
     "verifiable": "Verifiable",
 }
+
+
+def domain_title(domain: str) -> str:
+    """What the report calls a domain; an unknown one keeps its name."""
+    return DOMAIN_TITLES.get(domain, domain)

@@ -17,12 +17,14 @@ from matplotlib.ticker import FuncFormatter
 
 from tasks.recipe import place
 from tasks.report.style import DARK, DOMAIN_COLORS, FAINT, FONT, INK, LIGHT, MUTED
+from tasks.text_safety import for_page
 
 WIDTH = 1040
 """Of every figure, in pixels of the page and points of the file."""
 
 matplotlib.rcParams.update({
-    "svg.fonttype": "none", "svg.hashsalt": "r1", "font.family": "DejaVu Sans", "font.size": 10.5,
+    "svg.fonttype": "none", "svg.hashsalt": "r1", "text.parse_math": False,
+    "font.family": "DejaVu Sans", "font.size": 10.5,
     "figure.facecolor": "none", "axes.facecolor": "none", "text.color": INK, "axes.edgecolor": MUTED,
     "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlecolor": INK,
     "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
@@ -63,10 +65,10 @@ def to_svg(figure: Figure, label: str) -> SvgFigure:
     """`figure` as text, coordinates to a tenth of a pixel."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata=_NO_METADATA)
-    text = _NOISE.sub("", file.getvalue())
+    text = _NOISE.sub("", for_page(file.getvalue()))
     text = _POINT.sub(lambda p: f"{p[1]}{float(p[2]):.1f} {float(p[3]):.1f}", text)
     tag, _, body = text[text.index("<svg") :].partition(">")
-    head = f'{tag} role="img"><title>{escape(label)}</title><style>{_STYLE}</style>'
+    head = f'{tag} role="img"><title>{escape(for_page(label))}</title><style>{_STYLE}</style>'
     return SvgFigure(head + body, label)
 
 

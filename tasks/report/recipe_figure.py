@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from tasks.recipe import place, role, title
@@ -19,8 +20,14 @@ _ACROSS_FIRST = {("reward-models", "r1")}
 """Edges that bend and do not leave their box up or down."""
 
 
-def recipe_figure(nodes: Iterable[ReportNode], rows: Mapping[str, StageRow]) -> SvgFigure | None:
-    """`nodes` with their edges, scored by `rows` (by node name); None where none has a place."""
+def recipe_svg(nodes: Iterable[ReportNode]) -> SvgFigure | None:
+    """Return the figure without scores, as it stands beside an artifact; None where no node has a place."""
+    figure = draw_recipe(nodes, {})
+    return to_svg(figure, "The recipe of the run") if figure else None
+
+
+def draw_recipe(nodes: Iterable[ReportNode], rows: Mapping[str, StageRow]) -> Figure | None:
+    """Draw `nodes` with their edges, scored by `rows` (by node name); None where none has a place."""
     known = {role(n.name): n for n in nodes if place(n.name)}
     if not known:
         return None
@@ -35,7 +42,7 @@ def recipe_figure(nodes: Iterable[ReportNode], rows: Mapping[str, StageRow]) -> 
         for parent in sorted({role(p) for p in node.parents} & known.keys()):
             _arrow(axes, parent, name)
         _box(axes, name, node, rows.get(node.name))
-    return to_svg(figure, "The recipe of the run")
+    return figure
 
 
 def _arrow(axes: Axes, source: str, target: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
+from dataclasses import dataclass
 
 from tasks.recipe import role
 from tasks.report.claims import ClaimVerdict
-from tasks.report.data import RunRecord
+from tasks.report.data import Funnel, RunRecord
+from tasks.report.names import domain_title
 from tasks.report.tables import StageRow, duration
 
 
@@ -63,11 +66,11 @@ def _percent(rows: dict[str, StageRow], name: str, domain: str, metric: str) -> 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
     """Preset, protocol, cost and date of the run."""
     newest = max(part.manifest.created_at for part in (*run.parts.values(), *run.evaluations.values()))
-    hours = sum(cost.accelerator_hours for cost in run.costs)
+    total = run.total_cost
     return [
         ("Preset", run.preset or "none"),
         ("Evaluation", protocol(run)),
-        ("Compute", f"{duration(run.seconds)} of jobs, {hours:.2f} accelerator-hours"),
+        ("Compute", f"{duration(total.seconds)} of jobs, {total.accelerator_hours:.2f} accelerator-hours"),
         ("Newest artifact", f"{newest:%Y-%m-%d %H:%M} UTC"),
     ]
 
@@ -99,14 +102,30 @@ def revisions(run: RunRecord) -> str:
 
 def reproduce(run: RunRecord) -> str:
     """The command that makes this report again."""
-    return f"make run PRESET={run.preset}"
+    return f"make run PRESET={shlex.quote(run.preset)}"
 
 
-def mermaid(run: RunRecord) -> str:
-    """The lineage as a Mermaid flowchart."""
-    lines = ["flowchart LR"]
-    for i, node in enumerate(run.nodes):
-        lines.append(f'  n{i}["{node.name}<br/>{node.digest[:12]}"]')
+def edges(run: RunRecord) -> list[tuple[int, int]]:
+    """The lineage as pairs of places in `run.nodes`: parent, child."""
     index = {node.name: i for i, node in enumerate(run.nodes)}
-    lines += [f"  n{index[parent]} --> n{index[n.name]}" for n in run.nodes for parent in n.parents]
-    return "\n".join(lines)
+    return [(index[parent], index[node.name]) for node in run.nodes for parent in node.parents]
+
+
+@dataclass(frozen=True)
+class FunnelLine:
+    """One count of a curation stage as the pages show it."""
+
+    label: str
+    count: int
+    tone: str
+    """Name of the colour of its bar (`tasks.report.style`)."""
+
+
+def funnel_lines(funnel: Funnel) -> list[FunnelLine]:
+    """From what was sampled over what was rejected and why to what was kept."""
+    return [
+        FunnelLine("Sampled", funnel.sampled, "muted"),
+        *(FunnelLine(f"Rejected: {r.replace('_', ' ')}", n, "bad") for r, n in funnel.rejected.items()),
+        *(FunnelLine(f"Kept: {domain_title(d)}", n, "good") for d, n in funnel.kept.items()),
+        FunnelLine("Kept in all", funnel.kept_total, "good"),
+    ]

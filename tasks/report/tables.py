@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.problem import VERIFIABLE
 from tasks.recipe import in_order, title
 from tasks.report.names import DOMAIN_TITLES
+from tasks.text_safety import for_markdown, for_terminal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,13 +194,16 @@ def to_markdown(rows: Sequence[StageRow]) -> str:
     """A GitHub table with full intervals."""
     columns = shown_columns(rows)
     lines = [["Stage", *(c.head for c in columns), "Time"], ["---", *("---:" for _ in columns), "---:"]]
-    lines += [[row.title, *(c.cell(row) for c in columns), duration(row.seconds)] for row in rows]
+    lines += [
+        [for_markdown(row.title), *(c.cell(row) for c in columns), duration(row.seconds)] for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{LEGEND}\n"
 
 
 def to_rich(rows: Sequence[StageRow]) -> Table:
     """For a terminal of 100 columns."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, caption=LEGEND, caption_justify="left")
@@ -209,5 +213,9 @@ def to_rich(rows: Sequence[StageRow]) -> Table:
         table.add_column(column.short_head or column.head, justify="right", no_wrap=True)
     table.add_column("Time", justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.title, *(c.cell(row, compact=True) for c in columns), duration(row.seconds))
+        table.add_row(
+            escape(for_terminal(row.title)),
+            *(c.cell(row, compact=True) for c in columns),
+            duration(row.seconds),
+        )
     return table

@@ -8,25 +8,26 @@ Paper: Table 3 (every stage), Fig. 1 and C.2 (curves), Table 5 (curation), Table
 from __future__ import annotations
 
 from tasks.job import Job
-from tasks.report import html, markdown
-from tasks.report.claims import ClaimVerdict
+from tasks.report.claims import CLAIMS_FILE, ClaimVerdict, claims_to_json
 from tasks.report.data import load_run
-from tasks.report.figures import figures
+from tasks.report.figures import draw_all
+from tasks.report.pages import html_page, markdown_page
 from tasks.report.stage import ReportConfig
 from tasks.report.tables import STAGES_FILE, rows_to_json
 
 
 def run(config: ReportConfig, job: Job) -> None:
-    """Write `report.html`, `report.md`, `stages.json` and the figures into the draft."""
+    """Write the two pages, the figures, `stages.json` and `claims.json` into the draft."""
     job.progress(0, 2, "reading evaluations and manifests")
     loaded = load_run(job.inputs)
     job.progress(1, 2, "drawing")
-    drawn = figures(loaded)
-    for name, figure in drawn.items():
-        (job.draft / f"{name}.svg").write_text(figure.svg)
-    (job.draft / "report.html").write_text(html.render(loaded, drawn))
-    (job.draft / "report.md").write_text(markdown.render(loaded, drawn))
+    drawn = draw_all(loaded)
+    for figure in drawn:
+        (job.draft / f"{figure.name}.svg").write_text(figure.svg)
+    (job.draft / "report.html").write_text(html_page(loaded, drawn))
+    (job.draft / "report.md").write_text(markdown_page(loaded, drawn))
     (job.draft / STAGES_FILE).write_text(rows_to_json(loaded.rows))
+    (job.draft / CLAIMS_FILE).write_text(claims_to_json(loaded.claims))
     verdicts = [finding.verdict for finding in loaded.claims]
     job.summary(
         checkpoints=len(loaded.rows),
@@ -34,6 +35,6 @@ def run(config: ReportConfig, job: Job) -> None:
         reproduced=verdicts.count(ClaimVerdict.reproduces),
         inside_the_noise=verdicts.count(ClaimVerdict.noise),
         not_reproduced=verdicts.count(ClaimVerdict.does_not),
-        job_seconds=round(loaded.seconds, 1),
+        job_seconds=round(loaded.total_cost.seconds, 1),
     )
     job.progress(2, 2, "report.html")

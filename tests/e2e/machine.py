@@ -19,7 +19,8 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.daemons import MARK
 from tasks.job import Progress
-from tasks.presets import REPOSITORY, preset_name
+from tasks.presets import preset_name
+from tasks.settings import REPOSITORY
 from tasks.supervise.trees import is_alive
 
 

@@ -12,8 +12,9 @@ from artifacts.tables import read_table
 from tasks.report.claims import ClaimVerdict
 from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
 from tasks.report.data import by_name
-from tasks.report.figures import figures
-from tasks.report.html import completion, render
+from tasks.report.figures import FIGURES, Section, draw_all, figure
+from tasks.report.pages import completion, html_page, markdown_page
+from tasks.report.plot import canvas, to_svg
 from tests.report.synthetic import HOSTILE
 
 SVG = "http://www.w3.org/2000/svg"
@@ -55,20 +56,114 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report):
 def test_model_text_is_escaped():
     shown = completion(HOSTILE)
     assert "<script" not in shown
-    assert "&lt;script&gt;alert(&quot;x&quot;)" in shown
-    assert shown.startswith("<b>&lt;think&gt;</b>")
+    assert "&lt;script&gt;alert(&#34;x&#34;)" in shown
+    assert shown.startswith("<b>&lt;think&gt;</b> 7 &lt;script")
 
 
 def test_long_completions_are_cut_with_a_count():
     assert completion("x" * 2_600).endswith("… 1,000 more characters</span>")
 
 
-def test_a_hostile_sample_in_the_page_stays_text(loaded):
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "</script></style></title></svg></p><img src=x onerror=alert(1)>",
+    '"><a href="javascript:alert(1)">x</a>',
+    "{{ run.preset }}{% include 'style.css' %}",
+    "<!-- --><svg onload=alert(1)>",
+    "a\x00b\x1b[31mc\x7f\x9b",
+    "abc\u202egnp.exe\u2066\u200f\u2069",
+    "a | b\n| --- |\n# heading\n![i](http://evil.example/i.png) [l](javascript:x) `c` www.evil.example @all",
+]
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
+def hostile(loaded, text):
+    """The run with `text` wherever a stranger can write."""
     example = loaded.examples[0]
-    hostile = replace(example, samples=(replace(example.samples[0], completion=HOSTILE),))
-    page = render(replace(loaded, examples=[hostile]), {})
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    sample = replace(example.samples[0], completion=text, verdict=text, node=text)
+    manifest = {"preset": text, "stage": text, "code_revision": text, "versions": {text: text}}
+    part = replace(loaded.parts["base"], manifest=loaded.parts["base"].manifest.model_copy(update=manifest))
+    funnel = replace(loaded.funnels[0], node=text, rejected={text: 3}, kept={text: 2})
+    problem = replace(example.problem, prompt=text, answer=text, domain=text)
+    return replace(
+        loaded,
+        preset=text,
+        rows=[replace(loaded.rows[0], node=text), *loaded.rows[1:]],
+        parts=loaded.parts | {"base": part, text: replace(part, name=text)},
+        funnels=[funnel],
+        costs=[replace(loaded.costs[0], node=text, stage=text)],
+        examples=[replace(example, problem=problem, samples=(sample,))],
+    )
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_nothing_that_strangers_write_breaks_out_of_the_page(loaded, text):
+    run, harmless = hostile(loaded, text), hostile(loaded, "harmless")
+    page, plain = Balance(), Balance()
+    page.feed(made := html_page(run, []))
+    plain.feed(html_page(harmless, []))
+    assert page.open == []
+    assert page.tags == plain.tags
+    assert {name for name, _ in page.attributes} == {name for name, _ in plain.attributes}
+    assert not UNSAFE.search(made)
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_nothing_that_strangers_write_breaks_out_of_the_markdown(loaded, text):
+    run, harmless = hostile(loaded, text), hostile(loaded, "harmless")
+    made, plain = markdown_page(run, []), markdown_page(harmless, [])
+    assert not UNSAFE.search(made)
+    assert not re.search(r"<(?!br/>)|\]\((?![\w-]+\.svg\))|://|www\.|@all", made)
+    assert [line.count("|") for line in made.splitlines()] == [line.count("|") for line in plain.splitlines()]
+
+
+def test_hostile_text_in_a_figure_stays_text(loaded):
+    run = hostile(loaded, " ".join(ATTACKS))
+    for name in ("scores", "cost"):
+        svg = to_svg(FIGURES[name].draw(run), " ".join(ATTACKS)).svg
+        elements = list(ElementTree.fromstring(svg).iter())
+        assert not {e.tag for e in elements} & {f"{{{SVG}}}{tag}" for tag in ("script", "image", "a", "img")}
+        assert any("<script>alert" in (e.text or "") for e in elements)
+        assert not UNSAFE.search(svg)
+
+
+def test_a_figure_of_ones_own_is_one_function(loaded):
+    @figure(Section.cost, "Artifacts by node", "How many artifacts a node has.")
+    def artifacts_by_node(run):
+        drawing = canvas(60)
+        drawing.add_subplot().barh([c.node for c in run.costs], [c.artifacts for c in run.costs])
+        return drawing
+
+    try:
+        drawn = draw_all(replace(loaded, curves={}))
+    finally:
+        del FIGURES["artifacts-by-node"]
+    page = html_page(loaded, drawn)
+    assert (
+        page.index("<h2>Cost</h2>") < page.index("<title>Artifacts by node</title>") < page.index("<h2>Lin")
+    )
+    assert "<figcaption>How many artifacts a node has.</figcaption>" in page
+    text = markdown_page(loaded, drawn)
+    assert "![Artifacts by node](artifacts-by-node.svg)\n\n*How many artifacts a node has.*" in text
+    assert next(d for d in drawn if d.name == "artifacts-by-node").svg.startswith("<svg")
+
+
+def test_two_figures_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="has a figure recipe already"):
+
+        @figure(Section.cost, "Another")
+        def recipe(run):
+            return None
+
+
+def test_what_the_run_lacks_is_left_out(loaded):
+    bare = replace(loaded, curves={}, funnels=[], examples=[])
+    drawn = draw_all(bare)
+    assert {d.name for d in drawn} == {"recipe", "scores", "cost"}
+    page = html_page(bare, drawn)
+    assert "<h2>Training" not in page
+    assert "<h2>Curation" not in page
+    assert "## Training" not in markdown_page(bare, drawn)
 
 
 def test_figures_are_small_xml_files(report):
@@ -80,17 +175,19 @@ def test_figures_are_small_xml_files(report):
 
 
 def test_equal_data_makes_equal_bytes(loaded, report):
-    drawn = figures(loaded)
-    assert {name: d.svg for name, d in drawn.items()} == {
+    drawn = draw_all(loaded)
+    assert {d.name: d.svg for d in drawn} == {
         path.stem: path.read_text() for path in report.draft.glob("*.svg")
     }
+    assert html_page(loaded, drawn) == (report.draft / "report.html").read_text()
+    assert markdown_page(loaded, drawn) == (report.draft / "report.md").read_text()
 
 
 @pytest.mark.parametrize("steps", [1, 50, 10_400])
 def test_figures_stay_small_however_long_the_run(steps):
     points = [(step, 0.123456 * step % 7) for step in range(steps)]
     stages = {f"stage-{i}": dict.fromkeys(RL_PANELS, points) for i in range(8)}
-    assert len(overlay(stages, RL_PANELS, "curves").svg) < 100_000
+    assert len(to_svg(overlay(stages, RL_PANELS), "curves").svg) < 100_000
     domains = {f"pass_rate_{domain}": points for domain in ("math", "code", "stem", "logic")}
     alone = one_stage("r1", stages["stage-0"] | domains).svg
     assert len(alone) < 45_000  # in base64 beside a lineage, on a page of 100 KB

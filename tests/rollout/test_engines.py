@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from artifacts.tables import read_table
 from tasks.kinds import Kind
-from tasks.presets import REPOSITORY
 from tasks.problem import Problem
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
@@ -19,6 +18,7 @@ from tasks.rollout import engines, sampling
 from tasks.rollout.engine import Completion, EngineUnavailable, SampledModel, generate_rows
 from tasks.rollout.engines import ENGINES, EngineEntry, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
+from tasks.settings import REPOSITORY
 from tests.jobs import local_job
 
 ONE_FILE = '''

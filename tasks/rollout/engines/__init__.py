@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # settings import this module
     from tasks.rollout.settings import EngineSettings
 
 
+INSTALL_GPU = ".venv/bin/pip install -e '.[gpu]'"
+
+
 @dataclass(frozen=True)
 class EngineEntry:
     """What is known about an engine before it is imported."""

@@ -23,6 +23,7 @@ from tasks.rollout.engine import (
     Weights,
     finish_reason,
 )
+from tasks.rollout.engines import INSTALL_GPU
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.weights import buckets, named_weights
 
@@ -148,7 +149,7 @@ def _import_vllm() -> Any:
     except ImportError as error:
         raise EngineUnavailable(
             f"engine.name vllm needs vLLM, which cannot be imported ({error}): install it with "
-            "`pip install -e '.[gpu]'` on a GPU machine, or set engine.name to transformers"
+            f"`{INSTALL_GPU}` on a GPU machine, or set engine.name to transformers"
         ) from error
     return vllm
 

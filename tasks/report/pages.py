@@ -1,0 +1,98 @@
+"""The report's two pages, from the templates beside this file: HTML and Markdown.
+
+Names and model text come from strangers. No template can forget to make them safe: each environment passes
+every value through one function (Jinja's `finalize`) unless it is `Markup`, which only text made here is.
+HTML is escaped by Jinja after that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from tasks.recipe import role, title
+from tasks.report import run_summary, style
+from tasks.report.claims import ClaimVerdict
+from tasks.report.data import RunRecord
+from tasks.report.figures import DrawnFigure, Section
+from tasks.report.names import domain_title
+from tasks.report.plot import color
+from tasks.report.tables import LEGEND, duration, shown_columns, to_markdown
+from tasks.text_safety import for_markdown, for_page
+
+MAX_COMPLETION = 1_600
+"""Characters shown of a sample completion."""
+
+_TONES = {
+    ClaimVerdict.reproduces: "good",
+    ClaimVerdict.does_not: "bad",
+    ClaimVerdict.noise: "unsure",
+    ClaimVerdict.not_measured: "",
+}
+_TAG = re.compile(r"&lt;(/?(?:think|answer))&gt;")
+
+
+def html_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
+    """Return the report as one HTML file that needs nothing else."""
+    return _rendered("report.html.jinja", for_page, run, figures)
+
+
+def markdown_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
+    """Return the report in Markdown; figures are linked by file name (`NAME.svg` beside it)."""
+    return re.sub(r"\n{3,}", "\n\n", _rendered("report.md.jinja", for_markdown, run, figures))
+
+
+def completion(text: str) -> Markup:
+    """Return model text as HTML: escaped, the recipe's four tags set apart, long text cut with a count."""
+    cut = len(text) - MAX_COMPLETION
+    tail = Markup(' <span class="none">… {:,} more characters</span>').format(cut) if cut > 0 else ""
+    # `str`: a pattern applied to `Markup` would escape what it puts in.
+    shown = str(escape(for_page(text[:MAX_COMPLETION])))
+    return Markup(_TAG.sub(r"<b>&lt;\1&gt;</b>", shown)) + tail
+
+
+def _rendered(name: str, safe: Callable[[str], str], run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
+    template = _environment(safe).get_template(name)
+    page = template.render(
+        run=run,
+        figures=figures,
+        headline=run_summary.headline(run),
+        facts=run_summary.facts(run),
+        columns=shown_columns(run.rows),
+        stage_table=to_markdown(run.rows),
+        edges=run_summary.edges(run),
+        versions=run_summary.versions(run),
+        revisions=run_summary.revisions(run),
+        reproduce=run_summary.reproduce(run),
+    )
+    return page.lstrip()
+
+
+@cache
+def _environment(safe: Callable[[str], str]) -> Environment:
+    """Jinja with the functions that the templates call; every text value passes through `safe`."""
+
+    def finalize(value: Any) -> Any:
+        return safe(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=PackageLoader("tasks.report"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"completion": completion, "node_title": title}
+    environment.globals |= {
+        "Section": Section, "style": style, "legend": LEGEND, "tones": _TONES, "title": title,
+        "domain_title": domain_title, "duration": duration, "funnel_lines": run_summary.funnel_lines,
+        "node_color": lambda node: color(role(node)),
+    }  # fmt: skip
+    return environment
