@@ -7,9 +7,13 @@ arXiv 2501.12948v2 sections 2.1, 3.2, B.4) where there are any.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+REPOSITORY = Path(__file__).parents[1]
+"""Relative paths in presets start here, wherever a command is run."""
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
