@@ -1,20 +1,29 @@
 # make run     the whole recipe on PRESET (default tiny), set up first      make test   all tests
 # make distill STUDENT=tiny-student      one student      make down   stop what runs      make lint      make e2e
+# make lock    requirements.lock anew after a change of pyproject.toml; `make lock UPGRADE=--upgrade` takes the newest releases
 PRESET ?= tiny
 STUDENT ?= tiny-student
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STAMP := .venv/.installed
+PIP := .venv/bin/python -m pip install --quiet
 
-.PHONY: setup run test test-fast e2e down distill lint
+.PHONY: setup run test test-fast e2e down distill lint lock audit
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+# Three steps, since pip checks either every hash of a call or none: torch by version (pyproject.toml says why),
+# then everything else by hash, then the project itself. No build may fetch what the lock does not name, so
+# the one source package (jieba) and the project are built with the setuptools of the venv.
+$(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 is missing: install python3 and python3-venv"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
-	.venv/bin/python -m pip install --quiet torch==2.13.0
-	.venv/bin/python -m pip install --quiet -e '.[dev]'
+	$(PIP) $(shell grep -o 'torch==[0-9.]*' pyproject.toml)
+	$(PIP) --no-build-isolation --require-hashes -r requirements.lock
+	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $(STAMP)
+
+lock: setup
+	.venv/bin/uv pip compile --quiet pyproject.toml --extra dev --python-version 3.11 $(UPGRADE) -o requirements.lock
 
 run: setup
 	.venv/bin/r1 run --preset $(PRESET)
@@ -39,4 +48,9 @@ down:
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy artifacts flows
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+# Known vulnerabilities of the locked packages; only a report, which needs the network.
+audit: setup
+	.venv/bin/pip-audit --require-hashes --disable-pip --progress-spinner off -r requirements.lock

@@ -88,7 +88,8 @@ def ours(engine: EngineSettings) -> Callable[[Path, int, Path], dict[str, float]
     def case(model: Path, steps: int, scratch: Path) -> dict[str, float]:
         from tasks.rl.prompts import Prompts
         from tasks.rl.train import build_trainer
-        from tasks.training.models import load_policy, load_tokenizer
+        from tasks.tokenizer import load_tokenizer
+        from tasks.training.models import load_policy
 
         config, tokenizer = settings(engine, steps), load_tokenizer(model)
         prompts = Prompts.of(PROBLEMS, config, tokenizer)

@@ -35,7 +35,8 @@ from tasks.rl.train import build_trainer
 from tasks.rl.trainer import GroupTrainer
 from tasks.rollout import decoding
 from tasks.rollout.engine import Completion
-from tasks.training.models import load_policy, load_tokenizer
+from tasks.tokenizer import load_tokenizer
+from tasks.training.models import load_policy
 
 PROBLEMS = [
     Problem(f"p{i}", "math", "en", f"what is {i * 7 % 90} + {i * 3 % 70} - {i % 10}?", "", "math")

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from flows import paths
 from flows.graph import Pipeline
-from tasks.base.load import INSTALL_SMOLLM2, smollm2_installed
+from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.rollout.engines import ENGINES, INSTALL_GPU
 from tasks.rollout.settings import EngineSettings

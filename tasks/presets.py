@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Hashable
+import os
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
+from tasks.base.folder import UnusableBase, check_folder
 from tasks.base.stage import SMOLLM2, BaseConfig
+from tasks.preset_file import SettingsFileError, read_settings
 from tasks.problems.stage import ProblemsConfig
 from tasks.recipe import SECTIONS
+from tasks.rollout.settings import EngineSettings
 from tasks.settings import REPOSITORY, Settings
 from tasks.sft.stage import SFTConfig
 from tasks.stage import Stage
 
 CONFIGS = REPOSITORY / "configs"
+_TOLD = 10
+"""Mistakes of one file that are told at once."""
 _WHOLE = 128 * 2**20
 """Bytes up to which a file's fingerprint reads all of it."""
+
+ALLOW_SERVER = "R1_ALLOW_SERVER"
+"""Environment variable: hosts, separated by commas, that `engine.server_url` may name beside this machine."""
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -75,6 +84,7 @@ def load_preset(name_or_path: str) -> Preset:
     preset = read_preset(name_or_path)
     _check_problems(path, preset.problems)
     _check_base(path, "base.model", preset.base)
+    _check_servers(path, preset)
     load_student(preset.student)
     return preset
 
@@ -159,43 +169,19 @@ def _shown(path: Path) -> str:
 
 
 def _parse(path: Path, model: type[Config]) -> Config:
-    document = _read(path)
     try:
-        return model.model_validate(document)
+        return model.model_validate(read_settings(path))
+    except SettingsFileError as error:
+        raise PresetError(f"{_shown(path)} {error}") from None
     except ValidationError as error:
-        raise PresetError("; ".join(_complaint(path, model, detail) for detail in error.errors())) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.load(path.read_text(), Loader=_UniqueKeys)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise PresetError(f"{_shown(path)} line {line}: {error.problem}: mend the YAML there") from None
-    if not isinstance(document, dict):
-        raise PresetError(f"{_shown(path)} holds no settings: write `key: value` lines")
-    return document
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, which YAML would resolve to the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+        found = error.errors()
+        told = [_complaint(path, model, detail) for detail in found[:_TOLD]]
+        more = [f"and {len(found) - _TOLD} more"] if len(found) > _TOLD else []
+        raise PresetError("; ".join(told + more)) from None
 
 
 def _complaint(path: Path, model: type[BaseModel], detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    key = _brief(".".join(str(part) for part in detail["loc"]))
     where = f"{_shown(path)}: {key}" if key else _shown(path)
     match detail["type"]:
         case "extra_forbidden":
@@ -204,8 +190,11 @@ def _complaint(path: Path, model: type[BaseModel], detail: ErrorDetails) -> str:
             return f"{where} is missing: add it"
         case "value_error":
             return f"{where}: {str(detail['ctx']['error']).rstrip('.')}"
-    value = repr(detail["input"])
-    return f"{where} = {value if len(value) <= 60 else value[:57] + '...'}: {_rule(detail['msg'])}"
+    return f"{where} = {_brief(repr(detail['input']))}: {_rule(detail['msg'])}"
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _rule(message: str) -> str:
@@ -238,11 +227,56 @@ def _check_problems(path: Path, config: ProblemsConfig) -> None:
                 f"{_shown(path)}: problems.{setting} = {named!r} does not exist: "
                 "give a Parquet file or folder of the problems schema, absolute or relative to the repository"
             )
+    for source in config.sources:
+        try:
+            source.check()
+        except ValueError as error:
+            raise PresetError(f"{_shown(path)}: problems.{source.name}: {error}") from None
 
 
 def _check_base(path: Path, key: str, config: BaseConfig) -> None:
-    if config.model != SMOLLM2 and not config.on_hub and not config.folder.is_dir():
+    if config.model == SMOLLM2 or config.on_hub:
+        return
+    if not config.folder.is_dir():
         raise PresetError(
             f"{_shown(path)}: {key} = {config.model!r} does not exist: "
             f"give a folder with a Hugging Face model, a hub name (owner/name) or {SMOLLM2}"
         )
+    try:
+        check_folder(config.folder)
+    except UnusableBase as error:
+        raise PresetError(f"{_shown(path)}: {key} = {config.model!r}: {error}") from None
+
+
+def _check_servers(path: Path, preset: Preset) -> None:
+    """Refuse sampling servers on other machines, unless the user named them.
+
+    A preset may come from a stranger, and whoever runs the server reads every prompt and writes every
+    completion that is trained on.
+    """
+    allowed = {host.strip().lower() for host in os.environ.get(ALLOW_SERVER, "").split(",")} - {""}
+    for section, settings in preset:
+        engine = getattr(settings, "engine", None)
+        url = engine.server_url if isinstance(engine, EngineSettings) else ""
+        if url and (host := _server_host(url)) not in allowed and not _is_loopback(host):
+            raise PresetError(
+                f"{_shown(path)}: {section}.engine.server_url = {_brief(repr(url))} is not on this machine: "
+                f"set {ALLOW_SERVER}={host or 'HOST'} (and restart the workers by `r1 down`) if you trust it"
+            )
+
+
+def _server_host(url: str) -> str:
+    """The host that a client connects to; empty where clients may disagree about it."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and "@" not in parts.netloc and "\\" not in url
+        return (parts.hostname or "") if plain else ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

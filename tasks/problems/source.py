@@ -26,6 +26,13 @@ class Source(Settings):
 
     name: str
 
+    def check(self) -> None:
+        """Refuse what can be seen at once, before a run starts; called where the files are known to exist.
+
+        Raises:
+            ValueError: one sentence that continues after the source's name.
+        """
+
     def draw(self, seed: int) -> Drawn:
         """The problems, a pure function of the settings and the seed.
 

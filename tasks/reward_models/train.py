@@ -50,12 +50,13 @@ from tasks.rewards.preference_models import (
 )
 from tasks.rollout.sampling import sample_problems
 from tasks.rollout.text import open_sampler
-from tasks.sft.train import row_order
 from tasks.tables import METRICS, PREFERENCES
+from tasks.tokenizer import load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.metrics import metric_rows
-from tasks.training.models import load_tokenizer, save_model
+from tasks.training.models import save_model
+from tasks.training.row_order import row_order
 
 _SETS = ("helpfulness", "harmlessness")
 _FEWEST = 8

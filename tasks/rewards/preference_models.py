@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from tasks.rendering import Template, render_prompt
 from tasks.rewards.term import Scoring
-from tasks.training.models import load_tokenizer
+from tasks.tokenizer import load_tokenizer
 
 _ROWS_AT_ONCE = 64
 

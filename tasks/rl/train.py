@@ -33,11 +33,12 @@ from tasks.rl.schedule import training_problems
 from tasks.rl.stage import RLConfig
 from tasks.rl.trainer import GroupTrainer
 from tasks.rollout.engines import open_engine
+from tasks.tokenizer import load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, best_checkpoint, checkpoint_step, newest_checkpoint
 from tasks.training.launching import lost_note, process_number, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
-from tasks.training.models import end_token_ids, load_policy, load_tokenizer, save_model
+from tasks.training.models import end_token_ids, load_policy, save_model
 from tasks.training.sharding import is_sharded
 
 _SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completions/mean_length"}

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
@@ -23,17 +22,20 @@ from trl import SFTTrainer
 
 from tasks.job import Job
 from tasks.rendering import template_of
+from tasks.rollout.decoding import decode
+from tasks.rollout.settings import Sampling
 from tasks.sft.stage import SFTConfig
+from tasks.tokenizer import load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import (
     CHECKPOINTING_FROM,
-    ends_by_itself,
+    end_token_ids,
     load_policy,
-    load_tokenizer,
     save_model,
 )
+from tasks.training.row_order import row_order
 
 _SHOWN = {"loss": "loss", "token_accuracy": "mean_token_accuracy"}
 _IGNORED = -100
@@ -82,7 +84,7 @@ def run(config: SFTConfig, job: Job) -> None:
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     prompts = [row.prompt for row in rows[:_PROBES]]
-    stop_share = ends_by_itself(model, tokenizer, prompts, max(len(row.completion) for row in rows))
+    stop_share = _ends_by_itself(model, tokenizer, prompts, max(len(row.completion) for row in rows))
     if stop_share == 0:
         raise RuntimeError(
             f"the model ended none of {len(prompts)} completions: check that the dataset teaches the end "
@@ -107,19 +109,6 @@ def encode(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]
         Encoded(prompt, [*completion, tokenizer.eos_token_id])
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-
-
-def row_order(lengths: Sequence[int], epochs: float, batch_size: int, seed: int) -> list[int]:
-    """Row numbers for all steps, `batch_size` a step: epoch after epoch, each batch sorted by length.
-
-    The number of steps is `epochs * rows / batch_size` rounded, at least one.
-    """
-    steps = max(1, round(epochs * len(lengths) / batch_size))
-    passes = -(-steps * batch_size // len(lengths))
-    rows = np.concatenate([np.random.default_rng((seed, i)).permutation(len(lengths)) for i in range(passes)])
-    batches = rows[: steps * batch_size].reshape(steps, batch_size)
-    by_length = np.asarray(lengths)[batches].argsort(axis=1, kind="stable")
-    return np.take_along_axis(batches, by_length, axis=1).ravel().tolist()
 
 
 def build_trainer(
@@ -168,6 +157,17 @@ def sft_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) 
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+
+
+def _ends_by_itself(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], longest: int
+) -> float:
+    """Share of sampled completions that end in an end token within twice the `longest` one seen (tokens)."""
+    ends = frozenset(end_token_ids(model, tokenizer))
+    training, sampling = model.training, Sampling(temperature=0.6, top_p=0.95, max_new_tokens=2 * longest)
+    written = decode(model.eval(), prompts, sampling, range(len(prompts)), ends, len(prompts))
+    model.train(training)
+    return sum(row[-1] in ends for row in written) / len(written)
 
 
 def _that_fit(rows: Sequence[Encoded], limit: int) -> list[Encoded]:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from tasks.rendering import Template, chat_template
-from tasks.rollout.decoding import ATTENTION, decode
-from tasks.rollout.settings import Sampling
+from tasks.rollout.decoding import ATTENTION
 
 CHECKPOINTING_FROM = 1_000_000_000
 """Models of this many parameters recompute activations in the backward pass."""
 
 disable_progress_bar()
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, padding on the left; `tokenizer.json` decides where there is one.
-
-    Raises:
-        ValueError: it has no end-of-sequence token.
-    """
-    loader = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
-    tokenizer = loader.from_pretrained(folder, padding_side="left")
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer in {folder} has no eos_token: set one in tokenizer_config.json")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_policy(folder: Path) -> PreTrainedModel:
@@ -71,14 +52,3 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     named = model.generation_config.eos_token_id
     listed = [named] if isinstance(named, int) else list(named or [])
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *listed]))
-
-
-def ends_by_itself(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], longest: int
-) -> float:
-    """Share of sampled completions that end in an end token within twice the `longest` one seen (tokens)."""
-    ends = frozenset(end_token_ids(model, tokenizer))
-    training, sampling = model.training, Sampling(temperature=0.6, top_p=0.95, max_new_tokens=2 * longest)
-    written = decode(model.eval(), prompts, sampling, range(len(prompts)), ends, len(prompts))
-    model.train(training)
-    return sum(row[-1] in ends for row in written) / len(written)

@@ -17,7 +17,8 @@ from tasks.rl.train import build_trainer
 from tasks.rollout.engines import ENGINES, EngineEntry
 from tasks.rollout.engines.transformers import TransformersEngine
 from tasks.rollout.settings import EngineSettings
-from tasks.training.models import load_policy, load_tokenizer
+from tasks.tokenizer import load_tokenizer
+from tasks.training.models import load_policy
 from tests.rl import grpo_reference
 
 QUESTIONS = [Problem(f"q{i}", "math", "en", f"what is {'1 + ' * i}2?", "", "math") for i in range(4)]

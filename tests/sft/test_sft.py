@@ -7,8 +7,10 @@ from artifacts.tables import read_table
 from tasks.job import StopRequested
 from tasks.kinds import Kind
 from tasks.sft.stage import SFTConfig
-from tasks.sft.train import build_trainer, encode, row_order, run
-from tasks.training.models import load_policy, load_tokenizer
+from tasks.sft.train import build_trainer, encode, run
+from tasks.tokenizer import load_tokenizer
+from tasks.training.models import load_policy
+from tasks.training.row_order import row_order
 from tests.jobs import local_job
 from tests.trained import SFT
 from tests.worlds import write_sft
