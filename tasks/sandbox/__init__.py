@@ -31,8 +31,8 @@ from tasks.supervise.peers import Peer
 
 _START = 30.0
 """Seconds a zygote may take to start."""
-_REPLY = 5.0
-"""Seconds beyond the program's own that its zygote may take to clean up and reply."""
+_REPLY = 15.0
+"""Seconds beyond the program's own that its zygote may take to isolate it, clean up and reply."""
 _BOOT = "import sys; sys.path.insert(0, {folder!r}); import zygote; del sys.path[0]; zygote.main()"
 
 
@@ -40,6 +40,7 @@ NEEDED = (
     "separate_process_group",
     "resource_limits",
     "empty_environment",
+    "unprivileged_user",
     "file_rules",
     "system_call_filter",
 )
@@ -116,7 +117,7 @@ class Sandbox:
         reply = self._peer.call(json.dumps(request).encode(), request["seconds"] + _REPLY)
         head, _, output = reply.partition(b"\n")
         header = json.loads(head)
-        if header["status"] == 97 and not output:
+        if header["outcome"] == "not started":
             raise SandboxError("a layer of the sandbox that held at its start failed: see sandbox_layers()")
         return Run(header["outcome"], header["status"], output), header["nonce"].encode()
 
