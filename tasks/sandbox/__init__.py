@@ -1,19 +1,22 @@
 """Runs model-written programs where they can do no harm, and brings back bytes (paper 2.2: code rewards).
 
 A warm zygote (`zygote.py`) forks one process per program. Nothing that the program can reach knows the
-expected results; they are compared in the caller's process, so that exiting, printing, patching builtins
-or writing to the pipe gains it nothing that a right answer would not.
+expected results. They are compared in the caller's process, with plain JSON data that came over a pipe, so
+that exiting, printing, patching builtins, lying objects or writing to the pipe gain it nothing that a right
+answer would not.
 
 Layers, each used where the kernel allows it (`sandbox_layers()` says which hold here):
     own session and process group, killed and reaped at the deadline; limits on CPU time, memory, file
-    size, open files and processes; empty environment; user `nobody` where started by root; user, network,
-    IPC, process and mount namespaces; a private in-memory folder of 64 MiB; no capabilities; Landlock
-    (reads below Python's library, writes in its own folder, nothing else); seccomp (no sockets, no new
-    processes, no signals to others, no mounts).
+    size, open files and processes; empty environment; user `nobody` where started by root; a root of its own
+    with nothing but Python's library, read-only; user, network, IPC, process and mount namespaces; a private
+    in-memory folder of 64 MiB; no capabilities; Landlock (reads below Python's library, writes in its own
+    folder, nothing else); seccomp (a list of the system calls that it may make: no sockets, no new
+    processes, no signals to others, no mounts, no memory outside its limits, and no change of any file's
+    owner, mode, times or attributes, in its own folder either).
 
 What it does not isolate: the kernel itself (a kernel exploit gets out; a virtual machine would be needed),
 CPU caches and timing, total CPU time of many programs at once, and remains of earlier programs in the memory
-of the zygote. A kernel that lacks one of the `NEEDED` layers is refused unless the settings allow a weak
+of the zygote. A machine that lacks one of the `NEEDED` layers is refused unless the settings allow a weak
 sandbox. Not Linux: not supported.
 """
 
@@ -133,8 +136,11 @@ def require_layers(layers: dict[str, bool], allowed: bool, what: str, instead: s
     """Raise WeakSandboxError where a `NEEDED` layer is missing; only log it where that is `allowed`."""
     missing = [name for name in NEEDED if not layers.get(name)]
     if missing and not allowed:
+        remedy = "use another machine"
+        if missing == ["unprivileged_user"]:  # only where it was started as root
+            remedy = "start as another user than root, use a Python that user nobody can read"
         raise WeakSandboxError(
-            f"this kernel gives the {what} no {', '.join(missing)}: use another machine, {instead}, or set "
+            f"this machine gives the {what} no {', '.join(missing)}: {remedy}, {instead}, or set "
             f"`allow_weak_sandbox: true` for the stage if you trust the {trusted}"
         )
     if missing:

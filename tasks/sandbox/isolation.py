@@ -193,7 +193,9 @@ def _show(place: int, path: str) -> None:
     if not os.path.isdir(source):
         os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC))
     _mount(source, path, None, MS_BIND | MS_REC)
-    attributes = ctypes.create_string_buffer(struct.pack("=QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0))
+    attributes = ctypes.create_string_buffer(
+        struct.pack("=QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
+    )
     _syscall(_MOUNT_SETATTR, -1, ctypes.c_char_p(path.encode()), _AT_RECURSIVE, attributes, 32)
 
 
@@ -321,15 +323,15 @@ _ALLOWED = {
     "getsid": (124, 156), "getrlimit": (97, 163), "getrusage": (98, 165), "uname": (63, 160),
     "sysinfo": (99, 179), "getrandom": (318, 278),
 }  # fmt: skip
-"""Numbers of the calls that may be made with any arguments, on x86-64 and aarch64 (None: it has no such call)."""
+"""Numbers of the calls that may be made with any arguments, on x86-64 and aarch64 (None: no such call)."""
 
 _WORD = 0xFFFFFFFF
 _CLONE_THREAD, _CLONE_VM = 0x10000, 0x100
 _CLONE_NEW = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
 _STREAM_SOCKETS = (1, 1 | 0o4000, 1 | 0o2000000, 1 | 0o2004000)  # SOCK_STREAM, non-blocking, close-on-exec
 Condition = tuple[int, int, Sequence[int]]
-"""(word, mask, values): the word of the arguments, masked, is one of the values. The low half of argument n is
-word 2n, the high half word 2n + 1 (both architectures are little-endian)."""
+"""(word, mask, values): the word of the arguments, masked, is one of the values. The low half of argument n
+is word 2n, the high half word 2n + 1 (both architectures are little-endian)."""
 
 
 def _conditional() -> dict[tuple[int | None, int], Sequence[Condition]]:

@@ -1,7 +1,7 @@
 """Copies a value as plain data, by the built-in types' own methods (in the program's process).
 
-What a class of the program defines (`__eq__`, `__len__`, `__iter__`, ...) is not called, except by `__class__`
-tricks that json then refuses. A namedtuple, an IntEnum or a Counter becomes what it is made of.
+Nothing that a class of the program defines is called (`__eq__`, `__len__`, `__iter__`, a false `__class__`).
+A namedtuple, an IntEnum or a Counter becomes what it is made of.
 """
 
 from __future__ import annotations

@@ -136,7 +136,12 @@ def _stream(descriptor: int, mode: str) -> Any:
 
 
 def become_guardian(
-    request: dict[str, Any], stdin: int | None, output: int, started: int, layers: dict[str, bool], folder: str
+    request: dict[str, Any],
+    stdin: int | None,
+    output: int,
+    started: int,
+    layers: dict[str, bool],
+    folder: str,
 ) -> NoReturn:
     """Take the process and mount namespaces, fork the program in them, end as it ends. Never returns."""
     status = 1
@@ -267,7 +272,7 @@ def _children() -> list[int]:
 
 
 def _input_file(text: str) -> int:
-    """Hold the input in memory. The program gets this descriptor, so nothing can be written to it any more."""
+    """Hold the input in memory. The program gets this descriptor, so nothing more can be written to it."""
     file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(file, "wb", closefd=False) as writer:
         writer.write(text.encode())
