@@ -47,6 +47,8 @@ _ENVIRONMENT = {
 }
 """Variables that the pool sets for a keeper (LC_CTYPE is Python's own); none holds a secret."""
 _REPOSITORY = str(Path(__file__).parents[2])
+_DEVICES = ("/dev/null", "/dev/urandom")
+_SCRATCH_SIZE = 16 * 2**20
 _NONCE = 16
 _READY = b"ready"
 _START = 30.0
@@ -86,7 +88,7 @@ def judge_walls() -> dict[str, Callable[[], None]]:
     return {
         "capabilities_dropped": isolation.drop_capabilities,
         "file_rules": lambda: isolation.confine_files([*_libraries(), "/dev/urandom"], []),
-        "system_call_filter": isolation.forbid_system_calls,
+        "system_call_filter": isolation.allow_system_calls,
     }
 
 
@@ -238,30 +240,13 @@ def raise_walls(environment: set[str]) -> dict[str, bool]:
     """Take the keeper's own layers for good, and try a judge's in a child that is thrown away."""
     layers = {"separate_process_group": True, "resource_limits": True}
     layers["empty_environment"] = environment <= _ENVIRONMENT
-    layers["unprivileged_user"] = holds(lambda: isolation.leave_root(*_libraries(), _REPOSITORY))
-    layers["network_namespace"] = holds(isolation.enter_namespaces)
-    layers |= {name: holds_in_a_child(wall) for name, wall in judge_walls().items()}
-    return layers
-
-
-def holds(wall: Callable[[], None]) -> bool:
-    """Tell whether the kernel allows this layer."""
-    try:
-        wall()
-    except OSError:
-        return False
-    return True
-
-
-def holds_in_a_child(wall: Callable[[], None]) -> bool:
-    """Tell it without taking the layer."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os._exit(0 if holds(wall) else 1)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0
+    libraries = [*_libraries(), _REPOSITORY]
+    importable = filter(os.path.isabs, sys.path)
+    layers |= isolation.leave_machine([*libraries, *importable, *_DEVICES], libraries)
+    if layers["own_root"]:  # it is read-only, and matplotlib is not imported without a temporary folder
+        isolation.private_folder(_SCRATCH_SIZE, isolation.SCRATCH)
+        os.chdir(isolation.SCRATCH)  # `tempfile` tries the current folder last
+    return layers | {name: isolation.holds_in_a_child(wall) for name, wall in judge_walls().items()}
 
 
 def _libraries() -> list[str]:

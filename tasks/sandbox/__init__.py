@@ -1,19 +1,22 @@
 """Runs model-written programs where they can do no harm, and brings back bytes (paper 2.2: code rewards).
 
 A warm zygote (`zygote.py`) forks one process per program. Nothing that the program can reach knows the
-expected results; they are compared in the caller's process, so that exiting, printing, patching builtins
-or writing to the pipe gains it nothing that a right answer would not.
+expected results. They are compared in the caller's process, with plain JSON data that came over a pipe, so
+that exiting, printing, patching builtins, lying objects or writing to the pipe gain it nothing that a right
+answer would not.
 
 Layers, each used where the kernel allows it (`sandbox_layers()` says which hold here):
     own session and process group, killed and reaped at the deadline; limits on CPU time, memory, file
-    size, open files and processes; empty environment; user `nobody` where started by root; user, network,
-    IPC, process and mount namespaces; a private in-memory folder of 64 MiB; no capabilities; Landlock
-    (reads below Python's library, writes in its own folder, nothing else); seccomp (no sockets, no new
-    processes, no signals to others, no mounts).
+    size, open files and processes; empty environment; user `nobody` where started by root; a root of its own
+    with nothing but Python's library, read-only; user, network, IPC, process and mount namespaces; a private
+    in-memory folder of 64 MiB; no capabilities; Landlock (reads below Python's library, writes in its own
+    folder, nothing else); seccomp (a list of the system calls that it may make: no sockets, no new
+    processes, no signals to others, no mounts, no memory outside its limits, and no change of any file's
+    owner, mode, times or attributes, in its own folder either).
 
 What it does not isolate: the kernel itself (a kernel exploit gets out; a virtual machine would be needed),
 CPU caches and timing, total CPU time of many programs at once, and remains of earlier programs in the memory
-of the zygote. A kernel that lacks one of the `NEEDED` layers is refused unless the settings allow a weak
+of the zygote. A machine that lacks one of the `NEEDED` layers is refused unless the settings allow a weak
 sandbox. Not Linux: not supported.
 """
 
@@ -31,8 +34,8 @@ from tasks.supervise.peers import Peer
 
 _START = 30.0
 """Seconds a zygote may take to start."""
-_REPLY = 5.0
-"""Seconds beyond the program's own that its zygote may take to clean up and reply."""
+_REPLY = 15.0
+"""Seconds beyond the program's own that its zygote may take to isolate it, clean up and reply."""
 _BOOT = "import sys; sys.path.insert(0, {folder!r}); import zygote; del sys.path[0]; zygote.main()"
 
 
@@ -40,6 +43,7 @@ NEEDED = (
     "separate_process_group",
     "resource_limits",
     "empty_environment",
+    "unprivileged_user",
     "file_rules",
     "system_call_filter",
 )
@@ -116,7 +120,7 @@ class Sandbox:
         reply = self._peer.call(json.dumps(request).encode(), request["seconds"] + _REPLY)
         head, _, output = reply.partition(b"\n")
         header = json.loads(head)
-        if header["status"] == 97 and not output:
+        if header["outcome"] == "not started":
             raise SandboxError("a layer of the sandbox that held at its start failed: see sandbox_layers()")
         return Run(header["outcome"], header["status"], output), header["nonce"].encode()
 
@@ -132,8 +136,11 @@ def require_layers(layers: dict[str, bool], allowed: bool, what: str, instead: s
     """Raise WeakSandboxError where a `NEEDED` layer is missing; only log it where that is `allowed`."""
     missing = [name for name in NEEDED if not layers.get(name)]
     if missing and not allowed:
+        remedy = "use another machine"
+        if missing == ["unprivileged_user"]:  # only where it was started as root
+            remedy = "start as another user than root, use a Python that user nobody can read"
         raise WeakSandboxError(
-            f"this kernel gives the {what} no {', '.join(missing)}: use another machine, {instead}, or set "
+            f"this machine gives the {what} no {', '.join(missing)}: {remedy}, {instead}, or set "
             f"`allow_weak_sandbox: true` for the stage if you trust the {trusted}"
         )
     if missing:

@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 MACHINE = platform.machine()
@@ -20,9 +20,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
+MNT_DETACH, MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 2, 1, 2
+_MOUNT_SETATTR, _AT_RECURSIVE = 442, 0x8000
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
 NOBODY = 65534
+FOLDER, SCRATCH = "/tmp", "/r1-scratch"
+"""Where a program's private folder lies, and that of a keeper, whose libraries may lie below /tmp."""
 
 
 def _check(result: int) -> int:
@@ -59,6 +63,59 @@ def forbid_new_privileges() -> None:
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
+# ---- what holds on this machine ------------------------------------------------------------------
+
+
+def holds(wall: Callable[[], object]) -> bool:
+    """Tell whether the kernel allows this layer; it is taken if so."""
+    try:
+        wall()
+    except OSError:
+        return False
+    return True
+
+
+def holds_in_a_child(wall: Callable[[], object]) -> bool:
+    """Tell it without taking the layer."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if holds(wall) else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def leave_machine(visible: Sequence[str], must_read: Sequence[str]) -> dict[str, bool]:
+    """Give up root, the network and the sight of all files but the `visible` ones, for good.
+
+    Returns which of these layers hold. The own root is taken only where namespaces are allowed too, because
+    without them there would be no folder in it that a program can write to.
+    """
+    visible = [path for path in visible if os.path.exists(path)]
+
+    def take_all() -> None:
+        if not all(_take_shared_layers(visible, must_read).values()):
+            raise PermissionError
+        private_folder(2**20)
+
+    return _take_shared_layers(visible if holds_in_a_child(take_all) else [], must_read)
+
+
+def _take_shared_layers(visible: Sequence[str], must_read: Sequence[str]) -> dict[str, bool]:
+    process = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)
+    as_root = os.geteuid() == 0
+    own_root = bool(visible) and as_root and holds(lambda: make_own_root(visible))
+    layers = {
+        "unprivileged_user": holds(lambda: leave_root(*must_read)),
+        "network_namespace": holds(lambda: enter_namespaces(process)),
+    }
+    os.close(process)
+    # Another user than root may mount only in a user namespace of its own.
+    own_root = own_root or (bool(visible) and not as_root and holds(lambda: make_own_root(visible)))
+    return layers | {"own_root": own_root}
+
+
 # ---- who the program is --------------------------------------------------------------------------
 
 
@@ -76,14 +133,18 @@ def leave_root(*must_read: str) -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def enter_namespaces() -> None:
-    """New user, network, IPC and host-name namespaces; no interface is up, not even loopback."""
+def enter_namespaces(process: int) -> None:
+    """New user, network, IPC and host-name namespaces; no interface is up, not even loopback.
+
+    `process` is a descriptor of /proc/self, which the own root does not have.
+    """
     user, group = os.getuid(), os.getgid()
     _prctl(4, 1)  # PR_SET_DUMPABLE: after a change of user /proc/self would belong to root
     _check(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS))
     for name, text in (("setgroups", "deny"), ("uid_map", f"1000 {user} 1"), ("gid_map", f"1000 {group} 1")):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+        file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=process)
+        os.write(file, text.encode())
+        os.close(file)
 
 
 def enter_process_namespace() -> None:
@@ -91,13 +152,62 @@ def enter_process_namespace() -> None:
     _check(_libc.unshare(CLONE_NEWPID))
 
 
-def private_folder(path: str, size: int) -> None:
+def private_folder(size: int, path: str = FOLDER) -> None:
     """An empty in-memory file system of `size` bytes over `path`, seen by this process alone."""
+    _leave_mounts()
+    options = f"size={size},nr_inodes=4096,mode=0700"
+    _mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options)
+
+
+def make_own_root(visible: Sequence[str]) -> None:
+    """Replace the root by an empty, read-only one that has the `visible` folders and files and `FOLDER`.
+
+    They keep their paths but not the folders above them: what lies below a closed /root can be read there by
+    another user. They are read-only, so no owner, mode, time or attribute of theirs can be changed either.
+    """
+    _leave_mounts()
+    # Opened before the new root hides `FOLDER`, which one of them may lie below. The kernel binds only
+    # what was opened in this mount namespace.
+    places = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sorted(visible)}
+    _mount("tmpfs", FOLDER, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755")
+    umask = os.umask(0o022)
+    os.mkdir(FOLDER + FOLDER)
+    os.mkdir(FOLDER + SCRATCH)
+    for path, place in places.items():
+        _show(place, FOLDER + path)
+        os.close(place)
+    os.umask(umask)
+    os.chdir(FOLDER)
+    _check(_libc.pivot_root(b".", b"."))  # the old root now lies over the new one
+    _check(_libc.umount2(b".", MNT_DETACH))
+    os.chdir("/")
+    _mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _show(place: int, path: str) -> None:
+    """Bind what is open as `place` to `path`, read-only, unless it is there with a folder above it."""
+    if os.path.lexists(path):
+        return
+    source = f"/proc/self/fd/{place}"
+    os.makedirs(path if os.path.isdir(source) else os.path.dirname(path), exist_ok=True)
+    if not os.path.isdir(source):
+        os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC))
+    _mount(source, path, None, MS_BIND | MS_REC)
+    attributes = ctypes.create_string_buffer(
+        struct.pack("=QQQQ", MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
+    )
+    _syscall(_MOUNT_SETATTR, -1, ctypes.c_char_p(path.encode()), _AT_RECURSIVE, attributes, 32)
+
+
+def _leave_mounts() -> None:
+    """Take an own copy of the mounts; what is mounted in it stays in it."""
     _check(_libc.unshare(CLONE_NEWNS))
-    _check(_libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None))
-    options = f"size={size},nr_inodes=4096,mode=0700".encode()
-    flags = ctypes.c_ulong(MS_NOSUID | MS_NODEV)
-    _check(_libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, options))
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    words = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    _check(_libc.mount(*words[:3], ctypes.c_ulong(flags), words[3]))
 
 
 def drop_capabilities() -> None:
@@ -173,42 +283,87 @@ def _allow(handle: int, paths: Sequence[str], rights: int) -> None:
 # ---- which system calls it may make: seccomp -----------------------------------------------------
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""Column in the table below, and the kernel's name for the architecture."""
-_CLONE, _TGKILL, _CLONE3 = (56, 220), (234, 131), 435
-_FORBIDDEN = {
-    # sockets
-    "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
-    "accept4": (288, 242),
-    # new processes (threads are let through below)
-    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
-    # other processes
-    "kill": (62, 129), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pidfd_getfd": (438, 438),
-    "process_madvise": (440, 440), "ptrace": (101, 117), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "kcmp": (312, 272), "setpgid": (109, 154), "setsid": (112, 157),
-    "setpriority": (141, 140), "sched_setscheduler": (144, 119), "sched_setattr": (314, 274),
-    "sched_setparam": (142, 118),
-    # namespaces, mounts, files by handle
-    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
-    "chroot": (161, 51), "pivot_root": (155, 41), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "open_tree": (428, 428),
-    "mount_setattr": (442, 442), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    # shared kernel objects and kernel interfaces
-    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
-    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219), "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "reboot": (169, 142),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "swapon": (167, 224), "swapoff": (168, 225),
-    "acct": (163, 89), "quotactl": (179, 60),
+"""Column in the tables below, and the kernel's name for the architecture."""
+_ALLOWED = {
+    # files: open, read, write, list, rename and remove. Landlock and the own root decide where. Nothing that
+    # changes owner, mode, times or attributes of a file, and no links
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "stat": (4, None), "fstat": (5, 80),
+    "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None),
+    "faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None), "readlinkat": (267, 78),
+    "lseek": (8, 62), "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66),
+    "truncate": (76, 45), "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82),
+    "fdatasync": (75, 83), "flock": (73, 32), "fadvise64": (221, 223), "statfs": (137, 43),
+    "fstatfs": (138, 44), "getdents64": (217, 61), "getcwd": (79, 17), "chdir": (80, 49),
+    "fchdir": (81, 50), "rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35),
+    "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276), "umask": (95, 166),
+    # descriptors and waiting for them; `recvfrom` serves the socket pair with which asyncio wakes itself
+    "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24), "pipe": (22, None), "pipe2": (293, 59),
+    "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73),
+    "epoll_create1": (291, 20), "epoll_ctl": (233, 21), "epoll_wait": (232, None),
+    "epoll_pwait": (281, 22), "recvfrom": (45, 207),
+    # own memory; memfd_create is left out, because RLIMIT_AS does not count what is not mapped
+    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "mremap": (25, 216),
+    "madvise": (28, 233), "msync": (26, 227), "brk": (12, 214),
+    # own signals and timers
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
+    "rt_sigpending": (127, 136), "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133),
+    "sigaltstack": (131, 132), "pause": (34, None), "alarm": (37, None), "getitimer": (36, 102),
+    "setitimer": (38, 103), "restart_syscall": (219, 128),
+    # time
+    "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "clock_gettime": (228, 113),
+    "clock_getres": (229, 114), "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
+    # threads and the end
+    "futex": (202, 98), "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
+    "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "getcpu": (309, 168), "exit": (60, 93),
+    "exit_group": (231, 94),
+    # questions about itself and the kernel
+    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getuid": (102, 174),
+    "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177), "getresuid": (118, 148),
+    "getresgid": (120, 150), "getgroups": (115, 158), "getpgid": (121, 155), "getpgrp": (111, None),
+    "getsid": (124, 156), "getrlimit": (97, 163), "getrusage": (98, 165), "uname": (63, 160),
+    "sysinfo": (99, 179), "getrandom": (318, 278),
 }  # fmt: skip
-_CLONE_THREAD = 0x10000
+"""Numbers of the calls that may be made with any arguments, on x86-64 and aarch64 (None: no such call)."""
+
+_WORD = 0xFFFFFFFF
+_CLONE_THREAD, _CLONE_VM = 0x10000, 0x100
+_CLONE_NEW = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
+_STREAM_SOCKETS = (1, 1 | 0o4000, 1 | 0o2000000, 1 | 0o2004000)  # SOCK_STREAM, non-blocking, close-on-exec
+Condition = tuple[int, int, Sequence[int]]
+"""(word, mask, values): the word of the arguments, masked, is one of the values. The low half of argument n
+is word 2n, the high half word 2n + 1 (both architectures are little-endian)."""
+
+
+def _conditional() -> dict[tuple[int | None, int], Sequence[Condition]]:
+    """Return the calls that may be made only if all conditions on their arguments hold."""
+    no_special_bits = (0o7000, (0,))  # of a new file's mode: set-user-id, set-group-id, sticky
+    return {
+        (2, None): [(4, *no_special_bits)],  # open
+        (257, 56): [(6, *no_special_bits)],  # openat
+        (83, None): [(2, *no_special_bits)],  # mkdir
+        (258, 34): [(4, *no_special_bits)],  # mkdirat
+        # fcntl: duplicates, flags and record locks. F_SETOWN, F_SETSIG and F_NOTIFY could signal others
+        (72, 25): [(2, _WORD, (0, 1, 2, 3, 4, 5, 6, 7, 1030))],
+        # ioctl: TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. FS_IOC_SETFLAGS is left out
+        (16, 29): [(2, _WORD, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451))],
+        # socketpair: AF_UNIX streams, which cannot name another socket. sendto: without an address
+        (53, 199): [(0, _WORD, (1,)), (2, _WORD, _STREAM_SOCKETS)],
+        (44, 206): [(8, _WORD, (0,)), (9, _WORD, (0,))],
+        (302, 261): [(0, _WORD, (0,))],  # prlimit64: its own limits, which it cannot raise
+        (234, 131): [(0, _WORD, (os.getpid(),))],  # tgkill: its own threads
+        (56, 220): [(0, _CLONE_THREAD | _CLONE_VM | _CLONE_NEW, (_CLONE_THREAD | _CLONE_VM,))],  # clone
+    }  # type: ignore[dict-item]
+
+
+_CLONE3 = 435
 _ALLOW, _EPERM, _ENOSYS = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+Instruction = tuple[int, int, int, int]
+"""Classic BPF: (operation, jump if true, jump if false, operand)."""
 
 
-def forbid_system_calls() -> None:
-    """Everything in the table fails with EPERM; so do forks, and signals to threads of other processes.
+def allow_system_calls() -> None:
+    """From now on every system call fails with EPERM, except those that the tables above allow.
 
     Call it in the process it is for: its process number goes into the filter.
     """
@@ -221,29 +376,28 @@ def forbid_system_calls() -> None:
     _prctl(PR_SET_SECCOMP, 2, ctypes.addressof(program))
 
 
-def _filter(column: int, architecture: int) -> Iterator[tuple[int, int, int, int]]:
-    """Lines of classic BPF: (operation, jump if true, jump if false, operand).
-
-    Loads are at 0 the number of the call, at 4 the architecture, at 16 the first argument.
-    """
+def _filter(column: int, architecture: int) -> Iterator[Instruction]:
+    """The kernel gives the filter the call's number at 0, the architecture at 4, the arguments from 16 on."""
     yield _LOAD, 0, 0, 4
     yield _EQUAL, 1, 0, architecture
     yield _RETURN, 0, 0, _EPERM
     yield _LOAD, 0, 0, 0
-    yield _AT_LEAST, 0, 1, 0x40000000  # the x32 calls
-    yield _RETURN, 0, 0, _EPERM
     yield _EQUAL, 0, 1, _CLONE3  # without it libc falls back to clone, whose flags a filter can read
     yield _RETURN, 0, 0, _ENOSYS
-    for number in filter(None, (numbers[column] for numbers in _FORBIDDEN.values())):
-        yield _EQUAL, 0, 1, number
-        yield _RETURN, 0, 0, _EPERM
-    yield _EQUAL, 0, 4, _TGKILL[column]
-    yield _LOAD, 0, 0, 16
-    yield _EQUAL, 1, 0, os.getpid()
-    yield _RETURN, 0, 0, _EPERM
-    yield _RETURN, 0, 0, _ALLOW
-    yield _EQUAL, 0, 3, _CLONE[column]
-    yield _LOAD, 0, 0, 16
-    yield _ANY_BIT, 1, 0, _CLONE_THREAD
-    yield _RETURN, 0, 0, _EPERM
-    yield _RETURN, 0, 0, _ALLOW
+    for number in [numbers[column] for numbers in _ALLOWED.values()]:
+        if number is not None:
+            yield _EQUAL, 0, 1, number
+            yield _RETURN, 0, 0, _ALLOW
+    for numbers, conditions in _conditional().items():
+        if (number := numbers[column]) is not None:
+            check = [line for condition in conditions for line in _unless(*condition)]
+            yield _EQUAL, 0, len(check) + 1, number
+            yield from check
+            yield _RETURN, 0, 0, _ALLOW
+    yield _RETURN, 0, 0, _EPERM  # also the x32 calls, whose numbers have bit 30 set
+
+
+def _unless(word: int, mask: int, values: Sequence[int]) -> list[Instruction]:
+    """Return EPERM unless the condition holds; then go on after the last line."""
+    found = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
+    return [(_LOAD, 0, 0, 16 + 4 * word), (_AND, 0, 0, mask), *found, (_RETURN, 0, 0, _EPERM)]

@@ -13,6 +13,7 @@ with a JSON line and the raw bytes. It never interprets those bytes.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import io
 import json
@@ -30,13 +31,17 @@ from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn
 
 import isolation
+from plain import plain
 
 MAX_OUTPUT = 2**20
 MEMORY = 512 * 2**20
 FILE_SIZE = 16 * 2**20
 FOLDER_SIZE = 64 * 2**20
-HARNESS_FAILED = 97
-FOLDER = "/tmp"
+START_SECONDS = 10.0
+"""Longest wait for the isolation of a program, before its own time begins."""
+STARTED = b"+"
+_SEALS = 0xF
+"""All seals of a memfd: it cannot be written, grown or shrunk, and no seal can be removed."""
 
 PREIMPORTED = (
     *("bisect", "collections", "dataclasses", "datetime", "decimal", "fractions", "functools", "heapq"),
@@ -48,7 +53,7 @@ PREIMPORTED = (
 
 
 def isolate(layers: dict[str, bool], seconds: float) -> None:
-    """Every layer that holds on this machine; the first that fails now ends the process."""
+    """Take every layer that holds on this machine. Raises OSError where one of them fails now."""
     isolation.die_with_parent()
     os.umask(0o077)
     isolation.limit_resources(seconds, MEMORY, FILE_SIZE)
@@ -58,17 +63,18 @@ def isolate(layers: dict[str, bool], seconds: float) -> None:
 
 
 def process_walls() -> dict[str, Callable[[], None]]:
-    readable = [*_library_folders(), "/usr/share/zoneinfo", "/dev/null", "/dev/urandom", "/dev/zero"]
     return {
         "capabilities_dropped": isolation.drop_capabilities,
-        "file_rules": lambda: isolation.confine_files(readable, [os.getcwd()]),
-        "system_call_filter": isolation.forbid_system_calls,
+        "file_rules": lambda: isolation.confine_files(readable(), [os.getcwd()]),
+        "system_call_filter": isolation.allow_system_calls,
     }
 
 
-def _library_folders() -> list[str]:
-    own = os.path.dirname(os.__file__)
-    return [own, "/lib", "/lib64", "/usr/lib", "/usr/lib64", os.path.join(sys.base_prefix, "lib")]
+def readable() -> list[str]:
+    """Return the folders and files that a program may read, beside its own."""
+    own, base = os.path.dirname(os.__file__), os.path.join(sys.base_prefix, "lib")
+    devices = ("/dev/null", "/dev/urandom", "/dev/zero")
+    return [own, base, "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", *devices]
 
 
 def run_program(request: dict[str, Any], result: BinaryIO) -> None:
@@ -83,7 +89,8 @@ def run_program(request: dict[str, Any], result: BinaryIO) -> None:
         exec(compile(request["program"], "<answer>", "exec"), module.__dict__)
         if "stdin" not in request:
             function = getattr(module, request["entry_point"])
-            values = [function(*arguments) for arguments in request["calls"]]
+            # Each value is copied before the next call, which may change it.
+            values = [plain(function(*arguments)) for arguments in request["calls"]]
             body = json.dumps(values, allow_nan=False).encode()
             result.write(request["nonce"].encode() + struct.pack(">I", len(body)) + body)
     finally:
@@ -92,21 +99,26 @@ def run_program(request: dict[str, Any], result: BinaryIO) -> None:
 
 
 def become_program(
-    request: dict[str, Any], stdin: int | None, output: int, layers: dict[str, bool]
+    request: dict[str, Any], stdin: int | None, output: int, started: int, layers: dict[str, bool]
 ) -> NoReturn:
-    """Never returns. Descriptors: 0 the input, 1 and 2 the output or nothing, 3 the pipe to the harness."""
-    status = HARNESS_FAILED
+    """Isolate this process, say so on `started`, run the program. Never returns.
+
+    Descriptors: 0 the input, 1 and 2 the output or nothing, 3 the pipe to the harness. `started` is closed
+    before the program's first line, so that no program can make its end look like a failed isolation.
+    """
+    status = 1
     try:
         null = os.open(os.devnull, os.O_RDWR)
-        result = os.dup2(output, 200)
+        result, started = os.dup2(output, 200), os.dup2(started, 201)
         os.dup2(stdin if stdin is not None else null, 0)
         os.dup2(result if stdin is not None else null, 1)
         os.dup2(null, 2)
         os.dup2(result, 3)
-        os.closerange(4, 256)
+        os.closerange(4, 201)
         sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
         isolate(layers, request["seconds"])
-        status = 1
+        os.write(started, STARTED)
+        os.close(started)
         run_program(request, os.fdopen(3, "wb", closefd=False))
         status = 0
     except SystemExit as end:
@@ -124,22 +136,28 @@ def _stream(descriptor: int, mode: str) -> Any:
 
 
 def become_guardian(
-    request: dict[str, Any], stdin: int | None, output: int, layers: dict[str, bool], folder: str
+    request: dict[str, Any],
+    stdin: int | None,
+    output: int,
+    started: int,
+    layers: dict[str, bool],
+    folder: str,
 ) -> NoReturn:
     """Take the process and mount namespaces, fork the program in them, end as it ends. Never returns."""
-    status = HARNESS_FAILED
+    status = 1
     try:
         os.setsid()
         isolation.die_with_parent()
         if layers.get("process_namespace"):
             isolation.enter_process_namespace()
         if layers.get("private_folder"):
-            isolation.private_folder(folder, FOLDER_SIZE)
+            isolation.private_folder(FOLDER_SIZE)
         os.chdir(folder)
         program = os.fork()
         if program == 0:
-            become_program(request, stdin, output, layers)
+            become_program(request, stdin, output, started, layers)
         os.close(output)
+        os.close(started)
         status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
     finally:
         os._exit(status & 0xFF)
@@ -152,30 +170,42 @@ def run(request: dict[str, Any], layers: dict[str, bool]) -> tuple[dict[str, Any
     """One program from fork to reaping; (header, output)."""
     request["nonce"] = os.urandom(16).hex()
     private = layers.get("private_folder", False)
-    folder = FOLDER if private else tempfile.mkdtemp(prefix="r1-sandbox-")
+    folder = isolation.FOLDER if private else tempfile.mkdtemp(prefix="r1-sandbox-")
     stdin = _input_file(request["stdin"]) if "stdin" in request else None
-    read_end, write_end = os.pipe()
+    (output_end, output), (started_end, started) = os.pipe(), os.pipe()
     guardian = os.fork()
     if guardian == 0:
-        os.close(read_end)
-        become_guardian(request, stdin, write_end, layers, folder)
-    os.close(write_end)
-    if stdin is not None:
-        os.close(stdin)
-    outcome, output, status = collect(guardian, read_end, time.monotonic() + request["seconds"])
-    os.close(read_end)
+        os.close(output_end)
+        os.close(started_end)
+        become_guardian(request, stdin, output, started, layers, folder)
+    for descriptor in filter(None, (output, started, stdin)):
+        os.close(descriptor)
+    outcome, printed, status = "not started", b"", None
+    if _has_started(started_end):
+        outcome, printed, status = collect(guardian, output_end, time.monotonic() + request["seconds"])
+    else:
+        end_everything(guardian)
+    os.close(output_end)
+    os.close(started_end)
     if not private:
         shutil.rmtree(folder, ignore_errors=True)
-    return {"outcome": outcome, "status": status, "nonce": request["nonce"]}, output
+    return {"outcome": outcome, "status": status, "nonce": request["nonce"]}, printed
 
 
-def collect(guardian: int, read_end: int, deadline: float) -> tuple[str, bytes, int | None]:
+def _has_started(started_end: int) -> bool:
+    """Wait until the program's process is isolated; False where it ended before or took too long."""
+    poll = select.poll()
+    poll.register(started_end, select.POLLIN)
+    return bool(poll.poll(START_SECONDS * 1000)) and os.read(started_end, 1) == STARTED
+
+
+def collect(guardian: int, output_end: int, deadline: float) -> tuple[str, bytes, int | None]:
     """Read until the pipe closes, the output is too long or the time is up; then leave nothing running."""
     output, outcome = bytearray(), "deadline"
     poll = select.poll()
-    poll.register(read_end, select.POLLIN)
+    poll.register(output_end, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-        part = os.read(read_end, 65536)
+        part = os.read(output_end, 65536)
         output += part
         if not part or len(output) > MAX_OUTPUT:
             outcome = "output" if part else "ended"
@@ -218,23 +248,36 @@ def end_everything(guardian: int | None = None) -> None:
             time.sleep(0.0005)
 
 
+CHILDREN: int | None = None
+"""The kernel's list of this process's children. Opened while there is a /proc."""
+
+
+def _open_children() -> int | None:
+    try:
+        return os.open("/proc/thread-self/children", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return None
+
+
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
 
 
 def _children() -> list[int]:
-    try:
-        with open("/proc/thread-self/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
+    if CHILDREN is None:
         return []
+    os.lseek(CHILDREN, 0, os.SEEK_SET)
+    return [int(word) for word in os.read(CHILDREN, 65536).split()]
 
 
 def _input_file(text: str) -> int:
-    file = os.memfd_create("stdin")
-    os.write(file, text.encode())
+    """Hold the input in memory. The program gets this descriptor, so nothing more can be written to it."""
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(file, "wb", closefd=False) as writer:
+        writer.write(text.encode())
     os.lseek(file, 0, os.SEEK_SET)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
     return file
 
 
@@ -244,31 +287,11 @@ def _input_file(text: str) -> int:
 def raise_walls() -> dict[str, bool]:
     """Try every layer, the zygote's own for good, the others in a child that is thrown away."""
     layers = {"separate_process_group": True, "resource_limits": True, "empty_environment": not os.environ}
-    layers["unprivileged_user"] = _holds(lambda: isolation.leave_root(os.path.dirname(os.__file__)))
-    layers["network_namespace"] = _holds(isolation.enter_namespaces)
+    layers |= isolation.leave_machine(readable(), [os.path.dirname(os.__file__)])
     isolation.adopt_orphans()
-    layers["process_namespace"] = _holds_in_a_child(isolation.enter_process_namespace)
-    layers["private_folder"] = _holds_in_a_child(lambda: isolation.private_folder(FOLDER, FOLDER_SIZE))
-    layers |= {name: _holds_in_a_child(wall) for name, wall in process_walls().items()}
-    return layers
-
-
-def _holds(wall: Callable[[], None]) -> bool:
-    try:
-        wall()
-    except OSError:
-        return False
-    return True
-
-
-def _holds_in_a_child(wall: Callable[[], None]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os._exit(0 if _holds(wall) else 1)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0
+    layers["process_namespace"] = isolation.holds_in_a_child(isolation.enter_process_namespace)
+    layers["private_folder"] = isolation.holds_in_a_child(lambda: isolation.private_folder(FOLDER_SIZE))
+    return layers | {name: isolation.holds_in_a_child(wall) for name, wall in process_walls().items()}
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, layers: dict[str, bool]) -> None:
@@ -281,6 +304,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, layers: dict[str, bool]) -> Non
 
 
 def main() -> None:
+    global CHILDREN
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     for name in PREIMPORTED:
@@ -291,6 +315,7 @@ def main() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.chdir("/")
+    CHILDREN = _open_children()
     layers = raise_walls()
     gc.freeze()
     serve(requests, replies, layers)

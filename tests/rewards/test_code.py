@@ -123,7 +123,146 @@ def test_a_bug_fix_is_graded_by_unit_tests_that_it_cannot_talk_to(pool):
     assert judged(pool, {"unit_tests": TESTS}, "class Stack").verdict.value == "wrong"
 
 
+LIES = """
+class Lie:
+    def _lie(self, *other): return True
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = __instancecheck__ = _lie
+    def __hash__(self): return 1
+    def __len__(self): return 3
+    def __iter__(self): return iter([1, 2, 3])
+    def __getitem__(self, at): return [1, 2, 3][at]
+    def __abs__(self): return 0
+    __sub__ = __rsub__ = lambda self, other: 0
+    __int__ = __index__ = lambda self: 3
+    __float__ = lambda self: 3.0
+    __round__ = lambda self, *digits: 3
+    def keys(self): return ["a"]
+    def items(self): return [("a", 1)]
+    __class__ = property(lambda self: {kind})
+class LyingInt(Lie, int): __class__ = int
+class LyingFloat(Lie, float): __class__ = float
+class LyingStr(Lie, str): __class__ = str
+class LyingList(Lie, list): __class__ = list
+class LyingTuple(Lie, tuple): __class__ = tuple
+class LyingDict(Lie, dict): __class__ = dict
+"""
+LIARS = {
+    **{f"claims to be {kind}": (kind, "Lie()") for kind in ("bool", "int", "float", "str", "list", "dict")},
+    "int": ("int", "LyingInt(77)"),
+    "float": ("int", "LyingFloat(77.0)"),
+    "not a number": ("int", "LyingFloat('nan')"),
+    "str": ("int", "LyingStr('other')"),
+    "list": ("int", "LyingList([77])"),
+    "tuple": ("int", "LyingTuple([77])"),
+    "dict": ("int", "LyingDict(b=77)"),
+    "a list of them": ("int", "[LyingInt(77)] * 4"),
+}
+HONEST = {  # assertion: what an honest program returns
+    **{"f() == 3": 3, "3 == f()": 3, "f() != 77 and f() == 3": 3, "f() is True": True, "f() is not None": 3},
+    **{
+        "f() < 5": 3,
+        "5 > f()": 3,
+        "f() >= 3": 3,
+        "0 < f() <= 3": 3,
+        "not f() > 3": 3,
+        "f() in (3, 4)": 3,
+        "f() in {4, 3}": 3,
+    },
+    **{
+        "f()": True,
+        "not f()": False,
+        "2 in f()": [1, 2, 3],
+        "4 not in f()": [1, 2, 3],
+        "len(f()) == 3": [1] * 3,
+    },
+    **{"len(f()) > 2": [1] * 3, "sorted(f()) == [1, 2, 3]": [3, 1, 2], "abs(f() - 0.3) < 1e-6": 0.1 + 0.2},
+    **{"round(f(), 2) == 0.33": 1 / 3, "isinstance(f(), int)": 3, "not isinstance(f(), (str, list))": 3},
+    **{
+        "f() == [1, 2, 3]": (1, 2, 3),
+        "f() == {'a': 1}": {"a": 1},
+        "'el' in f()": "hello",
+        "f() in 'abc'": "b",
+    },
+    **{"len(f())": [1], "not len(f())": [], "f() == 0.3": 0.1 + 0.2, "abs(1 - f()) <= 0.5": 1.25},
+}
+NOT_HELD_BY_A_LIE = [text for text in HONEST if "not" not in text and "!=" not in text and text != "len(f())"]
+
+
+@pytest.mark.parametrize("assertion", HONEST)
+def test_assertions_hold_for_honest_values(pool, assertion):
+    tests, value = f"def test_it():\n    assert {assertion}", HONEST[assertion]
+    assert judged(pool, {"unit_tests": tests}, f"def f(): return {value!r}").verdict.value == "correct"
+    assert judged(pool, {"unit_tests": tests}, "def f(): return {'no': None}").verdict.value == (
+        "correct" if assertion in HELD_BY_ANY_DATA else "wrong"
+    )
+
+
+HELD_BY_ANY_DATA = {"f() is not None", "not isinstance(f(), (str, list))", "4 not in f()", "len(f())"}
+
+
+@pytest.mark.parametrize(("kind", "liar"), LIARS.values(), ids=LIARS)
+def test_an_object_that_lies_makes_no_assertion_hold(pool, kind, liar):
+    """One test function an assertion, so that the share of those that passed shows each."""
+    tests = "".join(f"def test_{n}():\n    assert {text}\n" for n, text in enumerate(NOT_HELD_BY_A_LIE))
+    program = LIES.replace("{kind}", kind) + f"\ndef f(): return {liar}"
+    for n, text in enumerate(NOT_HELD_BY_A_LIE):
+        one = f"def test_{n}():\n    assert {text}\n"
+        if (text, liar) in HELD_BY_WHAT_IT_IS:
+            continue
+        assert judged(pool, {"unit_tests": one}, program).verdict.value == "wrong", text
+    assert judged(pool, {"unit_tests": tests}, program).verdict.value == "wrong"
+
+
+HELD_BY_WHAT_IT_IS = {
+    *(("f() >= 3", f"{lie}") for lie in ("LyingInt(77)", "LyingFloat(77.0)")),
+    *(("len(f()) > 2", lie) for lie in ("LyingStr('other')", "[LyingInt(77)] * 4")),
+    ("isinstance(f(), int)", "LyingInt(77)"),
+}
+
+
+@pytest.mark.parametrize(("kind", "liar"), LIARS.values(), ids=LIARS)
+def test_a_lying_value_is_no_right_value(pool, kind, liar):
+    program = LIES.replace("{kind}", kind)
+    for expected in (3, 3.0, True, "other!", [1, 2, 3], {"a": 1}, None):
+        call = {"entry_point": "f", "cases": [{"args": [], "expected": expected}]}
+        assert judged(pool, call, f"{program}\ndef f(): return {liar}").verdict.value == "wrong"
+    stdin = {"cases": [{"stdin": "", "stdout": "3"}]}
+    assert judged(pool, stdin, f"{program}\nprint({liar}, end='')").verdict.value == "wrong"
+
+
+def test_values_are_copied_before_the_program_goes_on(pool):
+    growing = "kept = []\ndef f(x):\n    kept.append(x)\n    return kept"
+    cases = [{"args": [1], "expected": [1]}, {"args": [2], "expected": [1, 2]}]
+    assert judged(pool, {"entry_point": "f", "cases": cases}, growing).verdict.value == "correct"
+    tests = "def test_it():\n    assert f(1) == [1]\n    assert f(2) == [1, 2]"
+    assert judged(pool, {"unit_tests": tests}, growing).verdict.value == "correct"
+
+
+def test_subclasses_of_plain_types_are_data(pool):
+    program = """
+from collections import Counter, OrderedDict, namedtuple
+from enum import IntEnum
+class Colour(IntEnum):
+    red = 2
+def f(kind):
+    pair = namedtuple("Pair", "a b")(1, Colour.red)
+    return {"pair": pair, "counter": Counter("aab"), "ordered": OrderedDict(x=True)}[kind]
+"""
+    expected = {"pair": [1, 2], "counter": {"a": 2, "b": 1}, "ordered": {"x": True}}
+    cases = [{"args": [kind], "expected": value} for kind, value in expected.items()]
+    assert judged(pool, {"entry_point": "f", "cases": cases}, program).verdict.value == "correct"
+
+
 UNFIT = [
+    "def test_a(): assert f() or g()",
+    "def test_a(): assert all(f())",
+    "def test_a(): assert hasattr(f(), 'x')",
+    "def test_a(): assert isinstance(f(), Stack)",
+    "def test_a(): assert (f() == g()) == True",
+    "def same(x): return x == 2\ndef test_a(): assert same(f())",
+    "def test_a():\n  with open('x'):\n    assert f() == 1",
+    "def test_a():\n  with pytest.raises(KeyError):\n    assert f() == 1",
+    "def test_a(): assert f() == {1, 2}",
     "def test_a(): assert f() == g()",
     "def test_a(): pass",
     "x = 1",

@@ -7,12 +7,12 @@ tests, whose assertions are turned into calls (`tasks.rewards.unit_tests`).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.rewards.checks import holds, same_value
 from tasks.rewards.extraction import final_program
 from tasks.rewards.unit_tests import with_tests
 from tasks.rewards.verdict import Judgement, Verdict
@@ -65,28 +65,6 @@ def judge_code(
     return _judge_each(sandbox, program, arguments.get("entry_point"), cases, seconds, every_case)
 
 
-def same_value(expected: Any, value: Any) -> bool:
-    """Equal as JSON data; floats to nine digits; a bool is never a number."""
-    if isinstance(expected, bool) or isinstance(value, bool):
-        return expected is value
-    if isinstance(expected, float) or isinstance(value, float):
-        numbers = isinstance(expected, int | float) and isinstance(value, int | float)
-        return numbers and _close(expected, value)
-    if isinstance(expected, list | tuple):
-        return (
-            isinstance(value, list)
-            and len(expected) == len(value)
-            and all(same_value(e, v) for e, v in zip(expected, value, strict=True))
-        )
-    if isinstance(expected, dict):
-        return (
-            isinstance(value, dict)
-            and expected.keys() == value.keys()
-            and all(same_value(item, value[key]) for key, item in expected.items())
-        )
-    return type(expected) is type(value) and expected == value
-
-
 def same_text(expected: str, printed: bytes) -> bool:
     """Equal line by line, trailing white space and trailing empty lines aside."""
     return _lines(expected) == _lines(printed.decode(errors="replace"))
@@ -98,7 +76,7 @@ def _judge_calls(
     run, values = sandbox.run_calls(program, entry_point, [case["args"] for case in cases], seconds)
     if run.outcome != "ended" or values is None:
         return _failure(run, 0, len(cases))
-    passed = sum(same_value(case["expected"], value) for case, value in zip(cases, values, strict=True))
+    passed = sum(_passes(case, value) for case, value in zip(cases, values, strict=True))
     return _counted(passed, len(cases))
 
 
@@ -132,7 +110,15 @@ def _run_case(
         run = sandbox.run_stdin(program, case["stdin"], seconds)
         return run, run.outcome == "ended" and run.status == 0 and same_text(case["stdout"], run.output)
     run, values = sandbox.run_calls(program, entry_point, [case["args"]], seconds)
-    return run, values is not None and same_value(case["expected"], values[0])
+    return run, values is not None and _passes(case, values[0])
+
+
+def _passes(case: Mapping[str, Any], value: Any) -> bool:
+    """Compare what a call returned, as JSON gave it, with what its case expects."""
+    if "checks" not in case:
+        return same_value(case["expected"], value)
+    checks = case["checks"]
+    return isinstance(value, list) and len(value) == len(checks) and all(map(holds, checks, value))
 
 
 def _failure(run: Run, passed: int, total: int) -> Graded:
@@ -152,13 +138,6 @@ def _counted(passed: int, total: int) -> Graded:
     if passed == total:
         return Graded(Verdict.correct, "", 1.0)
     return Graded(Verdict.wrong, f"{passed} of {total} cases passed", passed / total)
-
-
-def _close(a: float, b: float) -> bool:
-    try:
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
-    except OverflowError:
-        return False
 
 
 def _lines(text: str) -> list[str]:
