@@ -1,10 +1,12 @@
 """The documentation against the code: settings tables, links, anchors, and what the README shows."""
 
+import ast
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from docs import results
 from docs.generate import PAGES, README_PRESET, settings_table, with_result, with_settings
@@ -88,3 +90,28 @@ def test_the_figure_of_the_readme_follows_the_theme_and_shows_every_score():
         assert f">{100 * row.score('verifiable', 'pass_at_1').value:.0f}%<" in drawn
     assert "prefers-color-scheme:dark" in drawn
     assert (results.RESULTS / "recipe.svg").read_text().count("%</text>") == len(result.rows)
+
+
+def test_the_examples_for_contributors_are_python_and_yaml():
+    """`tests/test_rooms.py` runs most of them; here is what a typing error would break."""
+    blocks = re.findall(r"(?s)```(python|yaml)\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text())
+    assert len(blocks) >= 10
+    for language, text in blocks:
+        ast.parse(text) if language == "python" else yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("page", MARKDOWN[:2], ids=names[:2])
+def test_every_path_that_is_named_exists(page):
+    """In backticks or a table: `tasks/recipe.py`. NAME stands for any name."""
+    for path in re.findall(
+        r"`((?:tasks|flows|artifacts|docs|tests|configs|benchmarks)/[\w./-]*)`", page.read_text()
+    ):
+        named = "NAME" in path or path.startswith(MADE_UP)
+        assert named or (REPOSITORY / path).exists(), path
+
+
+MADE_UP = (
+    "tasks/census", "tasks/rewards/terms/brief", "tasks/rewards/verifiers/suffix",
+    "tasks/problems/sources/backwards", "configs/students/my-student",
+)  # fmt: skip
+"""Files of the worked examples."""

@@ -7,6 +7,7 @@ from artifacts.store import ArtifactStore
 from docs import results
 from tasks.kinds import Kind
 from tasks.report.tables import load_stage_rows
+from tasks.tables import TABLES
 
 
 def test_a_result_comes_from_a_finished_run(report, tmp_path):
@@ -18,7 +19,7 @@ def test_a_result_comes_from_a_finished_run(report, tmp_path):
         kind=Kind.report, stage="report", stage_version=2, node="report", preset="tiny", key="1" * 64,
         parents=parents,
     )  # fmt: skip
-    store.publish(draft, fields)
+    store.set_ref("tiny/report", store.publish(draft, fields, TABLES))
     result = results.from_store(store, "tiny", 493.0, 1.5)
     assert [row.node for row in result.rows] == [r.node for r in load_stage_rows({"report": report.draft})]
     assert set(result.digests) >= {"base", "cold-start", "r1", "reward-models"}
