@@ -15,8 +15,8 @@ from tasks.base.load import (
     run,
     set_context,
 )
-from tasks.base.smollm2 import SMOLLM2, smollm2_installed
-from tasks.base.stage import BaseConfig
+from tasks.base.smollm2 import smollm2_installed
+from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.rendering import render_prompt
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
