@@ -33,10 +33,10 @@ from tasks.curation.candidates import (
 from tasks.curation.choice import chosen
 from tasks.curation.readability import FILTERS
 from tasks.job import Job
+from tasks.judged_samples import sample_checkpoint
 from tasks.problem import from_table
 from tasks.registry import modules
 from tasks.rewards.language import language_consistency
-from tasks.rollout.sampling import sample_checkpoint
 from tasks.tables import REJECTED, SAMPLES, SFT
 
 Dropped = list[tuple[Candidate, Rejection]]

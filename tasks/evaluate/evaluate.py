@@ -15,9 +15,9 @@ from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
 from tasks.evaluate.voting import verified_equivalence
 from tasks.job import Job
+from tasks.judged_samples import sample_checkpoint, verdict_counts
 from tasks.problem import DOMAINS, Problem, from_table, select
 from tasks.rewards.pool import VerifierPool
-from tasks.rollout.sampling import sample_checkpoint, verdict_counts
 from tasks.tables import QUESTION_SCORES, SAMPLES, SCORES
 
 _HEADLINES = {"pass_at_1", "format", "language_consistency", "length"}

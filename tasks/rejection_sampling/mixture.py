@@ -32,11 +32,11 @@ from tasks.curation.candidates import (
 from tasks.curation.choice import chosen
 from tasks.curation.readability import FILTERS
 from tasks.job import Input, Job
+from tasks.judged_samples import sample_checkpoint
 from tasks.problem import Problem, from_table
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
 from tasks.rendering import Template, render_prompt
 from tasks.rollout.engine import derived_seed
-from tasks.rollout.sampling import sample_checkpoint
 from tasks.tables import REJECTED, SAMPLES, SFT
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.problem import Problem
+if TYPE_CHECKING:
+    from tasks.problem import Problem
 
 _LATIN_WORD = re.compile(r"[A-Za-z0-9']+")
 _CJK = re.compile(r"[\u3400-\u9fff]")

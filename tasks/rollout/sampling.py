@@ -1,4 +1,6 @@
-"""The `samples` table: completions of problems, in shards that survive a kill, and their verdicts.
+"""The `samples` table: completions of problems, in shards that survive a kill.
+
+What they are worth is noted later (`tasks.judged_samples`): sampling knows no rewards.
 
 A shard is written whole or not at all and is reused on resume. Its folder is named by everything that
 decides the completions, so a shard of other settings is never taken for one of these. What a sample
@@ -11,23 +13,19 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from artifacts.keys import canonical_json
 from artifacts.tables import conform, read_table, write_table
-from tasks.job import Input, Job, StopRequested
+from tasks.job import Job, StopRequested
 from tasks.problem import Problem
 from tasks.rendering import Template, render_prompt
-from tasks.rewards.pool import VerifierPool
-from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rollout.engine import derived_seed
-from tasks.rollout.settings import EngineSettings, Sampling
-from tasks.rollout.text import TextSampler, Written, open_sampler
+from tasks.rollout.settings import Sampling
+from tasks.rollout.text import TextSampler, Written
 from tasks.tables import SAMPLES
 
 SHARD_COMPLETIONS = 512
@@ -42,27 +40,6 @@ class Request:
     sample_index: int
     prompt: str
     seed: int
-
-
-def sample_checkpoint(
-    checkpoint: Input,
-    problems: Sequence[Problem],
-    template: Template,
-    sampling: Sampling,
-    samples_per_problem: int,
-    seed: int,
-    engine: EngineSettings,
-    job: Job,
-    allow_weak_sandbox: bool = False,
-) -> pa.Table:
-    """`sample_problems` and `judge` with the engine and the verifiers opened and closed around them."""
-    with closing(open_sampler(engine, checkpoint.path / "model")) as sampler:
-        table = sample_problems(
-            sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
-        )
-    job.progress(table.num_rows, table.num_rows, "verify")
-    with VerifierPool(allow_weak_sandbox=allow_weak_sandbox) as pool:
-        return judge(table, problems, pool)
 
 
 def sample_problems(
@@ -104,28 +81,6 @@ def sample_problems(
 def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
     """The seed of one sample, 0 .. 2**63-1."""
     return derived_seed(seed, problem_id, sample_index)
-
-
-def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> pa.Table:
-    """`samples` with thinking, answer, verdict, and the accuracy, format and language terms filled in.
-
-    `answer` is the final answer that was judged; where no rule applies (rubric problems) it is the text
-    of the answer block, and verdict and accuracy stay null.
-    """
-    by_id = {p.id: p for p in problems}
-    asked = [by_id[i] for i in table["problem_id"].to_pylist()]
-    tokens, limits = (table[name].to_pylist() for name in ("completion_tokens", "max_new_tokens"))
-    scored = RewardFunction(RULE_TERMS, pool).score(
-        asked, table["completion"].to_pylist(), tokens, max(limits, default=0)
-    )
-    kept = {name: table[name] for name in table.column_names}
-    return conform(pa.table(kept | scored_columns(scored, RULE_TERMS)), SAMPLES)
-
-
-def verdict_counts(table: pa.Table) -> dict[str, int]:
-    """How many rows have each verdict; rows where no rule applies are left out."""
-    counts = pc.value_counts(table["verdict"].drop_null()).to_pylist()
-    return {entry["values"]: entry["counts"] for entry in counts}
 
 
 def _requests(problems: Sequence[Problem], template: Template, samples: int, seed: int) -> list[Request]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import judged_samples
 from tasks.job import StopRequested
 from tasks.kinds import Kind
 from tasks.problem import Problem
@@ -130,14 +131,14 @@ def test_judge_fills_the_columns(tmp_path):
     engine = Scripted(lambda prompt, seed: next(v for k, v in script.items() if k in prompt))
     table = subject.sample_problems(engine, problems, "plain", SHORT, 1, 0, "0" * 64, _job(tmp_path))
     with VerifierPool() as pool:
-        judged = subject.judge(table, problems, pool)
+        judged = judged_samples.judge(table, problems, pool)
     assert judged["verdict"].to_pylist() == ["correct", "wrong", "unparseable", None]
     assert judged["answer"].to_pylist() == ["1", "3", None, "hello"]
     assert judged["thinking"].to_pylist() == ["0 + 1 = 1", "所以 wait", None, "ok"]
     assert judged["reward_accuracy"].to_pylist() == [1, 0, 0, None]
     assert judged["reward_format"].to_pylist() == [1, 1, 0, 1]
     assert judged["reward_language"].to_pylist() == [1, 0.5, 0, 1]
-    assert subject.verdict_counts(judged) == {"correct": 1, "wrong": 1, "unparseable": 1}
+    assert judged_samples.verdict_counts(judged) == {"correct": 1, "wrong": 1, "unparseable": 1}
 
 
 def test_no_problems_is_an_empty_table(tmp_path):
@@ -148,7 +149,7 @@ def test_a_checkpoint_is_sampled_and_judged(tmp_path, tiny_model):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "model").symlink_to(tiny_model)
     job = local_job(tmp_path, "base", "evaluate", {"checkpoint": (Kind.checkpoint, tmp_path / "in")})
-    table = subject.sample_checkpoint(
+    table = judged_samples.sample_checkpoint(
         job.inputs["checkpoint"], PROBLEMS[:4], "r1", SHORT, 2, 0, EngineSettings(), job
     )
     assert table.num_rows == 8
