@@ -6,33 +6,30 @@ by its manifest, which is uploaded last.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from artifacts import files, leases
-from artifacts.errors import StoreError
+from artifacts.checks import MAX_DOCUMENT
+from artifacts.errors import CorruptArtifact, StoreError
 from artifacts.leases import WaitMessage
-from artifacts.manifest import MANIFEST_NAME
-
-LEASES = "leases"
-TEMPORARY = "tmp"
-STALE_SECONDS = 3600.0
-"""A temporary file or unfinished upload untouched for this long belongs to nobody alive."""
+from artifacts.local import LEASES, STALE_SECONDS, LocalBackend
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
 
 class Backend(Protocol):
     url: str
 
-    def read(self, path: str) -> bytes | None:
-        """The file's bytes, or None."""
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes | None:
+        """The file's bytes, or None.
+
+        Raises:
+            CorruptArtifact: it is not a plain file, or larger than `limit` bytes.
+        """
 
     def write(self, path: str, data: bytes) -> None:
         """Replace a file atomically."""
@@ -52,7 +49,10 @@ class Backend(Protocol):
     def sha256(self, path: str) -> str:
         """64 hex digits."""
 
-    def commit(self, draft: Path, path: str, document: bytes) -> None:
+    def open(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """A plain file, to read."""
+
+    def commit(self, draft: Path, path: str, document: bytes, signature: bytes | None) -> None:
         """Make `draft` with the manifest `document` the artifact at `path`, all at once."""
 
     def download(self, path: str, target: Path) -> None:
@@ -71,111 +71,6 @@ class Backend(Protocol):
         """`path` as other tools name it."""
 
 
-class LocalBackend:
-    """A folder on a disk with POSIX renames and `flock` (NFS 4 too)."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
-        self.url = f"file://{self.root}"
-
-    def read(self, path: str) -> bytes | None:
-        try:
-            return (self.root / path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def write(self, path: str, data: bytes) -> None:
-        files.write_atomic(self.root / path, data)
-
-    def remove(self, path: str) -> None:
-        target = self.root / path
-        if target.is_dir() and not target.is_symlink():
-            doomed = self.temporary()
-            os.rename(target, doomed)
-            shutil.rmtree(doomed)
-        else:
-            target.unlink(missing_ok=True)
-
-    def move(self, old: str, new: str) -> None:
-        files.make_directory((self.root / new).parent)
-        os.rename(self.root / old, self.root / new)
-        files.fsync_path((self.root / new).parent)
-        files.fsync_path((self.root / old).parent)
-
-    def children(self, path: str) -> list[str]:
-        folder = self.root / path
-        return (
-            sorted(p.name for p in folder.iterdir() if not files.is_temporary(p)) if folder.is_dir() else []
-        )
-
-    def listing(self, path: str) -> dict[str, int]:
-        return {name: _plain_size(file) for name, file in files.entries(self.root / path).items()}
-
-    def sha256(self, path: str) -> str:
-        return files.sha256_file(self.root / path)
-
-    def commit(self, draft: Path, path: str, document: bytes) -> None:
-        target = self.root / path
-        files.make_directory(target.parent)
-        files.write_atomic(draft / MANIFEST_NAME, document)
-        try:
-            _rename_whole(draft, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            staged = self.temporary()
-            shutil.copytree(draft, staged)
-            files.sync_tree(staged)
-            _rename_whole(staged, target)
-        files.fsync_path(target.parent)
-
-    def path(self, path: str) -> Path:
-        """Where `path` lies on this disk."""
-        return self.root / path
-
-    def download(self, path: str, target: Path) -> None:
-        shutil.copyfile(self.root / path, target)
-
-    def lease(self, name: str, wait_message: WaitMessage | None) -> AbstractContextManager[None]:
-        return leases.file_lease(self.root / LEASES / f"{name}.lock", wait_message)
-
-    def held_leases(self) -> list[str]:
-        locks = (self.root / LEASES).glob("*.lock")
-        return sorted(lock.stem for lock in locks if leases.file_is_held(lock))
-
-    def stale(self) -> list[str]:
-        left = [p for folder in ("keys", "refs") for p in (self.root / folder).rglob(".*.tmp")]
-        left += (self.root / TEMPORARY).glob("*")
-        return [p.relative_to(self.root).as_posix() for p in left if _is_stale(p)]
-
-    def address(self, path: str) -> str:
-        return str(self.root / path)
-
-    def temporary(self) -> Path:
-        """A fresh name on the same disk; `stale` finds it when its owner is gone."""
-        folder = self.root / TEMPORARY
-        files.make_directory(folder)
-        return folder / uuid.uuid4().hex
-
-
-def _rename_whole(draft: Path, target: Path) -> None:
-    """Rename; where `target` is there already it has the same digest, so the same bytes."""
-    try:
-        os.rename(draft, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-def _plain_size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() and not path.is_symlink() else -1
-
-
-def _is_stale(path: Path) -> bool:
-    newest = max((p.lstat().st_mtime for p in [path, *path.rglob("*")]), default=0.0)
-    return time.time() - newest > STALE_SECONDS
-
-
 class ObjectBackend:
     """An fsspec file system with atomic puts and, for leases, exclusive creates (S3, GCS and Azure)."""
 
@@ -190,10 +85,14 @@ class ObjectBackend:
         self.fs = DirFileSystem(root.rstrip("/"), fs)
         self.url = url.rstrip("/")
 
-    def read(self, path: str) -> bytes | None:
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes | None:
         try:
+            size = _plain_size(self.fs.info(path))
+            if not 0 <= size <= limit:
+                what = f"is larger than {limit} bytes" if size > 0 else "is not a plain file"
+                raise CorruptArtifact(f"{self.address(path)} {what}")
             return bytes(self.fs.cat_file(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, path: str, data: bytes) -> None:
@@ -238,17 +137,24 @@ class ObjectBackend:
     def listing(self, path: str) -> dict[str, int]:
         self.fs.invalidate_cache()
         found = self.fs.find(path, detail=True)
-        return {name[len(path) + 1 :]: int(info["size"]) for name, info in found.items()}
+        return {name[len(path) + 1 :]: _plain_size(info) for name, info in found.items()}
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        with self.fs.open(path, "rb") as file:
+            yield file
 
     def sha256(self, path: str) -> str:
-        with self.fs.open(path, "rb") as file:
+        with self.open(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def commit(self, draft: Path, path: str, document: bytes) -> None:
+    def commit(self, draft: Path, path: str, document: bytes, signature: bytes | None) -> None:
         for name, file in files.entries(draft).items():
             if name != MANIFEST_NAME:
                 self._make_parent(f"{path}/{name}")
                 self.fs.put_file(str(file), f"{path}/{name}")
+        if signature is not None:
+            self.write(f"{path}/{SIGNATURE_NAME}", signature)
         self.write(f"{path}/{MANIFEST_NAME}", document)
 
     def download(self, path: str, target: Path) -> None:
@@ -281,6 +187,12 @@ class ObjectBackend:
 
     def _make_parent(self, path: str) -> None:
         self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+
+def _plain_size(info: dict[str, Any]) -> int:
+    """Bytes; -1 for what is not a plain file (fsspec's local file system would follow a link)."""
+    plain = info.get("type", "file") == "file" and not info.get("islink")
+    return int(info["size"] or 0) if plain else -1
 
 
 def open_backend(url: str) -> LocalBackend | ObjectBackend:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 
-from artifacts.backends import LocalBackend
-from artifacts.errors import CorruptArtifact, StoreBusy, UnknownArtifact
+from artifacts.checks import printable
+from artifacts.errors import CorruptArtifact, StoreBusy, StoreError, UnknownArtifact
 from artifacts.integrity import damages
+from artifacts.local import LEASES, TEMPORARY, LocalBackend
 from artifacts.manifest import MANIFEST_NAME, Manifest
-from artifacts.refs import Ref
-from artifacts.store import ArtifactStore, key_path, object_path, ref_path
+from artifacts.store import ArtifactStore, Report, key_path, object_path, skip_silently
 
 
 class Fault(StrEnum):
@@ -47,7 +46,12 @@ def verify(store: ArtifactStore) -> list[StoreDamage]:
 
     Reads the whole store. Manifests, files, key entries and names are covered; not the times of names.
     """
-    return [*_object_findings(store), *_key_findings(store), *_ref_findings(store)]
+    return [
+        *_layout_damages(store),
+        *_object_damages(store),
+        *_key_damages(store),
+        *_ref_damages(store),
+    ]
 
 
 def repair(store: ArtifactStore, findings: Iterable[StoreDamage]) -> list[str]:
@@ -79,32 +83,51 @@ class Garbage:
         return sum(manifest.size for manifest in self.objects)
 
 
-def reachable(store: ArtifactStore, forget: Collection[str] = ()) -> set[str]:
-    """The digests of everything a name (not one of `forget`) reaches, directly or through parents."""
+def reachable(
+    store: ArtifactStore, forget: Collection[str] = (), report: Report = skip_silently
+) -> tuple[set[str], bool]:
+    """The digests of everything a name (not one of `forget`) reaches, directly or through parents.
+
+    And whether that is all: a damaged manifest that is reached no longer says what it was built from.
+    """
     seen: set[str] = set()
-    waiting = [named.ref for name, named in store.refs().items() if name not in forget]
+    complete = True
+    waiting = [named.ref for name, named in store.refs(report).items() if name not in forget]
     while waiting:
         ref = waiting.pop()
-        if ref.digest not in seen:
-            seen.add(ref.digest)
-            waiting.extend(_parents(store, ref))
-    return seen
+        if ref.digest in seen:
+            continue
+        seen.add(ref.digest)
+        try:
+            waiting.extend(store.manifest(ref.digest).parents.values())
+        except UnknownArtifact:
+            continue  # it is gone: `verify` reports it
+        except CorruptArtifact:
+            complete = False
+    return seen, complete
 
 
-def gc(store: ArtifactStore, dry_run: bool = True, forget: Collection[str] = ()) -> Garbage:
+def gc(
+    store: ArtifactStore,
+    dry_run: bool = True,
+    forget: Collection[str] = (),
+    report: Report = skip_silently,
+) -> Garbage:
     """What no name reaches; deleted, and the names in `forget` too, unless `dry_run`.
+
+    Damaged entries are reported and left to `repair`. While one of them is reached by a name, no artifact is
+    garbage: what that one was built from is not known.
 
     Raises:
         StoreBusy: a build is running, whose artifact may have no name yet.
-        CorruptArtifact: a manifest is damaged, so what it reaches is not known.
     """
-    if not dry_run and (held := store.backend.held_leases()):
+    if not dry_run and (held := _or_nothing(store.backend.held_leases, report)):
         raise StoreBusy(f"a build of {held[0][:12]} is running in {store.url}")
-    kept, there = reachable(store, forget), list(store.objects())
+    (kept, complete), there = reachable(store, forget, report), list(store.objects(report))
     present = {manifest.digest for manifest in there}
     garbage = Garbage(
-        tuple(manifest for manifest in there if manifest.digest not in kept),
-        tuple(store.backend.stale()),
+        tuple(manifest for manifest in there if complete and manifest.digest not in kept),
+        tuple(_or_nothing(store.backend.stale, report)),
         tuple(
             key
             for key in store.indexed_keys()
@@ -114,119 +137,124 @@ def gc(store: ArtifactStore, dry_run: bool = True, forget: Collection[str] = ())
     if not dry_run:
         for name in forget:
             store.drop_ref(name)
-        _delete(store, garbage)
+        _delete(store, garbage, report)
     return garbage
 
 
-def _delete(store: ArtifactStore, garbage: Garbage) -> None:
-    for manifest in garbage.objects:
-        target = store.key_target(manifest.key)
-        if target is not None and target.digest == manifest.digest:
-            store.backend.remove(key_path(manifest.key))
-        store.backend.remove(object_path(manifest.digest))
-    for path in (*garbage.stale, *map(key_path, garbage.keys)):
-        store.backend.remove(path)
-
-
-def _parents(store: ArtifactStore, ref: Ref) -> list[Ref]:
-    """None for an artifact that is gone: `verify` reports it."""
+def _or_nothing(find: Callable[[], list[str]], report: Report) -> list[str]:
     try:
-        return list(store.manifest(ref.digest).parents.values())
-    except UnknownArtifact:
+        return find()
+    except CorruptArtifact as error:  # a link in the place of a folder: nothing of ours lies behind it
+        report(error)
         return []
 
 
-def _object_findings(store: ArtifactStore) -> list[StoreDamage]:
-    digests = store.digests()
-    findings = [
-        StoreDamage(store.backend.address(path), "is not an artifact", Fault.stray) for path in store.strays()
+def _delete(store: ArtifactStore, garbage: Garbage, report: Report) -> None:
+    paths = [object_path(manifest.digest) for manifest in garbage.objects]
+    entries = [
+        key_path(manifest.key)
+        for manifest in garbage.objects
+        if (target := store.key_target(manifest.key)) and target.digest == manifest.digest
     ]
+    for path in (*entries, *paths, *garbage.stale, *map(key_path, garbage.keys)):
+        try:
+            store.backend.remove(path)
+        except (StoreError, OSError, RecursionError) as error:
+            report(StoreError(f"{store.backend.address(path)} was not removed: {error}"))
+
+
+def _damage(
+    store: ArtifactStore, path: str, what: str, fault: Fault, digest: str | None = None
+) -> StoreDamage:
+    return StoreDamage(printable(store.backend.address(path)), printable(what), fault, digest)
+
+
+def _layout_damages(store: ArtifactStore) -> list[StoreDamage]:
+    """Links and files in the place of the store's own folders."""
+    found = []
+    for name in ("objects", "keys", "refs", LEASES, TEMPORARY, "quarantine"):
+        try:
+            store.backend.children(name)
+        except CorruptArtifact:
+            found.append(_damage(store, name, "is not a folder of the store", Fault.stray))
+    return found
+
+
+def _object_damages(store: ArtifactStore) -> list[StoreDamage]:
+    digests = store.digests()
+    found = [_damage(store, path, "is not an artifact", Fault.stray) for path in store.strays()]
     for digest in digests:
-        findings += _damage_findings(store, digest, set(digests))
-    return findings
+        found += _artifact_damages(store, digest, set(digests))
+    return found
 
 
-def _damage_findings(store: ArtifactStore, digest: str, there: set[str]) -> list[StoreDamage]:
+def _artifact_damages(store: ArtifactStore, digest: str, there: set[str]) -> list[StoreDamage]:
     folder = object_path(digest)
-    where = store.backend.address(f"{folder}/{MANIFEST_NAME}")
-    document = store.backend.read(f"{folder}/{MANIFEST_NAME}")
-    if document is None:
+    where = f"{folder}/{MANIFEST_NAME}"
+    try:
+        manifest = store.manifest(digest)
+        changed = damages(store.backend, manifest, folder)
+    except UnknownArtifact:
         # In an object store this is an upload under way, or abandoned: then `gc` removes it.
         local = isinstance(store.backend, LocalBackend)
-        return [StoreDamage(where, "is missing", Fault.damaged, digest)] if local else []
-    if sha256(document).hexdigest() != digest:
-        return [StoreDamage(where, "has other bytes than were published", Fault.damaged, digest)]
-    manifest = Manifest.parse(document, where)
-    findings = [
-        StoreDamage(store.backend.address(f"{folder}/{damage.path}"), damage.what, Fault.damaged, digest)
-        for damage in damages(store.backend, manifest, folder)
-    ]
-    findings += [
-        StoreDamage(where, f"has a parent {name} ({parent.short}) that is gone", Fault.gone)
+        return [_damage(store, where, "is missing", Fault.damaged, digest)] if local else []
+    except CorruptArtifact as error:
+        what = str(error).removeprefix(store.backend.address(where)).strip()
+        return [_damage(store, where, what, Fault.damaged, digest)]
+    found = [_damage(store, f"{folder}/{d.path}", d.what, Fault.damaged, digest) for d in changed]
+    return found + [
+        _damage(store, where, f"has a parent {name} ({parent.short}) that is gone", Fault.gone)
         for name, parent in manifest.parents.items()
         if parent.digest not in there
     ]
-    return findings
 
 
-def _key_findings(store: ArtifactStore) -> list[StoreDamage]:
+def _key_damages(store: ArtifactStore) -> list[StoreDamage]:
     bad = [
-        StoreDamage(store.backend.address(key_path(key)), fault, Fault.index)
+        _damage(store, key_path(key), fault, Fault.index)
         for key in store.indexed_keys()
         if (fault := _key_fault(store, key))
     ]
-    return bad + [
-        StoreDamage(
-            store.backend.address(key_path(key)),
-            "is missing: the artifact of this key is not found",
-            Fault.index,
-        )
-        for key in sorted({manifest.key for manifest in _whole(store)} - set(store.indexed_keys()))
-    ]
+    missing = sorted({manifest.key for manifest in store.objects()} - set(store.indexed_keys()))
+    what = "is missing: the artifact of this key is not found"
+    return bad + [_damage(store, key_path(key), what, Fault.index) for key in missing]
 
 
 def _key_fault(store: ArtifactStore, key: str) -> str | None:
     target = store.key_target(key)
     if target is None:
         return "is not an entry of its key"
-    if store.lookup(key) is None:
+    try:
+        manifest = store.manifest(target.digest)
+    except StoreError:
+        manifest = None
+    if manifest is None or (manifest.key, manifest.ref) != (key, target):
         return f"names artifact {target.short}, which is not an intact artifact of this key"
     return None
 
 
-def _ref_findings(store: ArtifactStore) -> list[StoreDamage]:
-    findings = [_ref_finding(store, name) for name in store.ref_names()]
-    return [finding for finding in findings if finding is not None]
+def _ref_damages(store: ArtifactStore) -> list[StoreDamage]:
+    found = [_ref_damage(store, name) for name in store.ref_names()]
+    return [damage for damage in found if damage is not None]
 
 
-def _ref_finding(store: ArtifactStore, name: str) -> StoreDamage | None:
-    where = store.backend.address(ref_path(name))
+def _ref_damage(store: ArtifactStore, name: str) -> StoreDamage | None:
+    path = f"refs/{name}.json"
     try:
         ref = store.get_ref(name)
-    except CorruptArtifact:
-        return StoreDamage(where, "is not a ref", Fault.name)
+    except StoreError:
+        return _damage(store, path, "is not a ref", Fault.name)
     if ref is None:
         return None  # forgotten meanwhile
     try:
         kind = store.manifest(ref.digest).kind
     except UnknownArtifact:
-        return StoreDamage(where, "names an artifact that is gone", Fault.gone)
+        return _damage(store, path, "names an artifact that is gone", Fault.gone)
     except CorruptArtifact:
         return None  # reported with the artifact
     if kind != ref.kind:
-        return StoreDamage(where, f"calls a {kind} a {ref.kind}", Fault.name)
+        return _damage(store, path, f"calls a {kind} a {ref.kind}", Fault.name)
     return None
-
-
-def _whole(store: ArtifactStore) -> list[Manifest]:
-    """The manifests that can be read."""
-    manifests = []
-    for digest in store.digests():
-        try:
-            manifests.append(store.manifest(digest))
-        except (CorruptArtifact, UnknownArtifact):
-            continue  # reported with the artifact
-    return manifests
 
 
 def _reindex(store: ArtifactStore) -> list[str]:
@@ -236,7 +264,7 @@ def _reindex(store: ArtifactStore) -> list[str]:
         store.backend.remove(key_path(key))
     done = [f"removed the bad key entry {key[:12]}" for key in bad]
     known = set(store.indexed_keys())
-    for manifest in sorted(_whole(store), key=lambda m: m.created_at):
+    for manifest in sorted(store.objects(), key=lambda m: m.created_at):
         if manifest.key not in known:
             store.set_key(manifest)
             done.append(f"wrote the key entry of artifact {manifest.ref.short}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 
+from artifacts.checks import MAX_FILES, file_path
 from artifacts.errors import CorruptArtifact, RefusedDraft, TableError
 from artifacts.files import entries, is_temporary, sha256_files, sync_tree
-from artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest
+from artifacts.manifest import OWN_NAMES, FileEntry, load_manifest
 from artifacts.tables import Tables, inspect
 
 
@@ -23,6 +23,8 @@ def draft_files(draft: Path, key: str, tables: Tables) -> tuple[FileEntry, ...]:
     found = entries(draft)
     if not found:
         raise RefusedDraft(f"the draft {draft} is empty: write the artifact's files there first")
+    if len(found) > MAX_FILES:
+        raise RefusedDraft(f"the draft {draft} holds {len(found)} files: pack them, {MAX_FILES} is the limit")
     for name, path in found.items():
         _refuse_odd(name, path)
     shapes = [_table(name, path, tables) for name, path in found.items()]
@@ -38,23 +40,25 @@ def _drop_leftovers(draft: Path, key: str) -> None:
     """What a publish that died before its rename left: the manifest, and files never finished."""
     for unfinished in filter(is_temporary, entries(draft).values()):
         unfinished.unlink()
-    path = draft / MANIFEST_NAME
-    if not path.exists():
+    if not any((draft / name).exists() for name in OWN_NAMES):
         return
     try:
-        ours = Manifest.parse(path.read_bytes(), str(path)).key == key
+        ours = load_manifest(draft).key == key
     except CorruptArtifact:
         ours = False
     if not ours:
-        raise RefusedDraft(f"{path}: this name is the store's own; give the file another")
-    path.unlink()
+        raise RefusedDraft(f"{draft}: {' and '.join(sorted(OWN_NAMES))} are the store's own: rename the file")
+    for name in OWN_NAMES:
+        (draft / name).unlink(missing_ok=True)
 
 
 def _refuse_odd(name: str, path: Path) -> None:
     if path.is_symlink() or not path.is_file():
         raise RefusedDraft(f"{name} in the draft {path} is a link or special file: copy what it points to")
-    if not unicodedata.is_normalized("NFC", name):
-        raise RefusedDraft(f"the name {name!r} in the draft is not in Unicode form NFC: rename the file")
+    try:
+        file_path(name)
+    except ValueError as error:
+        raise RefusedDraft(f"in the draft {path.parent}: {error}: rename the file") from error
 
 
 def _table(name: str, path: Path, tables: Tables) -> tuple[str | None, int | None]:

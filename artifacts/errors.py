@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from artifacts.checks import printable, redacted
+
 
 class StoreError(Exception):
-    """Anything the store refuses; the message is one line for a user."""
+    """Anything the store refuses; the message is one line that is safe to show and holds no credentials."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(redacted(message)))
 
 
 class UnknownArtifact(StoreError, LookupError):
@@ -13,6 +18,10 @@ class UnknownArtifact(StoreError, LookupError):
 
 class CorruptArtifact(StoreError):
     """What lies in the store is not what was published."""
+
+
+class UntrustedArtifact(StoreError):
+    """Trust is required, and nobody that is trusted signed the artifact."""
 
 
 class RefusedDraft(StoreError, ValueError):

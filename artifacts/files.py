@@ -82,6 +82,14 @@ def entries(root: Path) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in sorted([*found, *links])}
 
 
+def set_modes(root: Path, folder_mode: int, file_mode: int) -> None:
+    """Give every folder and file of a tree of ours the same permissions."""
+    for folder, _, names in os.walk(root):
+        os.chmod(folder, folder_mode)
+        for name in names:
+            os.chmod(Path(folder) / name, file_mode)
+
+
 def sync_tree(root: Path) -> None:
     """Sync every file below `root`, and every directory."""
     for folder, _, names in os.walk(root, topdown=False):

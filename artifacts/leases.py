@@ -12,17 +12,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
+import stat
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
-from artifacts.files import make_directory
+from artifacts.checks import MAX_TEXT, printable
+from artifacts.errors import CorruptArtifact
 
 WaitMessage = Callable[[str], None]
 POLL_SECONDS = 0.1
@@ -50,17 +52,20 @@ def _holder() -> dict[str, str | int]:
 def _describe(name: str, document: bytes) -> str:
     try:
         holder = json.loads(document)
-        who = f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-    except (ValueError, KeyError, TypeError):
+        who = printable(f"process {holder['pid']} on {holder['host']} (since {holder['since']})")[:MAX_TEXT]
+    except (ValueError, KeyError, TypeError, RecursionError):
         who = "another process"
     return f"waiting for {who}, which builds {name[:12]}"
 
 
+# Not the package filelock (4.3): it takes a path, so it follows a link in the place of `leases/`, and it
+# leaves a lock file behind for each key. test_hostile_store.py and test_leases.py would show both.
 @contextmanager
-def file_lease(path: Path, wait_message: WaitMessage | None = None) -> Iterator[None]:
-    """Hold the lock file at `path`; waits for its holder, saying so once."""
-    make_directory(path.parent)
-    descriptor = _lock(path, wait_message)
+def file_lease(
+    folder: int, name: str, wait_message: WaitMessage | None = None, mode: int = 0o600
+) -> Iterator[None]:
+    """Hold the lock file `name` in the folder with that descriptor; waits for its holder, saying so once."""
+    descriptor = _lock(folder, name, wait_message, mode)
     _held.add(descriptor)
     try:
         os.truncate(descriptor, 0)
@@ -69,23 +74,46 @@ def file_lease(path: Path, wait_message: WaitMessage | None = None) -> Iterator[
     finally:
         if descriptor in _held:
             _held.discard(descriptor)
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
             os.close(descriptor)
 
 
-def _lock(path: Path, wait_message: WaitMessage | None) -> int:
-    """A descriptor that holds the lock of the file which is at `path` now (not of one unlinked since)."""
+def _lock(folder: int, name: str, wait_message: WaitMessage | None, mode: int) -> int:
+    """A descriptor that holds the lock of the file called `name` now (not of one unlinked since)."""
     said = False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _open_lock(folder, name, os.O_CREAT, mode)
         if _try_lock(descriptor):
-            if _is_at(descriptor, path):
+            if _is_at(descriptor, folder, name):
                 return descriptor
         elif wait_message and not said:
             said = True
-            wait_message(_describe(path.stem, os.pread(descriptor, 4096, 0)))
+            wait_message(_describe(name.removesuffix(".lock"), os.pread(descriptor, 4096, 0)))
         os.close(descriptor)
         time.sleep(POLL_SECONDS)
+
+
+def _open_lock(folder: int, name: str, flags: int = 0, mode: int = 0o600) -> int:
+    """Open a lock file, and never something else that its truncation would destroy.
+
+    Raises:
+        CorruptArtifact: a link, a FIFO or another name of some file stands in its place.
+    """
+    flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, mode, dir_fd=folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CorruptArtifact(f"the lock {name} in leases/ cannot be opened: {error.strerror}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise CorruptArtifact(f"the lock {name} in leases/ is not a file of its own")
+    if flags & os.O_CREAT and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
+        os.fchmod(descriptor, mode)  # the umask took from it
+    return descriptor
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -96,18 +124,18 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _is_at(descriptor: int, folder: int, name: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=folder, follow_symlinks=False))
     except FileNotFoundError:
         return False
 
 
-def file_is_held(path: Path) -> bool:
-    """Whether somebody holds the lock file at `path`."""
+def file_is_held(folder: int, name: str) -> bool:
+    """Whether somebody holds the lock file `name`; what is not a lock file nobody holds."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
+        descriptor = _open_lock(folder, name)
+    except (FileNotFoundError, CorruptArtifact):
         return False
     try:
         return not _try_lock(descriptor)
@@ -144,9 +172,14 @@ def object_lease(
         stop.set()
         heart.join()
         store.write(path, b"{}")
-        for old in store.children(folder):
-            if int(old) < number:
-                store.remove(f"{folder}/{old}")
+        for old in _generations(store, folder):
+            if old < number:
+                store.remove(f"{folder}/{old:08d}")
+
+
+def _generations(store: LeaseObjects, folder: str) -> list[int]:
+    """The numbers in a lease's folder; other names are none of ours."""
+    return [int(name) for name in store.children(folder) if re.fullmatch("[0-9]{8}", name)]
 
 
 def _acquire(
@@ -155,7 +188,7 @@ def _acquire(
     seen: tuple[int, bytes | None] = (-1, None)
     since, said = time.monotonic(), False
     while True:
-        number = max(map(int, store.children(folder)), default=0)
+        number = max(_generations(store, folder), default=0)
         document = store.read(f"{folder}/{number:08d}") if number else b"{}"
         if (number, document) != seen:
             seen, since = (number, document), time.monotonic()
@@ -178,10 +211,13 @@ def _beat(
 
 def object_is_held(store: LeaseObjects, folder: str) -> bool:
     """Whether the lease was renewed within twice its lifetime, by the holder's clock."""
-    number = max(map(int, store.children(folder)), default=0)
+    number = max(_generations(store, folder), default=0)
     document = store.read(f"{folder}/{number:08d}") if number else b"{}"
     if document is None or document == b"{}":
         return False
-    fields = json.loads(document)
-    at = fields.get("at") or datetime.fromisoformat(fields["since"]).timestamp()
-    return bool(time.time() - at < 2 * TTL_SECONDS)
+    try:
+        fields = json.loads(document)
+        at = float(fields.get("at") or datetime.fromisoformat(fields["since"]).timestamp())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False  # whatever it is, no holder of ours renews it
+    return time.time() - at < 2 * TTL_SECONDS

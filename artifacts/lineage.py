@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from artifacts.errors import UnknownArtifact
+from artifacts.errors import StoreError, UnknownArtifact
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
+
+MAX_NODES = 10_000
+"""Artifacts that are followed; what lies beyond them is `unread`."""
+MAX_DRAWN = 500
+"""Artifacts in a drawing."""
 
 
 @dataclass(frozen=True)
 class LineageNode:
     ref: Ref
     name: str
-    """The node's name, e.g. `dev2`; `missing` where the store no longer has it."""
+    """The node's name, e.g. `dev2`; `missing`, `damaged` or `unread` where its manifest was not read."""
     stage: str
 
     @property
@@ -41,48 +46,49 @@ class Lineage:
     def root(self) -> LineageNode:
         return list(self.nodes.values())[-1]
 
-    def inputs(self, digest: str) -> list[Edge]:
-        """The edges into one artifact, in the order of their names."""
-        return sorted((e for e in self.edges if e.child == digest), key=lambda e: e.input)
-
     def tree(self) -> str:
         """An indented text tree, parents below children; a branch shown before is only named again."""
+        inputs = self._inputs()
         lines: list[str] = []
-        self._branch(self.root.ref.digest, "", "", "", set(), lines)
-        return "\n".join(lines)
+        seen: set[str] = set()
+        # What is still to be drawn, the next one last: (digest, lead of its line, indent below it, input).
+        waiting = [(self.root.ref.digest, "", "", "")]
+        while waiting and len(lines) < MAX_DRAWN:
+            digest, lead, indent, name = waiting.pop()
+            again, found = digest in seen, inputs.get(digest, [])
+            note = " (see above)" if again and found else ""
+            lines.append(f"{lead}{name}{self.nodes[digest].label}{note}")
+            if again:
+                continue
+            seen.add(digest)
+            for edge in reversed(found):
+                last = edge is found[-1]
+                branch, below = ("└─ ", "   ") if last else ("├─ ", "│  ")
+                waiting.append((edge.parent, indent + branch, indent + below, f"{edge.input}: "))
+        return "\n".join([*lines, *([f"… {len(self.nodes)} artifacts in all"] if waiting else [])])
 
     def mermaid(self) -> str:
-        """A Mermaid flowchart, parents on the left."""
-        ids = {digest: f"n{number}" for number, digest in enumerate(self.nodes)}
-        boxes = [
-            f'  {ids[d]}["{_plain(n.name)}<br/>{_plain(n.stage)} {n.ref.short[:8]}"]'
-            for d, n in self.nodes.items()
+        """A Mermaid flowchart, parents on the left; the last `MAX_DRAWN` artifacts of a large one."""
+        drawn = list(self.nodes.items())[-MAX_DRAWN:]
+        ids = {digest: f"n{number}" for number, (digest, _) in enumerate(drawn)}
+        boxes = [f'  {ids[d]}["{_plain(n.name)}<br/>{_plain(n.stage)} {n.ref.short[:8]}"]' for d, n in drawn]
+        arrows = [
+            f'  {ids[e.parent]} -->|"{_plain(e.input)}"| {ids[e.child]}'
+            for e in self.edges
+            if e.parent in ids and e.child in ids
         ]
-        arrows = [f'  {ids[e.parent]} -->|"{_plain(e.input)}"| {ids[e.child]}' for e in self.edges]
-        return "\n".join(["flowchart LR", *boxes, *arrows])
+        return "\n".join(["flowchart LR", *boxes, *arrows[: 4 * MAX_DRAWN]])
 
-    def _branch(
-        self, digest: str, lead: str, indent: str, name: str, seen: set[str], lines: list[str]
-    ) -> None:
-        inputs, again = self.inputs(digest), digest in seen
-        lines.append(f"{lead}{name}{self.nodes[digest].label}{' (see above)' if again and inputs else ''}")
-        if again:
-            return
-        seen.add(digest)
-        for edge in inputs:
-            last = edge is inputs[-1]
-            self._branch(
-                edge.parent,
-                indent + ("└─ " if last else "├─ "),
-                indent + ("   " if last else "│  "),
-                f"{edge.input}: ",
-                seen,
-                lines,
-            )
+    def _inputs(self) -> dict[str, list[Edge]]:
+        """The edges into each artifact, in the order of their names."""
+        found: dict[str, list[Edge]] = {}
+        for edge in sorted(self.edges, key=lambda edge: edge.input):
+            found.setdefault(edge.child, []).append(edge)
+        return found
 
 
 def lineage(store: ArtifactStore, ref: Ref) -> Lineage:
-    """Everything `ref` was built from, directly or not.
+    """Everything `ref` was built from, directly or not; each artifact is read once.
 
     Raises:
         UnknownArtifact: the store does not have `ref`. Parents it lost appear as `missing`.
@@ -90,23 +96,37 @@ def lineage(store: ArtifactStore, ref: Ref) -> Lineage:
     store.manifest(ref.digest)
     nodes: dict[str, LineageNode] = {}
     edges: list[Edge] = []
-    _visit(store, ref, nodes, edges)
+    begun: set[str] = set()
+    # Depth first without recursion, as a chain may be long. An entry comes up again, as a finished node, once
+    # all its parents have their place: so parents stand before children.
+    waiting: list[Ref | LineageNode] = [ref]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, LineageNode):
+            nodes[current.ref.digest] = current
+            continue
+        if current.digest in begun:
+            continue
+        begun.add(current.digest)
+        node, parents = _read(store, current) if len(begun) <= MAX_NODES else (_unread(current), {})
+        edges += [Edge(parent.digest, current.digest, name) for name, parent in parents.items()]
+        waiting += [node, *reversed(parents.values())]
     return Lineage(nodes, tuple(edges))
 
 
-def _visit(store: ArtifactStore, ref: Ref, nodes: dict[str, LineageNode], edges: list[Edge]) -> None:
-    """Depth first; an artifact cannot be its own ancestor, its digest covers its parents'."""
-    if ref.digest in nodes:
-        return
+def _read(store: ArtifactStore, ref: Ref) -> tuple[LineageNode, dict[str, Ref]]:
+    """A node, and its parents by the names of its inputs."""
     try:
         manifest = store.manifest(ref.digest)
     except UnknownArtifact:
-        nodes[ref.digest] = LineageNode(ref, "missing", "missing")
-        return
-    for name, parent in sorted(manifest.parents.items()):
-        _visit(store, parent, nodes, edges)
-        edges.append(Edge(parent.digest, ref.digest, name))
-    nodes[ref.digest] = LineageNode(ref, manifest.node, manifest.stage)
+        return LineageNode(ref, "missing", "missing"), {}
+    except StoreError:
+        return LineageNode(ref, "damaged", "damaged"), {}
+    return LineageNode(ref, manifest.node, manifest.stage), dict(sorted(manifest.parents.items()))
+
+
+def _unread(ref: Ref) -> LineageNode:
+    return LineageNode(ref, "unread", "unread")
 
 
 def _plain(text: str) -> str:

@@ -6,21 +6,37 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from artifacts.checks import (
+    MAX_FILES,
+    MAX_TEXT,
+    Count,
+    FilePath,
+    Seconds,
+    Text,
+    Time,
+    distinct_paths,
+    first_reason,
+    parse_json,
+    printable,
+)
 from artifacts.errors import CorruptArtifact
 from artifacts.keys import canonical, canonical_json
 from artifacts.refs import Digest, KindName, Ref
 
 MANIFEST_NAME = "manifest.json"
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SIGNATURE_NAME = "manifest.json.sig"
+"""Lies beside the manifest, never in it: signing does not change what an artifact is."""
+OWN_NAMES = frozenset({MANIFEST_NAME, SIGNATURE_NAME})
+"""What the store itself writes into an artifact's folder."""
+_MAX_NAMES = 1_000
 
 
 class FileEntry(BaseModel):
@@ -28,14 +44,14 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    path: str
+    path: FilePath
     """POSIX, relative to the artifact."""
-    size: int
+    size: Count
     """Bytes."""
     sha256: Digest
-    rows: int | None = None
+    rows: Count | None = None
     """Rows of a Parquet file."""
-    table: str | None = None
+    table: Text | None = None
     """The schema it was checked against, one of those given to `ArtifactStore.publish`."""
 
 
@@ -45,24 +61,24 @@ class ManifestDraft(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     kind: KindName
-    stage: str
-    stage_version: int
-    node: str
+    stage: Text
+    stage_version: Count
+    node: Text
     """Its name in the graph, e.g. `r1-zero`."""
-    preset: str = ""
+    preset: Text = ""
     key: Digest
     """The cache key (`artifacts.keys.cache_key`)."""
     config: dict[str, Any] = {}
     """Every setting, resolved, volatile ones too; JSON values."""
-    parents: dict[str, Ref] = {}
+    parents: Annotated[dict[Text, Ref], Field(max_length=_MAX_NAMES)] = {}
     """Input name -> what it was built from."""
-    versions: dict[str, str] = {}
+    versions: Annotated[dict[Text, Text], Field(max_length=_MAX_NAMES)] = {}
     """Library -> version."""
-    code_revision: str | None = None
+    code_revision: Text | None = None
     seconds: Seconds = 0.0
     accelerator_hours: Seconds = 0.0
-    summary: dict[str, float | int | str] = {}
-    """Headline values; a value that is not finite is kept as text (`"nan"`)."""
+    summary: Annotated[dict[Text, float | int | str], Field(max_length=_MAX_NAMES)] = {}
+    """Headline values; one that is not finite is kept as text (`"nan"`), text without control characters."""
 
     @field_validator("config")
     @classmethod
@@ -73,10 +89,14 @@ class ManifestDraft(BaseModel):
     @field_validator("summary", mode="before")
     @classmethod
     def _finite_or_text(cls, value: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: str(item) if isinstance(item, float) and not math.isfinite(item) else item
-            for name, item in value.items()
-        }
+        return {name: _shown(item) for name, item in value.items()}
+
+
+def _shown(value: Any) -> Any:
+    """Cut and escaped, never refused: a job that worked for days must not fail on a word of its summary."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return printable(value)[:MAX_TEXT] if isinstance(value, str) else value
 
 
 class Manifest(ManifestDraft):
@@ -84,8 +104,16 @@ class Manifest(ManifestDraft):
 
     digest: Digest = Field(exclude=True)
     """SHA-256 of the manifest's bytes; not part of them."""
-    created_at: AwareDatetime
-    files: tuple[FileEntry, ...]
+    created_at: Time
+    files: Annotated[tuple[FileEntry, ...], Field(max_length=MAX_FILES)]
+
+    @field_validator("files")
+    @classmethod
+    def _distinct(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        distinct_paths([file.path for file in files])
+        if any(file.path in OWN_NAMES for file in files):
+            raise ValueError("names the manifest itself as a file")
+        return files
 
     @property
     def ref(self) -> Ref:
@@ -112,13 +140,12 @@ class Manifest(ManifestDraft):
             CorruptArtifact: the bytes are no manifest.
         """
         try:
-            fields = json.loads(document)
+            fields = parse_json(document)
             if not isinstance(fields, dict):
                 raise ValueError("not a JSON object")
             return cls(**{**fields, "digest": hashlib.sha256(document).hexdigest()})
-        except (ValueError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise CorruptArtifact(f"{where} is not a manifest ({reason})") from error
+        except (ValueError, TypeError) as error:
+            raise CorruptArtifact(f"{where} is not a manifest ({first_reason(error)})") from error
 
 
 def load_manifest(folder: Path) -> Manifest:

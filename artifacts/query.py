@@ -12,14 +12,17 @@ and no setting that would lift this.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from artifacts.backends import ObjectBackend
-from artifacts.errors import StoreError
+from artifacts.errors import CorruptArtifact, StoreError
+from artifacts.integrity import misfit
 from artifacts.manifest import Manifest
-from artifacts.store import ArtifactStore, object_path
+from artifacts.store import ArtifactStore, Report, object_path, skip_silently
 from artifacts.tables import Tables
 
 if TYPE_CHECKING:
@@ -38,30 +41,88 @@ _REFS = pa.schema({"name": _TEXT, "digest": _TEXT, "kind": _TEXT, "updated_at": 
 _FILES = pa.schema({"table_name": _TEXT, "file": _TEXT, "digest": _TEXT, "node": _TEXT, "preset": _TEXT})
 
 
-def sql(store: ArtifactStore, query: str, tables: Tables, unrestricted: bool = False) -> pa.Table:
+def sql(
+    store: ArtifactStore,
+    query: str,
+    tables: Tables,
+    unrestricted: bool = False,
+    report: Report = skip_silently,
+) -> pa.Table:
     """Return the rows of `query`, with a view for each of `tables` over all artifacts.
 
-    `unrestricted` lifts every limit: the query may then read and write any file that the user may, attach
-    databases and load extensions.
+    Damaged manifests, names and table files are left out, and `report` is told of them. `unrestricted` lifts
+    every limit: the query may then read and write any file that the user may, attach databases and load
+    extensions.
 
     Raises:
         StoreError: the query is not allowed, or DuckDB refuses it; one line.
     """
     import duckdb
 
-    with connect(store, tables) as connection:
+    try:
         try:
-            if not unrestricted:
-                _refuse_all_but_select(connection, query)
-                _confine(connection)
-            relation = connection.sql(query)
-            return relation.to_arrow_table() if relation is not None else pa.table({})
-        except duckdb.Error as error:
-            raise StoreError(f"the query failed: {' '.join(str(error).split())}") from error
+            return _answer(store, query, tables, unrestricted, report, frozenset())
+        except (duckdb.ParserException, duckdb.CatalogException):
+            raise
+        except duckdb.Error:
+            # Only now are the files read in search of damage: it takes as long as a query over all of them.
+            damaged = _unreadable_files(store, tables, report)
+            if not damaged:
+                raise
+            return _answer(store, query, tables, unrestricted, skip_silently, damaged)
+    except duckdb.Error as error:
+        raise StoreError(f"the query failed: {' '.join(str(error).split())}") from error
 
 
-def connect(store: ArtifactStore, tables: Tables) -> duckdb.DuckDBPyConnection:
-    """Return an in-memory DuckDB connection with the views; no extension is fetched from the network."""
+def _answer(
+    store: ArtifactStore,
+    query: str,
+    tables: Tables,
+    unrestricted: bool,
+    report: Report,
+    without: frozenset[str],
+) -> pa.Table:
+    with connect(store, tables, report, without) as connection:
+        if not unrestricted:
+            _refuse_all_but_select(connection, query)
+            _confine(connection)
+        relation = connection.sql(query)
+        return relation.to_arrow_table() if relation is not None else pa.table({})
+
+
+def _unreadable_files(store: ArtifactStore, tables: Tables, report: Report) -> frozenset[str]:
+    """The table files that cannot be read from end to end as what they should be."""
+    found = set()
+    for row in (row for manifest in store.objects() for row in _files(store, manifest)):
+        if fault := _fault(store, row, tables):
+            report(CorruptArtifact(f"{row['file']} is left out: {fault}"))
+            found.add(row["file"])
+    return frozenset(found)
+
+
+def _fault(store: ArtifactStore, row: dict[str, str], tables: Tables) -> str | None:
+    try:
+        schema = tables.get(row["table_name"])
+        with store.backend.open(row["path"]) as file, pq.ParquetFile(file) as table:
+            types = {field.name: field.type for field in table.schema_arrow}
+            odd = [f.name for f in schema or () if f.name in types and types[f.name] != f.type]
+            for _ in table.iter_batches(batch_size=1_024):
+                pass
+    except (StoreError, OSError, ValueError, pa.ArrowException) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return f"column {odd[0]} has another type" if odd else None
+
+
+def connect(
+    store: ArtifactStore,
+    tables: Tables,
+    report: Report = skip_silently,
+    without: frozenset[str] = frozenset(),
+) -> duckdb.DuckDBPyConnection:
+    """Return an in-memory DuckDB connection with the views, but for the files in `without`.
+
+    No extension is fetched from the network.
+    """
     import duckdb
 
     connection = duckdb.connect(
@@ -70,10 +131,12 @@ def connect(store: ArtifactStore, tables: Tables) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     if isinstance(store.backend, ObjectBackend):
         connection.register_filesystem(store.backend.fs.fs)
-    manifests = list(store.objects())
+    manifests = list(store.objects(report))
     connection.register("artifacts", pa.Table.from_pylist([_row(m) for m in manifests], schema=_ARTIFACTS))
-    connection.register("refs", pa.Table.from_pylist(_refs(store), schema=_REFS))
-    files = [row for manifest in manifests for row in _files(store, manifest)]
+    connection.register("refs", pa.Table.from_pylist(_refs(store, report), schema=_REFS))
+    files = [
+        row for manifest in manifests for row in _files(store, manifest, report) if row["file"] not in without
+    ]
     connection.register("table_files", pa.Table.from_pylist(files, schema=_FILES))
     for name, schema in tables.items():
         _create_view(connection, name, schema, [row["file"] for row in files if row["table_name"] == name])
@@ -134,23 +197,30 @@ def _row(manifest: Manifest) -> dict[str, Any]:
     return {name: fields[name] for name in _ARTIFACTS.names}
 
 
-def _refs(store: ArtifactStore) -> list[dict[str, Any]]:
+def _refs(store: ArtifactStore, report: Report) -> list[dict[str, Any]]:
     return [
         {"name": n.name, "digest": n.ref.digest, "kind": n.ref.kind, "updated_at": n.updated_at}
-        for n in store.refs().values()
+        for n in store.refs(report).values()
     ]
 
 
-def _files(store: ArtifactStore, manifest: Manifest) -> list[dict[str, str]]:
+def _files(
+    store: ArtifactStore, manifest: Manifest, report: Report = skip_silently
+) -> Iterator[dict[str, str]]:
+    """A row for each table file that is there in its size. DuckDB would wait for ever for a FIFO's writer."""
     folder = object_path(manifest.digest)
-    return [
-        {
-            "table_name": file.table,
-            "file": store.backend.address(f"{folder}/{file.path}"),
+    tables = [file for file in manifest.files if file.table is not None]
+    found = store.backend.listing(folder) if tables else {}
+    for file in tables:
+        where = store.backend.address(f"{folder}/{file.path}")
+        if damage := misfit(found, file):
+            report(CorruptArtifact(f"{where} is left out: it {damage.what}"))
+            continue
+        yield {
+            "table_name": file.table or "",
+            "file": where,
+            "path": f"{folder}/{file.path}",
             "digest": manifest.digest,
             "node": manifest.node,
             "preset": manifest.preset,
         }
-        for file in manifest.files
-        if file.table is not None
-    ]

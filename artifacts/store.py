@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -23,21 +23,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from artifacts.backends import Backend, LocalBackend, open_backend
-from artifacts.errors import CorruptArtifact, StoreError, UnknownArtifact
-from artifacts.integrity import damages
+from artifacts.checks import Time, first_reason, parse_json, redacted, ref_name
+from artifacts.errors import CorruptArtifact, RefusedDraft, StoreError, UnknownArtifact, UntrustedArtifact
+from artifacts.integrity import Damage, damages, misfit
 from artifacts.keys import canonical_json
 from artifacts.leases import WaitMessage
-from artifacts.manifest import MANIFEST_NAME, Manifest, ManifestDraft, seal
+from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, ManifestDraft, seal
 from artifacts.refs import Digest, Ref
+from artifacts.trust import MAX_SIGNATURE, Trust, trust_folder
 
 if TYPE_CHECKING:
     from artifacts.tables import Tables
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
+Report = Callable[[StoreError], None]
+"""Is told of an entry that is skipped because it is damaged."""
 _HEX = re.compile(r"[0-9a-f]{4,64}")
+_KEY_NAME = re.compile(r"[0-9a-f]{62}\.json")
+_DIGEST_CHARACTERS = 8
+"""From so many hexadecimal digits on, a text means a digest and never a name."""
 
 _verified: set[tuple[str, str]] = set()
 """(store, digest) of what this process has hashed and found whole."""
@@ -69,7 +75,7 @@ class NamedRef(BaseModel):
 
     name: str
     ref: Ref
-    updated_at: AwareDatetime
+    updated_at: Time
     """When the name came to mean this artifact."""
 
 
@@ -83,37 +89,50 @@ def key_path(key: str) -> str:
 
 def ref_path(name: str) -> str:
     """Raises `StoreError` on a name that is no path of plain segments."""
-    if not _NAME.fullmatch(name):
-        raise StoreError(f"{name!r} is no ref name: use PRESET/NODE with letters, digits and . _ : @ + -")
-    return f"refs/{name}.json"
+    try:
+        return f"refs/{ref_name(name)}.json"
+    except ValueError as error:
+        raise StoreError(f"{name!r} is no ref name: {error}") from error
+
+
+def skip_silently(error: StoreError) -> None:
+    """A `Report` for whoever only wants what is whole; `r1 verify` names the rest."""
 
 
 class ArtifactStore:
     """One store. Safe to use from many processes and threads."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, trust: Trust) -> None:
         self.backend = backend
+        self.trust = trust
 
     @classmethod
-    def open(cls, url: str | None = None) -> ArtifactStore:
-        """A path, `file://` or any fsspec URL; `store_url()` by default. Nothing is created yet."""
-        return cls(open_backend(url or store_url()))
+    def open(cls, url: str | None = None, trust: Trust | None = None) -> ArtifactStore:
+        """A path, `file://` or any fsspec URL; `store_url()` by default. Nothing is created yet.
+
+        `trust` is that of the installation by default, so that no caller can forget it.
+        """
+        return cls(open_backend(url or store_url()), trust or Trust.load(trust_folder()))
 
     @property
     def url(self) -> str:
-        return self.backend.url
+        """The store's address as it may be shown: without credentials."""
+        return redacted(self.backend.url)
 
     # Artifacts
 
     def lookup(self, key: str) -> Ref | None:
-        """The artifact of a cache key, or None: never built, half built, or its manifest is not intact."""
+        """The artifact of a cache key, or None.
+
+        None: never built, half built, its manifest is not intact, or nobody that is trusted signed it.
+        """
         entry = self._key_entry(key)
         if entry is None:
             return None
-        document = self.backend.read(f"{object_path(entry.ref.digest)}/{MANIFEST_NAME}")
-        if document is None or sha256(document).hexdigest() != entry.ref.digest:
+        try:
+            manifest = self._trusted(entry.ref.digest)
+        except StoreError:
             return None
-        manifest = Manifest.parse(document, entry.ref.digest)
         return entry.ref if (manifest.key, manifest.kind) == (key, entry.ref.kind) else None
 
     def publish(self, draft: Path, manifest: ManifestDraft, tables: Tables) -> Ref:
@@ -130,10 +149,28 @@ class ArtifactStore:
         published = self.lookup(manifest.key)
         if published is not None:
             return published
-        document, sealed = seal(manifest, draft_files(draft, manifest.key, tables))
+        files = draft_files(draft, manifest.key, tables)
+        try:
+            document, sealed = seal(manifest, files)
+        except CorruptArtifact as error:
+            raise RefusedDraft(f"the draft {draft} is refused: its {error}") from error
         self.set_key(sealed)
-        self.backend.commit(draft, object_path(sealed.digest), document)
+        self.backend.commit(draft, object_path(sealed.digest), document, self.trust.sign(document))
         return sealed.ref
+
+    def sign(self, ref: Ref) -> None:
+        """Vouch for an artifact that somebody else wrote, or that was made before there was a key.
+
+        Raises:
+            StoreError: it is not whole, or this installation has no key.
+        """
+        document, manifest = self._read(ref.digest)
+        for damage in damages(self.backend, manifest, object_path(ref.digest)):
+            raise self._damaged(self.backend, manifest, object_path(ref.digest), damage)
+        signature = self.trust.sign(document)
+        if signature is None:
+            raise StoreError("this installation has no key to sign with: `trust on` makes one")
+        self.backend.write(f"{object_path(ref.digest)}/{SIGNATURE_NAME}", signature)
 
     def manifest(self, digest_or_prefix: str) -> Manifest:
         """The manifest of an artifact, by its digest or a unique beginning of it (4 digits or more).
@@ -142,45 +179,37 @@ class ArtifactStore:
             UnknownArtifact: there is none, or more than one.
             CorruptArtifact: the manifest is not the one that was published.
         """
-        digest = self._digest(digest_or_prefix)
-        path = f"{object_path(digest)}/{MANIFEST_NAME}"
-        document = self.backend.read(path)
-        if document is None:
-            raise UnknownArtifact(f"no artifact {digest[:12]} in {self.url}")
-        manifest = Manifest.parse(document, self.backend.address(path))
-        if manifest.digest != digest:
-            raise CorruptArtifact(f"{self.backend.address(path)} has other bytes than were published")
-        return manifest
+        return self._read(self._digest(digest_or_prefix))[1]
 
     def fetch(self, ref: Ref) -> Path:
         """The artifact's folder on this machine, every byte verified once per process. Read only.
 
         Raises:
             UnknownArtifact: it is not in the store.
+            UntrustedArtifact: trust is required, and nobody that is trusted signed it.
             CorruptArtifact: a file is missing, extra or changed; the message names it.
         """
-        manifest = self.manifest(ref.digest)
+        manifest = self._trusted(ref.digest)
         if manifest.kind != ref.kind:
-            raise UnknownArtifact(
-                f"artifact {ref.short} is a {manifest.kind}, not a {ref.kind}: name another"
-            )
+            raise UnknownArtifact(f"artifact {ref.short} is a {manifest.kind}, not a {ref.kind}")
         local, path = self._local(), object_path(ref.digest)
-        if (self.url, ref.digest) not in _verified or not local.path(path).is_dir():
+        if (self.backend.url, ref.digest) not in _verified or not local.path(path).is_dir():
             if local is not self.backend:
                 self._download(local, manifest)
-            self._refuse_damage(local, manifest)
-            _verified.add((self.url, ref.digest))
+            else:
+                self._refuse_damage(local, manifest, path)
+            _verified.add((self.backend.url, ref.digest))
         return local.path(path)
 
-    def objects(self) -> Iterator[Manifest]:
-        """Every artifact's manifest, in the order of the digests.
-
-        Raises:
-            CorruptArtifact: a manifest is damaged.
-        """
+    def objects(self, report: Report = skip_silently) -> Iterator[Manifest]:
+        """Every artifact's manifest, in the order of the digests; `report` is told of the damaged ones."""
         for digest in self.digests():
-            if self.backend.read(f"{object_path(digest)}/{MANIFEST_NAME}") is not None:
-                yield self.manifest(digest)
+            try:
+                yield self._read(digest)[1]
+            except UnknownArtifact:
+                continue  # an upload under way
+            except StoreError as error:
+                report(error)
 
     def digests(self) -> list[str]:
         """The names of all artifacts, whole or not."""
@@ -195,7 +224,7 @@ class ArtifactStore:
         """Move an artifact aside (to `quarantine/`), so that its key is a miss again."""
         if self.backend.listing(object_path(digest)):
             self.backend.move(object_path(digest), f"quarantine/{digest}-{uuid.uuid4().hex[:8]}")
-        _verified.discard((self.url, digest))
+        _verified.discard((self.backend.url, digest))
         for key in self.indexed_keys():
             entry = self._key_entry(key)
             if entry is not None and entry.ref.digest == digest:
@@ -211,10 +240,14 @@ class ArtifactStore:
         return self.backend.lease(key, wait_message)
 
     def indexed_keys(self) -> list[str]:
-        """Every key that has an entry."""
-        tops = self.backend.children("keys")
-        names = [top + name for top in tops for name in self.backend.children(f"keys/{top}")]
-        return [name.removesuffix(".json") for name in names]
+        """Every key that has an entry; files with other names are none of the store's."""
+        return [
+            (top + name).removesuffix(".json")
+            for top in self._children("keys")
+            if len(top) == 2
+            for name in self._children(f"keys/{top}")
+            if _KEY_NAME.fullmatch(name) and _HEX.fullmatch(top + name[:2])
+        ]
 
     def set_key(self, manifest: Manifest) -> None:
         """Write the key's entry, atomically."""
@@ -228,10 +261,10 @@ class ArtifactStore:
 
     def _key_entry(self, key: str) -> KeyEntry | None:
         """None where there is none, or its bytes are not an entry of this key."""
-        document = self.backend.read(key_path(key))
         try:
-            entry = None if document is None else KeyEntry.model_validate_json(document)
-        except ValidationError:
+            document = self.backend.read(key_path(TypeAdapter(Digest).validate_python(key)))
+            entry = None if document is None else KeyEntry.model_validate(parse_json(document))
+        except (StoreError, ValueError):
             return None
         return entry if entry is not None and entry.key == key else None
 
@@ -255,17 +288,25 @@ class ArtifactStore:
         named = self._named(name)
         return named.ref if named else None
 
-    def refs(self) -> dict[str, NamedRef]:
-        """Every name, sorted.
-
-        Raises:
-            CorruptArtifact: a ref's file is damaged.
-        """
-        found = ((name, self._named(name)) for name in self.ref_names())
-        return {name: named for name, named in found if named is not None}
+    def refs(self, report: Report = skip_silently) -> dict[str, NamedRef]:
+        """Every name, sorted; `report` is told of files that are no refs or whose name none may have."""
+        found: dict[str, NamedRef] = {}
+        for name in self.ref_names():
+            try:
+                named = self._named(name)
+            except StoreError as error:
+                report(error)
+                continue
+            if named is not None:
+                found[name] = named
+        return found
 
     def ref_names(self) -> list[str]:
-        paths = self.backend.listing("refs")
+        """The names of all files that should be refs, whether or not they are."""
+        try:
+            paths = self.backend.listing("refs")
+        except CorruptArtifact:
+            return []  # a link in the place of `refs/`: `verify` names it
         return sorted(path.removesuffix(".json") for path in paths if path.endswith(".json"))
 
     def drop_ref(self, name: str) -> None:
@@ -275,14 +316,18 @@ class ArtifactStore:
     def resolve(self, text: str, preset: str | None = None) -> Ref:
         """What a user calls an artifact: a name, a node of `preset`, a digest or its unique beginning.
 
+        Text of 8 or more hexadecimal digits is never looked up as a name.
+
         Raises:
             UnknownArtifact: nothing answers to it; lists the names near it.
         """
-        for name in (text, f"{preset}/{text}" if preset else text):
-            named = self._named(name) if _NAME.fullmatch(name) else None
-            if named is not None:
-                return named.ref
-        if _HEX.fullmatch(text):
+        like_a_digest = _HEX.fullmatch(text)
+        if not (like_a_digest and len(text) >= _DIGEST_CHARACTERS):
+            for name in (text, f"{preset}/{text}" if preset else text):
+                named = self._named(name) if _is_ref_name(name) else None
+                if named is not None:
+                    return named.ref
+        if like_a_digest:
             return self.manifest(text).ref
         raise UnknownArtifact(f"no artifact is called {text!r}: {self._near(text, preset)}")
 
@@ -298,53 +343,100 @@ class ArtifactStore:
         path = ref_path(name)
         document = self.backend.read(path)
         try:
-            named = None if document is None else NamedRef.model_validate_json(document)
-        except ValidationError as error:
-            raise CorruptArtifact(f"{self.backend.address(path)} is not a ref") from error
+            named = None if document is None else NamedRef.model_validate(parse_json(document))
+        except ValueError as error:
+            where = self.backend.address(path)
+            raise CorruptArtifact(f"{where} is not a ref ({first_reason(error)})") from error
         if named is not None and named.name != name:
             raise CorruptArtifact(f"{self.backend.address(path)} names {named.name}")
         return named
 
     # Reading
 
+    def _read(self, digest: str) -> tuple[bytes, Manifest]:
+        """The bytes of a manifest, which are those that were published, and what they say."""
+        path = f"{object_path(digest)}/{MANIFEST_NAME}"
+        document = self.backend.read(path)
+        if document is None:
+            raise UnknownArtifact(f"no artifact {digest[:12]} in {self.url}")
+        if sha256(document).hexdigest() != digest:
+            raise CorruptArtifact(f"{self.backend.address(path)} has other bytes than were published")
+        return document, Manifest.parse(document, self.backend.address(path))
+
+    def _trusted(self, digest: str) -> Manifest:
+        """The manifest of an artifact that may be used."""
+        document, manifest = self._read(digest)
+        if self.trust.required:
+            signature = self.backend.read(f"{object_path(digest)}/{SIGNATURE_NAME}", MAX_SIGNATURE)
+            if not self.trust.accepts(document, signature):
+                raise UntrustedArtifact(
+                    f"artifact {digest[:12]} ({manifest.node}) in {self.url} is not signed by a trusted key"
+                )
+        return manifest
+
+    def _children(self, path: str) -> list[str]:
+        """As `backend.children`; nothing where something else than a folder stands, which `verify` names."""
+        try:
+            return self.backend.children(path)
+        except CorruptArtifact:
+            return []
+
     def _object_names(self) -> list[str]:
-        tops = self.backend.children("objects")
-        return [top + name for top in tops for name in self.backend.children(f"objects/{top}")]
+        tops = self._children("objects")
+        return [top + name for top in tops for name in self._children(f"objects/{top}")]
 
     def _digest(self, text: str) -> str:
         if not _HEX.fullmatch(text):
             raise UnknownArtifact(f"{text!r} is no digest: give 4 to 64 hexadecimal digits")
         if len(text) == 64:
             return text
-        matches = [n for n in self.backend.children(f"objects/{text[:2]}") if n.startswith(text[2:])]
+        matches = [digest for digest in self.digests() if digest.startswith(text)]
         if len(matches) != 1:
             many = f"{len(matches)} artifacts begin with {text}: give more digits"
             raise UnknownArtifact(many if matches else f"no artifact begins with {text}")
-        return text[:2] + matches[0]
+        return matches[0]
 
-    def _refuse_damage(self, backend: Backend, manifest: Manifest) -> None:
-        folder = object_path(manifest.digest)
+    def _refuse_damage(self, backend: Backend, manifest: Manifest, folder: str) -> None:
         for damage in damages(backend, manifest, folder):
-            where = backend.address(f"{folder}/{damage.path}")
-            raise CorruptArtifact(f"{where} {damage.what} (artifact {manifest.ref.short}, {manifest.node})")
+            raise self._damaged(backend, manifest, folder, damage)
+
+    def _damaged(self, backend: Backend, manifest: Manifest, folder: str, damage: Damage) -> CorruptArtifact:
+        where = backend.address(f"{folder}/{damage.path}")
+        return CorruptArtifact(f"{where} {damage.what} (artifact {manifest.ref.short}, {manifest.node})")
 
     def _local(self) -> LocalBackend:
         """The store itself, or this machine's cache of it."""
         if isinstance(self.backend, LocalBackend):
             return self.backend
-        return LocalBackend(cache_root() / sha256(self.url.encode()).hexdigest()[:16])
+        return LocalBackend(cache_root() / sha256(self.backend.url.encode()).hexdigest()[:16])
 
     def _download(self, cache: LocalBackend, manifest: Manifest) -> None:
-        """Bring the artifact into `cache`, where it is not there whole."""
+        """Bring the artifact into `cache`, where it is not there whole.
+
+        The files go to a new folder. Their paths were checked with the manifest, their sizes are compared
+        before a byte is loaded, and their hashes before the folder takes its place in the cache.
+        """
         path = object_path(manifest.digest)
-        if cache.path(path).is_dir():
+        if cache.children(path):
             if not damages(cache, manifest, path):
                 return
             cache.remove(path)
-        staged = cache.temporary()
+        found = self.backend.listing(path)
         for file in manifest.files:
-            (staged / file.path).parent.mkdir(parents=True, exist_ok=True)
-            self.backend.download(f"{path}/{file.path}", staged / file.path)
-        document = self.backend.read(f"{path}/{MANIFEST_NAME}")
-        assert document is not None
-        cache.commit(staged, path, document)
+            if damage := misfit(found, file):
+                raise self._damaged(self.backend, manifest, path, damage)
+        with cache.temporary() as staged:
+            for file in manifest.files:
+                target = cache.path(staged) / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.backend.download(f"{path}/{file.path}", target)
+            self._refuse_damage(cache, manifest, staged)
+            cache.commit(cache.path(staged), path, self._read(manifest.digest)[0], None)
+
+
+def _is_ref_name(text: str) -> bool:
+    try:
+        ref_name(text)
+    except ValueError:
+        return False
+    return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from artifacts.catalog import Fault
-from artifacts.errors import CorruptArtifact, StoreBusy, StoreError, UnknownArtifact
+from artifacts.errors import CorruptArtifact, StoreBusy, StoreError, UnknownArtifact, UntrustedArtifact
 
 _BY_ERROR: dict[type[StoreError], str] = {
     CorruptArtifact: "run `r1 verify --repair`, then the pipeline again",
     UnknownArtifact: "`r1 ls` shows what there is, `make run` builds what is missing",
+    UntrustedArtifact: "`r1 trust list` shows the keys; run the pipeline to build it yourself",
     StoreBusy: "wait for it or stop it with `r1 down`",
 }
 _BY_FAULT = {

@@ -7,6 +7,7 @@
     r1 distill STUDENT         one student on the newest mixture
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
+    r1 trust on | off | list | add | remove | sign         whose artifacts count in a shared store
 
 Exit codes: 0 done, 1 failed, 2 bad input or something missing, 130 interrupted.
 
@@ -20,7 +21,7 @@ import os
 
 import typer
 
-from flows.cli import distill, plan, run, store
+from flows.cli import distill, plan, run, store, trust
 
 COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *store.COMMANDS)
 
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(trust.commands, name="trust")
 
 
 @app.callback()

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared import one_line_errors, open_store, print_table
+from flows.cli.shared import complain, one_line_errors, open_store, print_table
 from flows.cli.shared import show as show_text
 from tasks.text_safety import for_page, for_terminal
 
 if TYPE_CHECKING:
+    from artifacts.errors import StoreError
     from artifacts.manifest import Manifest
     from artifacts.store import ArtifactStore
 
@@ -48,11 +49,11 @@ def ls(
     """List the artifacts by name: kind, digest, size, age and cost."""
     with one_line_errors():
         store = open_store()
-        names = store.refs()
+        names = store.refs(_report)
         by_digest: dict[str, list[str]] = {}
         for name, named in names.items():
             by_digest.setdefault(named.ref.digest, []).append(name)
-        manifests = {manifest.digest: manifest for manifest in store.objects()}
+        manifests = {manifest.digest: manifest for manifest in store.objects(_report)}
         rows = [
             [name, *_columns(manifests[named.ref.digest])]
             if named.ref.digest in manifests
@@ -146,7 +147,7 @@ def gc(
     with one_line_errors():
         store = open_store()
         forgotten = _names(store, forget or [])
-        garbage = catalog.gc(store, forget=forgotten)
+        garbage = catalog.gc(store, forget=forgotten, report=_report)
         print_table(
             ["node", "kind", "digest", "size", "made", "took"],
             [[m.node, *_columns(m)] for m in garbage.objects],
@@ -154,7 +155,7 @@ def gc(
         )
         leftovers = len(garbage.stale) + len(garbage.keys)
         if yes:
-            garbage = catalog.gc(store, dry_run=False, forget=forgotten)
+            garbage = catalog.gc(store, dry_run=False, forget=forgotten, report=_report)
         done = "deleted" if yes else "would be deleted (add --yes)"
         typer.echo(
             f"{len(garbage.objects)} artifacts, {_size(garbage.size)}, {leftovers} leftovers, "
@@ -179,7 +180,7 @@ def sql(
     from tasks.tables import TABLES
 
     with one_line_errors():
-        table = ask(open_store(), query, TABLES, unrestricted)
+        table = ask(open_store(), query, TABLES, unrestricted, _report)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:
@@ -204,6 +205,16 @@ def export(
         os.umask(context.obj)  # the folder is for others to read, unlike the store
         export_model(store, store.resolve(artifact, preset), out)
         show_text(f"wrote {out}")
+
+
+_reported: set[str] = set()
+
+
+def _report(error: StoreError) -> None:
+    """Name what is skipped, once a process."""
+    if str(error) not in _reported:
+        _reported.add(str(error))
+        complain(f"skipped: {error}")
 
 
 def _names(store: ArtifactStore, wanted: list[str]) -> list[str]:

@@ -186,9 +186,14 @@ def test_gc_waits_for_builds_and_never_guesses(store, tmp_path):
     ref = publish(store, tmp_path, "base")
     with store.lease(key_of("dev1")), pytest.raises(StoreBusy, match=r"a build of .* is running"):
         catalog.gc(store, dry_run=False)
-    flip(store.backend.root / object_path(ref.digest) / "manifest.json", 3)
-    with pytest.raises(CorruptArtifact):
-        catalog.gc(store, dry_run=False)
+    loose, child = publish(store, tmp_path, "loose"), publish(store, tmp_path, "child", {"checkpoint": ref})
+    store.set_ref("tiny/child", child)
+    flip(store.backend.root / object_path(child.digest) / "manifest.json", 3)
+    skipped = []
+    assert catalog.gc(store, dry_run=False, report=skipped.append).objects == ()
+    assert "has other bytes than were published" in str(skipped[0])
+    store.drop_ref("tiny/child")
+    assert {m.ref for m in catalog.gc(store, dry_run=False).objects} == {ref, loose}
 
 
 def test_lineage_reaches_the_roots(any_store, tmp_path):
