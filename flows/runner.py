@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from artifacts.checks import redacted
+from flows import paths
 from tasks.job import LOST, Progress
 from tasks.job.spec import JobExit, JobSpec
 from tasks.supervise import trees
@@ -104,9 +106,10 @@ def _what(spec: JobSpec) -> str:
 def started(spec: JobSpec, module: str = "tasks.job") -> Iterator[StartedJob]:
     """A running job; nothing of it is left when the block is left."""
     folder = _job_folder(spec)
-    (folder / "spec.json").write_text(spec.model_dump_json(indent=1))
+    shown = spec.model_copy(update={"store": redacted(spec.store)})
+    (folder / "spec.json").write_text(shown.model_dump_json(indent=1))
     command = [sys.executable, "-m", module, str(folder / "spec.json"), "--parent", str(os.getpid())]
-    process = trees.start_session(command, _environment(), folder / "log.txt")
+    process = trees.start_session(command, _environment(spec), folder / "log.txt")
     try:
         yield StartedJob(process, folder)
     finally:
@@ -120,9 +123,15 @@ def _job_folder(spec: JobSpec) -> Path:
     return folder
 
 
-def _environment() -> dict[str, str]:
+def _environment(spec: JobSpec) -> dict[str, str]:
+    """The job's environment. It holds what the spec, a file, must not: credentials in the store's address.
+
+    `R1_HOME` becomes absolute, so that the job finds the keys that are trusted (`artifacts.trust`) wherever
+    it is started.
+    """
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    return {**JOB_ENVIRONMENT, **os.environ, "PYTHONPATH": path}
+    own = {"PYTHONPATH": path, "R1_HOME": str(paths.home()), "R1_STORE": spec.store}
+    return {**JOB_ENVIRONMENT, **os.environ, **own}
 
 
 def _wait(job: StartedJob, spec: JobSpec, on_progress: OnProgress) -> str:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from artifacts.checks import redacted
 from tasks.job.build import run_builds
 from tasks.job.spec import JobSpec
 from tasks.supervise.records import Heartbeat
@@ -26,11 +27,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--parent", type=int, default=os.getppid(), help="stop when this process is gone")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    spec = JobSpec.model_validate_json(options.spec.read_bytes())
+    spec = with_store_address(JobSpec.model_validate_json(options.spec.read_bytes()), os.environ)
     os.environ |= visible_gpus(spec, os.environ)
     heartbeat = Heartbeat(options.spec.parent / "heartbeat")
     with Watch(options.parent) as watch, watch.calling(heartbeat.beat):
         sys.exit(run_builds(spec, options.spec.parent, watch))
+
+
+def with_store_address(spec: JobSpec, environment: Mapping[str, str]) -> JobSpec:
+    """The spec with the store's full address: credentials in it are in the environment, never in the file."""
+    address = environment.get("R1_STORE", "")
+    return spec.model_copy(update={"store": address}) if redacted(address) == spec.store else spec
 
 
 def visible_gpus(spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str]:

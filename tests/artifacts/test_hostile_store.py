@@ -21,6 +21,8 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore, key_path, object_path, ref_path
 from artifacts.trust import Trust
 from flows.cli import app
+from tasks.job.__main__ import with_store_address
+from tasks.job.spec import JobSpec
 from tasks.kinds import Kind
 from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for, publish, publish_recipe
@@ -388,7 +390,9 @@ def test_a_damaged_table_is_left_out_of_queries(data, any_store, tmp_path):
     bad = plant(any_store, canonical_json(fields(files=[entry])))
     any_store.backend.write(f"{object_path(bad.digest)}/metrics.parquet", data)
     skipped: list[StoreError] = []
-    rows = query.sql(any_store, "SELECT count(*), sum(step), max(name) FROM metrics", TABLES, skipped.append)
+    rows = query.sql(
+        any_store, "SELECT count(*), sum(step), max(name) FROM metrics", TABLES, report=skipped.append
+    )
     assert rows.to_pylist()[0]["count_star()"] == 12
     assert len(skipped) == 1
     assert bad.digest[2:] in str(skipped[0])
@@ -513,6 +517,15 @@ def test_credentials_in_an_address_are_never_shown(tmp_path):
     with pytest.raises(UnknownArtifact) as missing:
         store.manifest("0" * 64)
     assert "s3cret" not in str(missing.value)
+
+
+def test_a_job_learns_the_credentials_from_its_environment_and_not_from_its_spec(tmp_path):
+    url = "memory://anna:s3cret@host/store"
+    spec = JobSpec(store=redacted(url), work_root=tmp_path, preset="tiny", builds=())
+    assert "s3cret" not in spec.model_dump_json()
+    assert with_store_address(spec, {"R1_STORE": url}).store == url
+    assert with_store_address(spec, {"R1_STORE": "memory://other"}) == spec
+    assert with_store_address(spec, {}) == spec
 
 
 def test_the_store_imports_nothing_of_the_recipe():
