@@ -124,13 +124,18 @@ def _job_folder(spec: JobSpec) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """A job never asks Prefect anything, so it is not given what opens the server."""
+    """A job never asks Prefect anything, so it is not given what opens the server.
+
+    The store's address stands here and not in the spec, a file, because it may hold credentials. `R1_HOME` is
+    absolute, so that the job finds the keys that are trusted (`artifacts.trust`) wherever it is started.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in _PREFECTS_SECRETS}
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
     return {
         **JOB_ENVIRONMENT,
         **inherited,
         "PYTHONPATH": path,
+        "R1_HOME": str(paths.home()),
         "R1_STORE": paths.absolute_store_url(),
     }
 

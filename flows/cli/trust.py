@@ -12,13 +12,11 @@ The key and the list lie in `$R1_HOME/trust` (`.r1/trust`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.shared import one_line_errors
+from flows.cli.shared import one_line_errors, open_store, show
 
 if TYPE_CHECKING:
     from artifacts.trust import Trust
@@ -30,22 +28,22 @@ Named = Annotated[str, typer.Argument(help="A label, or the public key itself.")
 @commands.command("list")
 def list_() -> None:
     """Show whether trust is required, the own public key, and the keys that are trusted."""
-    with _trust() as trust:
-        _show(trust)
+    with one_line_errors():
+        _show(_trust())
 
 
 @commands.command()
 def on() -> None:
     """Use only artifacts that were signed here or by a trusted key; sign what is made from now on."""
-    with _trust() as trust:
-        _show(trust.turn(required=True))
+    with one_line_errors():
+        _show(_trust().turn(required=True))
 
 
 @commands.command()
 def off() -> None:
     """Use every artifact whose bytes are as published; what is made is still signed."""
-    with _trust() as trust:
-        _show(trust.turn(required=False))
+    with one_line_errors():
+        _show(_trust().turn(required=False))
 
 
 @commands.command()
@@ -54,15 +52,15 @@ def add(
     label: Annotated[str, typer.Argument(help="What you call its owner.")],
 ) -> None:
     """Trust the artifacts that a key signs."""
-    with _trust() as trust:
-        _show(trust.add(public_key, label))
+    with one_line_errors():
+        _show(_trust().add(public_key, label))
 
 
 @commands.command()
 def remove(key: Named) -> None:
     """Trust a key no longer."""
-    with _trust() as trust:
-        _show(trust.remove(key))
+    with one_line_errors():
+        _show(_trust().remove(key))
 
 
 @commands.command()
@@ -73,26 +71,21 @@ def sign(
     ] = "tiny",
 ) -> None:
     """Vouch for an artifact of the store: verify its bytes, then sign its manifest with the own key."""
-    from artifacts.store import ArtifactStore
-
-    with _trust():
-        store = ArtifactStore.open()
+    with one_line_errors():
+        store = open_store()
         ref = store.resolve(artifact, preset)
         store.sign(ref)
-        typer.echo(f"signed {ref.kind} {ref.short}")
+        show(f"signed {ref.kind} {ref.short}")
 
 
-@contextmanager
-def _trust() -> Iterator[Trust]:
-    """The settings; what is refused becomes one line and exit code 2."""
+def _trust() -> Trust:
     from artifacts.trust import Trust, trust_folder
 
-    with one_line_errors():
-        yield Trust.load(trust_folder())
+    return Trust.load(trust_folder())
 
 
 def _show(trust: Trust) -> None:
-    typer.echo("trust is required" if trust.required else "trust is not required")
-    typer.echo(f"{trust.public_key() or 'no key yet: `r1 trust on` makes one'}  (this installation)")
+    show("trust is required" if trust.required else "trust is not required")
+    show(f"{trust.public_key() or 'no key yet: `r1 trust on` makes one'}  (this installation)")
     for key, label in sorted(trust.keys.items(), key=lambda item: item[1]):
-        typer.echo(f"{key}  {label}")
+        show(f"{key}  {label}")
