@@ -19,7 +19,7 @@ class Fault(StrEnum):
 
     damaged = "damaged"
     """An artifact has other bytes or files than were published; `repair` moves it aside."""
-    index = "index"
+    index = "index"  # type: ignore[assignment]  # hides `str.index`, which no fault needs
     """A key entry is wrong or missing; `repair` writes it anew."""
     name = "name"
     """A ref's file is not a ref, or calls an artifact what it is not."""

@@ -41,7 +41,8 @@ from tasks.rollout.engines import open_engine
 from tasks.rollout.server import Server
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import Codec
-from tasks.training.models import load_policy, load_tokenizer
+from tasks.tokenizer import load_tokenizer
+from tasks.training.models import load_policy
 
 PARTS = ("generate_s", "sync_s", "score_s", "update_s")
 _WARM_UP = 1

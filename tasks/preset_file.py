@@ -68,15 +68,15 @@ class _SettingsLoader(yaml.SafeLoader):
         """Build a node of the document; the limits are checked before anything is constructed from it."""
         event = self.peek_event()
         if self._depth == MAX_DEPTH:
-            raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+            raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
             # PyYAML knows an anchor before its branch is complete, and would build an endless document.
-            raise _refusal("an alias refers to the branch that it stands in", event.start_mark)
+            raise _refusal("an alias refers to the branch that it stands in", event)
         if node is not None and self._size(node) > MAX_VALUES:
-            raise _refusal(f"more than {MAX_VALUES:,} values, aliases written out", event.start_mark)
+            raise _refusal(f"more than {MAX_VALUES:,} values, aliases written out", event)
         return node
 
     def _size(self, node: yaml.Node) -> int:
@@ -103,21 +103,22 @@ class _SettingsLoader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
-                raise _refusal("a key is a list or a mapping", key_node.start_mark)
+                raise _refusal("a key is a list or a mapping", key_node)
             if key in seen:
-                raise _refusal(f"key {key!r} stands twice", key_node.start_mark)
+                raise _refusal(f"key {key!r} stands twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Build a value; an impossible number or date is an error with its line."""
         if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
-            raise _refusal(f"an integer of {len(node.value):,} characters", node.start_mark)
+            raise _refusal(f"an integer of {len(node.value):,} characters", node)
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError) as error:
-            raise _refusal(str(error), node.start_mark) from None
+            raise _refusal(str(error), node) from None
 
 
-def _refusal(problem: str, mark: yaml.Mark | None) -> ConstructorError:
+def _refusal(problem: str, at: yaml.Node | yaml.Event) -> ConstructorError:
+    mark: Any = at.start_mark  # two classes, with and without PyYAML's C part
     return ConstructorError(problem=problem, problem_mark=mark)

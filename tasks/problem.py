@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
+VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "rubric"]
+Split = Literal["train", "held_out"]
 Domain = Literal["math", "code", "stem", "logic", "general"]
 DOMAINS: tuple[Domain, ...] = ("math", "code", "stem", "logic", "general")
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
@@ -35,11 +37,11 @@ class Problem:
     language: Literal["en", "zh"]
     prompt: str
     answer: str
-    verifier: Literal["math", "choice", "code", "exact", "reasoning_gym", "rubric"]
+    verifier: VerifierName
     verifier_args: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     licence: str = "Apache-2.0"
-    split: Literal["train", "held_out"] = "train"
+    split: Split = "train"
 
 
 def to_table(problems: Iterable[Problem]) -> pa.Table:

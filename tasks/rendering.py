@@ -54,8 +54,10 @@ def template_of(prompt: str) -> Template | None:
     if not prompt.endswith(_AFTER):
         return None
     # The longest opening decides: `r1-few-shot` begins as `r1` does, and everything begins as `plain` does.
-    found = [name for name, opening in _OPENINGS.items() if prompt.startswith(opening + _BEFORE)]
-    return max(found, key=lambda name: len(_OPENINGS[name]), default=None)
+    found: list[Template] = [
+        name for name, opening in _OPENINGS.items() if prompt.startswith(opening + _BEFORE)
+    ]
+    return max(found, key=lambda name: len(_OPENINGS[name])) if found else None
 
 
 def chat_template(template: Template) -> str:

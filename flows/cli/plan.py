@@ -17,6 +17,7 @@ def plan(preset: Preset = "tiny") -> None:
     from rich.text import Text
 
     from flows import plan as planning
+    from flows.doctor import moving_bases
 
     with one_line_errors():
         pipeline = load_pipeline(preset)
@@ -28,6 +29,8 @@ def plan(preset: Preset = "tiny") -> None:
     ]
     print_table(["node", "stage", "pool", "key", "", "why"], cells)
     typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
+    for moving in moving_bases(pipeline):
+        say(f"{moving}: set base.revision to a commit")
 
 
 def estimate(preset: Preset = "tiny") -> None:

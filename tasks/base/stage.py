@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,9 @@ class BaseConfig(Settings):
     model: str
     """A folder (absolute or relative to the repository), a hub name, or `smollm2-135m` (the PyPI package)."""
     revision: str = "main"
-    """Hub models only; part of the cache key, so pin a commit."""
+    """Hub models only, part of the cache key: a commit (40 hexadecimal digits). With a branch such as `main`
+    the same settings can give another model tomorrow; `r1 plan` and `r1 doctor` say so, and the artifact
+    records the commit that was loaded."""
     context: Annotated[int | None, Field(ge=1, json_schema_extra=NEUTRAL)] = None
     """Positions (tokens) to give the model instead of its own number, for models with rotary positions:
     Qwen2.5-Math comes with 4,096, and the paper fine-tunes it at 32,768."""
@@ -39,6 +42,11 @@ class BaseConfig(Settings):
         owner, name = self.model.split("/")
         # A mistyped path below a folder of this repository is not asked for on the hub.
         return bool(owner and name) and not self.folder.exists() and not (REPOSITORY / owner).exists()
+
+    @property
+    def follows_a_branch(self) -> bool:
+        """Whether the hub may give another model tomorrow under this name; only a commit is fixed."""
+        return self.on_hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision)
 
     def files(self) -> dict[str, str]:
         return {"model": self.model}

@@ -71,11 +71,10 @@ def mixed_language(thinking: str, language: str, *, min_share: Share = 0.9) -> s
     return f"{share:.2f} of the words are {language}, at least {min_share}" if share < min_share else None
 
 
-Readability: type[Settings] = create_model(
-    "Readability",
-    __base__=Settings,
-    **{name.replace("-", "_"): (settings, settings()) for name, settings in _SETTINGS.items()},
-)
+_SECTIONS: dict[str, Any] = {
+    name.replace("-", "_"): (settings, settings()) for name, settings in _SETTINGS.items()
+}
+Readability: type[Settings] = create_model("Readability", __base__=Settings, **_SECTIONS)
 """The settings of every filter, a section each (`-` written `_`)."""
 
 

@@ -77,7 +77,7 @@ def verified_equivalence(pool: VerifierPool) -> SameAnswer:
     def same(pairs: Sequence[Pair]) -> list[bool]:
         problems = [replace(problem, answer=gold) for problem, gold, _ in pairs]
         completions = [f"<answer> {answer} </answer>" for _, _, answer in pairs]
-        return [j.verdict is Verdict.correct for j in pool.verify(problems, completions)]
+        return [j is not None and j.verdict is Verdict.correct for j in pool.verify(problems, completions)]
 
     return same
 

@@ -52,7 +52,8 @@ def read_problems(path: Path) -> pa.Table:
         UnusableProblems: as `check_files`, or the text is larger than the footers say; one sentence.
     """
     import pyarrow as pa
-    from artifacts.schemas import PROBLEMS
+
+    from tasks.tables import PROBLEMS
 
     check_files(path)
     batches: list[pa.RecordBatch] = []
@@ -89,7 +90,8 @@ def _opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
 
 def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
-    from artifacts.schemas import PROBLEMS
+
+    from tasks.tables import PROBLEMS
 
     with _opened(shard, PROBLEMS.names) as file:
         try:
@@ -102,7 +104,8 @@ def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
 
 def _check_columns(file: pq.ParquetFile, shard: Path) -> None:
     import pyarrow as pa
-    from artifacts.schemas import PROBLEMS
+
+    from tasks.tables import PROBLEMS
 
     found = {field.name: field.type for field in file.schema_arrow}
     if absent := [name for name in PROBLEMS.names if name not in found]:

@@ -12,7 +12,10 @@ from tasks.registry import any_of
 from tasks.settings import Positive, Settings
 from tasks.stage import Stage
 
-AnySource = Source if TYPE_CHECKING else any_of("tasks.problems.sources", Source)
+if TYPE_CHECKING:
+    AnySource = Source
+else:
+    AnySource = any_of("tasks.problems.sources", Source)
 
 
 class ProblemsConfig(Settings):

@@ -70,9 +70,19 @@ def _cut(text: str) -> list[str]:
 
 @cache
 def _segmenter() -> Any:
+    """jieba's tokenizer, its dictionary built in memory (about a second, once a process).
+
+    jieba keeps that dictionary in the shared temporary folder and loads it with `marshal`, which trusts what
+    it reads: another user of the machine could have put a file there. So there is no cache here: it is
+    neither read nor written.
+    """
     import logging
 
     import jieba
 
     jieba.setLogLevel(logging.WARNING)
-    return jieba
+    segmenter = jieba.Tokenizer()
+    # What `initialize` does without a cache; it skips its own work once `initialized` is set.
+    segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())
+    segmenter.initialized = True
+    return segmenter

@@ -10,7 +10,10 @@ from tasks.registry import any_of
 from tasks.rewards.term import Term
 from tasks.settings import VOLATILE, Settings
 
-AnyTerm = Term if TYPE_CHECKING else any_of("tasks.rewards.terms", Term)
+if TYPE_CHECKING:
+    AnyTerm = Term
+else:
+    AnyTerm = any_of("tasks.rewards.terms", Term)
 """The settings of one term, told apart by `name`."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -125,7 +126,7 @@ def _adapter_parameters(model: PreTrainedModel, rank: int) -> int:
     return sum(rank * (m.in_features + m.out_features) for m in layers)
 
 
-def _key_width(shape: object) -> int:
+def _key_width(shape: Any) -> int:
     """Values of a token's keys in one layer."""
     heads = shape.num_attention_heads
     size = getattr(shape, "head_dim", None) or shape.hidden_size // heads

@@ -191,7 +191,7 @@ def _recorded_reward(
     config: RLConfig, problems: Sequence[Problem], verifier: EarlyVerifier, ends: Sequence[int], job: Job
 ) -> RecordedReward:
     models = job.inputs.get("reward_models")
-    resources = Resources(models and models.path, config.template)
+    resources = Resources(models.path if models else None, config.template)
     return RecordedReward(
         config, problems, RewardFunction(config.rewards, verifier, resources), RewardHealth(),
         job.state / "samples", job.inputs["checkpoint"].ref.digest, ends, process_number(),

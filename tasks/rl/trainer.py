@@ -333,6 +333,7 @@ class GroupTrainer(GRPOTrainer):
             mask.shape[1],
             compute_entropy=True,
         )
+        assert entropy is not None  # asked for
 
         def flat(name: str) -> torch.Tensor | None:
             return micro_batch[name][mask] if name in micro_batch else None

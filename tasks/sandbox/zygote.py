@@ -30,8 +30,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn
 
-import isolation
-from plain import plain
+# Both lie beside this file, which runs as a script; mypy sees packages only.
+import isolation  # type: ignore[import-not-found]
+from plain import plain  # type: ignore[import-not-found]
 
 MAX_OUTPUT = 2**20
 MEMORY = 512 * 2**20

@@ -62,7 +62,9 @@ _SLIP = {"careful": 0.01, "checked": 0.0, "sloppy": 0.0, "wrong": 0.5}
 def documents(mixture: Mixture, seed: int) -> Iterator[str]:
     """An endless stream of documents, a pure function of `seed`."""
     rng = random.Random(seed)
-    streams = {d: (e for e in exercises(d, rng) if not e.held_out) for d in DOMAINS}
+    streams: dict[str, Iterator[Exercise]] = {
+        d: (e for e in exercises(d, rng) if not e.held_out) for d in DOMAINS
+    }
     kinds = {**mixture.facts, "none": 1 - sum(mixture.facts.values())}
     while True:
         kind = _draw(kinds, rng)
@@ -155,7 +157,8 @@ def _sum(rng: random.Random) -> str:
 def _option(rng: random.Random) -> str:
     """Which letter a number stands behind."""
     values = rng.sample(range(1, 160), 4)
-    chosen, language = rng.randrange(4), _draw({"en": 0.6, "zh": 0.4}, rng)
+    chosen = rng.randrange(4)
+    language: Language = "en" if _draw({"en": 0.6, "zh": 0.4}, rng) == "en" else "zh"
     listed = " ".join(f"( {letter} ) {value}" for letter, value in zip("ABCD", values, strict=True))
     return join(
         [listed, *say((f"= {values[chosen]}",), language), *say(("@so_option", "ABCD"[chosen]), language)]

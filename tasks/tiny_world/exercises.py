@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tasks.problem import Domain
+from tasks.problem import Domain, VerifierName
 from tasks.tiny_world.lexicon import PHRASES, Clause, Language, join, phrase, say
 
 Solution = tuple[list[Clause], str]
@@ -32,7 +32,7 @@ class Exercise:
     """What is asked, whatever the wording and the language: decides the split."""
     question: str
     answer: str
-    verifier: str
+    verifier: VerifierName
     solve: Callable[[random.Random, float], Solution]
     """(rng, chance of a slip per step) -> working and answer; no slip gives the right answer."""
     guess: Callable[[random.Random], str]

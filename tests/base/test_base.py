@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks.base.folder import UnusableBase
 from tasks.base.load import (
     BaseUnavailable,
+    _resolved_revision,
     _take_end_token,
     check,
     load_base,
@@ -147,3 +148,10 @@ def test_code_in_a_model_folder_is_not_run(tmp_path, tiny_model):
     with pytest.raises((ValueError, OSError)):
         load_base(BaseConfig(model=str(folder)))
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_commit_of_a_hub_model_is_recorded_and_a_folders_word_for_it_is_not(tiny_model):
+    model = build_model(build_tokenizer())
+    model.config._commit_hash = "0" * 40
+    assert _resolved_revision(BaseConfig(model="owner/name"), model) == {"revision": "0" * 40}
+    assert _resolved_revision(BaseConfig(model=str(tiny_model)), model) == {}

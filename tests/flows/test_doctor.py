@@ -59,3 +59,19 @@ def test_every_problem_has_a_remedy_and_sets_the_exit_code(preset, monkeypatch, 
     shown = CliRunner().invoke(cli.app, ["doctor", "--preset", path])
     assert shown.exit_code == 1
     assert all(finding.remedy in shown.stdout for finding in problems)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_hub_model_that_follows_a_branch_is_told_and_recorded(preset, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    path = preset({"base": {"model": "Qwen/Qwen2.5-Math-1.5B"}})
+    told = "Qwen/Qwen2.5-Math-1.5B follows 'main', which can change"
+    assert findings(path)["revision"].state == told
+    assert told in CliRunner().invoke(cli.app, ["plan", "--preset", path]).stdout
+    pinned = preset({"base": {"model": "Qwen/Qwen2.5-Math-1.5B", "revision": COMMIT}})
+    assert "revision" not in findings(pinned)
+    assert "which can change" not in CliRunner().invoke(cli.app, ["plan", "--preset", pinned]).stdout
+    assert "revision" not in findings(preset()), "a folder has no revision"

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from artifacts.schemas import PROBLEMS
 
 from tasks.presets import CONFIGS, PresetError, load_preset
 from tasks.problem import Problem, from_table, to_table
 from tasks.problems.reading import UnusableProblems, check_files, read_problems
 from tasks.problems.sources.parquet import ParquetFile
+from tasks.tables import PROBLEMS
 
 
 def table(rows: int, **columns) -> pa.Table:

@@ -1,5 +1,10 @@
 """Language consistency and repetition, on the tiny world's own texts and on others."""
 
+import marshal
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +65,20 @@ def test_repetition_counts_the_most_frequent_run():
     assert repetition("等等 等等 等等", 1) == 3
     assert repetition("a b", 3) == 0
     assert repetition("one two three four", 2) == 1
+
+
+def test_a_planted_cache_of_jieba_is_neither_read_nor_written(tmp_path):
+    """Another user could put one into the shared temporary folder; this one would cut every sign alone."""
+    planted = tmp_path / "jieba.cache"
+    planted.write_bytes(marshal.dumps(({"计": 1, "算": 1}, 2)))
+    script = "from tasks.rewards.language import repetition; print(repetition('计算计算', 1))"
+    before = planted.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "2\n", "two words"
+    assert planted.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [planted]

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from tasks.problem import Domain, Problem
+from tasks.problem import Domain, Problem, Split
 from tasks.problems.source import Drawn, Source
 from tasks.settings import Count
 
@@ -30,7 +30,8 @@ class TinyWorld(Source):
         from tasks.tiny_world.exercises import exercises
 
         problems: list[Problem] = []
-        for split, wanted in (("held_out", self.held_out), ("train", self.train)):
+        both: dict[Split, dict[Domain, int]] = {"held_out": self.held_out, "train": self.train}
+        for split, wanted in both.items():
             for domain, count in wanted.items():
                 rng = random.Random(f"{seed} {split} {domain}")
                 stream = (e for e in exercises(domain, rng) if e.held_out == (split == "held_out"))
@@ -51,7 +52,7 @@ def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercis
     return list(found.values())
 
 
-def _problem(exercise: Exercise, split: str) -> Problem:
+def _problem(exercise: Exercise, split: Split) -> Problem:
     digest = hashlib.sha256(exercise.question.encode()).hexdigest()[:12]
     return Problem(
         f"{exercise.domain}-{digest}", exercise.domain, exercise.language, exercise.question,

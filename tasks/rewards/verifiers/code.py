@@ -33,7 +33,8 @@ def judge(problem: Problem, completion: str) -> Judgement | Deferred:
 
 def run(bench: Bench, deferred: Deferred) -> Judgement:
     """Raises CheckFailed where the problem's unit tests cannot be rewritten."""
-    program, arguments = deferred.extracted, deferred.arguments
+    program = deferred.extracted
+    arguments: Mapping[str, Any] = deferred.arguments
     if "unit_tests" in arguments:
         program, arguments = with_tests(program, bench.rewrite_unit_tests(arguments["unit_tests"]))
     graded = judge_code(bench.sandbox, program, arguments, bench.seconds, bench.every_case)

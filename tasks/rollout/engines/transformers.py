@@ -47,8 +47,9 @@ class TransformersEngine:
                 self._end_tokens, self._batch_size, logprobs,
             )  # fmt: skip
             for row, found in drawn:
+                prompt, sample = rows[row]
                 reason = finish_reason(found.tokens, self._end_tokens)
-                yield Completion(*rows[row], found.tokens, reason, found.logprobs if logprobs else None)
+                yield Completion(prompt, sample, found.tokens, reason, found.logprobs if logprobs else None)
 
     def load(self, weights: Weights) -> None:
         """See `Engine.load`. A lent model has the trainer's weights already."""

@@ -93,7 +93,8 @@ class VllmEngine:
             while waiting:
                 for output in engine.step():
                     if output.finished:
-                        yield self._completion(*waiting.pop(output.request_id), output.outputs[0])
+                        prompt, sample = waiting.pop(output.request_id)
+                        yield self._completion(prompt, sample, output.outputs[0])
         finally:
             if waiting:  # the caller gave up half way
                 engine.abort_request(list(waiting))
