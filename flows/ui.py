@@ -242,10 +242,10 @@ def _recipe(graph: Lineage) -> SvgFigure | None:
     from tasks.report.data import ReportNode
     from tasks.report.recipe_figure import recipe_svg
 
-    nodes = [
-        ReportNode(node.name, digest, tuple(graph.nodes[edge.parent].name for edge in graph.inputs(digest)))
-        for digest, node in graph.nodes.items()
-    ]
+    parents: dict[str, list[str]] = {digest: [] for digest in graph.nodes}
+    for edge in graph.edges:
+        parents[edge.child].append(graph.nodes[edge.parent].name)
+    nodes = [ReportNode(node.name, d, tuple(parents[d])) for d, node in graph.nodes.items()]
     return recipe_svg(nodes)
 
 

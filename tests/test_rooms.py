@@ -191,7 +191,7 @@ def test_a_stage_is_its_folder_a_line_of_the_recipe_and_its_section(tree):
     add(tree, "configs/tiny.yaml", "census: {times: 2}\n")
     said = run(tree, """
 import json
-from flows.deployments import document
+from flows.deployments import prefect_yaml
 from flows.graph import load_pipeline
 from flows.stage_flows import FLOWS
 from tasks.recipe import title
@@ -201,7 +201,7 @@ flow = FLOWS["census"]
 print(json.dumps([
     pipeline.feeds["census"], title("census"), flow.description, list(flow.parameters.properties),
     pipeline.nodes["census"].config.times, "dataset.census" in pipeline.feeds["report"],
-    "census" in document(),
+    "name: census," in prefect_yaml(),
 ]))
 """)  # fmt: skip
     assert said == [
