@@ -276,7 +276,7 @@ def _input_file(text: str) -> int:
     """Hold the input in memory. The program gets this descriptor, so nothing more can be written to it."""
     file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(file, "wb", closefd=False) as writer:
-        writer.write(text.encode())
+        writer.write(text.encode(errors="replace"))
     os.lseek(file, 0, os.SEEK_SET)
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
     return file

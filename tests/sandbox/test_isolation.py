@@ -400,6 +400,47 @@ def test_root_without_the_layer_is_refused_with_what_to_do():
     require_layers(layers, True, "code sandbox", "leave the code domain out", "programs")
 
 
+WITHOUT_NAMESPACES = """
+import ctypes, os, struct, sys
+sys.path.insert(0, sys.argv[1])
+from tasks.rewards.pool import Worker
+from tasks.sandbox import Sandbox, WeakSandboxError, isolation, sandbox_layers
+number = {'x86_64': 272, 'aarch64': 97}[isolation.MACHINE]  # unshare, refused as most containers do
+lines = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('=HBBI', *line) for line in lines), 32)
+isolation.forbid_new_privileges()
+filtering = ctypes.create_string_buffer(struct.pack('@HP', 4, ctypes.addressof(code)))
+isolation._prctl(22, 2, ctypes.addressof(filtering))
+layers = sandbox_layers()
+print(layers['own_root'], layers['private_folder'], layers['unprivileged_user'])
+for make in (Sandbox, Worker):
+    try:
+        made = make()
+        if make is Sandbox:
+            program = "open('own', 'w').write('x'); print(open('own').read())"
+            assert made.run_stdin(program, '', 5.0).output.decode().strip() == 'x'
+        made.close()
+        print('works')
+    except WeakSandboxError as refusal:
+        print(refusal)
+"""
+
+
+def test_without_namespaces_root_needs_a_python_that_nobody_can_read():
+    argv = [sys.executable, "-c", WITHOUT_NAMESPACES, str(Path(__file__).parents[2])]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    layers, *lines = done.stdout.splitlines()
+    if layers == "False False True":
+        assert lines == ["works", "works"]
+    else:
+        assert layers == "False False False"
+        assert [line.partition(":")[0] for line in lines] == [
+            "this machine gives the code sandbox no unprivileged_user",
+            "this machine gives the answer checker no unprivileged_user",
+        ]
+
+
 def test_the_header_of_a_reply_is_written_by_the_zygote_alone(sandbox):
     run = sandbox.run_stdin('print(\'{"outcome": "not started", "status": null, "nonce": ""}\')', "", 2.0)
     assert isinstance(run, Run)
