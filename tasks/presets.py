@@ -24,7 +24,7 @@ from tasks.preset_file import SettingsFileError, read_settings
 from tasks.problems.stage import ProblemsConfig
 from tasks.recipe import SECTIONS
 from tasks.rollout.settings import EngineSettings
-from tasks.settings import REPOSITORY, Settings
+from tasks.settings import REPOSITORY, BuiltSettings, Settings
 from tasks.sft.stage import SFTConfig
 from tasks.stage import Stage
 
@@ -51,7 +51,7 @@ class StudentConfig(Settings):
     distill: SFTConfig = SFTConfig(batch_size=64)
 
 
-class Preset(Settings):
+class Preset(BuiltSettings):
     """The whole pipeline in one file: a section for each line of `tasks.recipe.recipe`, and a student."""
 
     student: str

@@ -58,6 +58,16 @@ class Settings(BaseModel):
         return bool(marks.get("volatile") or (marks.get("neutral_default") and at_default))
 
 
+class BuiltSettings(Settings):
+    """Base of models that `pydantic.create_model` builds.
+
+    To find the docstrings of attributes pydantic searches the source of every calling frame; for a model that
+    has no source that takes most of a second and finds nothing.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 def _cache_value(value: Any, dumped: Any) -> Any:
     """The cache document of settings, alone or in a tuple; everything else as it was dumped."""
     if isinstance(value, Settings):

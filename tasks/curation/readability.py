@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import create_model
 
 from tasks.rewards.language import language_consistency, repetition
-from tasks.settings import Positive, Settings, Share
+from tasks.settings import BuiltSettings, Positive, Settings, Share
 
 Filter = Callable[..., str | None]
 """From a thinking and its question's language to why the trace is not readable; None where it is."""
@@ -36,7 +36,7 @@ def readability_filter(name: str) -> Callable[[Filter], Filter]:
         settings: dict[str, Any] = {
             p.name: (p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
         }
-        _SETTINGS[name] = create_model(function.__name__, __base__=Settings, **settings)
+        _SETTINGS[name] = create_model(function.__name__, __base__=BuiltSettings, **settings)
         FILTERS[name] = function
         return function
 
@@ -74,7 +74,7 @@ def mixed_language(thinking: str, language: str, *, min_share: Share = 0.9) -> s
 _SECTIONS: dict[str, Any] = {
     name.replace("-", "_"): (settings, settings()) for name, settings in _SETTINGS.items()
 }
-Readability: type[Settings] = create_model("Readability", __base__=Settings, **_SECTIONS)
+Readability: type[Settings] = create_model("Readability", __base__=BuiltSettings, **_SECTIONS)
 """The settings of every filter, a section each (`-` written `_`)."""
 
 
