@@ -184,7 +184,7 @@ def test_credentials_reach_no_file_of_a_job(store, monkeypatch):
 def test_what_a_job_writes_is_its_users_own(store):
     spec = spec_of(steps=10_000)
     with runner.started(spec, ENTRY):
-        wait_until(lambda: (state(spec) / "step").exists())
+        wait_until(lambda: (state(spec).parent / "progress.json").exists())
         written = [*spec.work_root.rglob("*")]
         assert {"log.txt", "progress.json", "state"} <= {path.name for path in written}
         inside = [path for path in written if path.is_file() and not path.name.startswith(".")]

@@ -105,11 +105,11 @@ def test_a_student_file_of_ones_own(built, store, tmp_path):
 
 
 def test_a_submission_that_fails_says_why(r1, monkeypatch):
-    from flows import api
+    from flows import api, services
     from flows.services import ServiceError
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     with pytest.raises(ServiceError, match="`prefect deployment run nothing` failed: "):
         api.submit("nothing", {})
-    with httpx.Client() as client, pytest.raises(httpx.ConnectError):
+    with services.client() as client, pytest.raises(httpx.ConnectError):
         api.state(client, "00000000-0000-0000-0000-000000000000")
