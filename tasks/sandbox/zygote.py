@@ -154,6 +154,7 @@ def become_guardian(
         if layers.get("private_folder"):
             isolation.private_folder(FOLDER_SIZE)
         os.chdir(folder)
+        tempfile.tempdir = folder
         program = os.fork()
         if program == 0:
             become_program(request, stdin, output, started, layers)

@@ -283,7 +283,7 @@ def test_a_thread_that_writes_on_changes_no_other_program(guarded):
             threading.Thread(target=writing, daemon=True).start()
             return 2
     """
-    assert judged(guarded, program).verdict.value == "wrong"
+    assert judged(guarded, program).verdict.value in ("wrong", "timeout")
     assert judged(guarded, "def f(x):\n    return 2").verdict.value == "correct"
 
 
@@ -351,7 +351,7 @@ ORDINARY = {
 @pytest.mark.parametrize("program", ORDINARY.values(), ids=ORDINARY)
 def test_ordinary_programs_run_as_they_do_outside(sandbox, tmp_path, program):
     program = textwrap.dedent(program)
-    run = sandbox.run_stdin(program, "", 10.0)
+    run = sandbox.run_stdin(program, "", 30.0)  # enough on a loaded machine
     outside = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
