@@ -10,8 +10,9 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from artifacts import files, leases
 from artifacts.checks import MAX_DOCUMENT
@@ -49,7 +50,7 @@ class Backend(Protocol):
     def sha256(self, path: str) -> str:
         """64 hex digits."""
 
-    def open(self, path: str) -> AbstractContextManager[BinaryIO]:
+    def open(self, path: str) -> AbstractContextManager[BufferedIOBase]:
         """A plain file, to read."""
 
     def commit(self, draft: Path, path: str, document: bytes, signature: bytes | None) -> None:
@@ -140,7 +141,7 @@ class ObjectBackend:
         return {name[len(path) + 1 :]: _plain_size(info) for name, info in found.items()}
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
+    def open(self, path: str) -> Iterator[BufferedIOBase]:
         with self.fs.open(path, "rb") as file:
             yield file
 

@@ -17,8 +17,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from artifacts import files, leases
 from artifacts.checks import MAX_DOCUMENT, MAX_FILES, MAX_FOLDERS
@@ -112,7 +112,7 @@ class LocalBackend:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     @contextmanager
-    def open(self, path: str) -> Iterator[BinaryIO]:
+    def open(self, path: str) -> Iterator[BufferedIOBase]:
         with self._file(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
 

@@ -54,10 +54,8 @@ def template_of(prompt: str) -> Template | None:
     if not prompt.endswith(_AFTER):
         return None
     # The longest opening decides: `r1-few-shot` begins as `r1` does, and everything begins as `plain` does.
-    found: list[Template] = [
-        name for name, opening in _OPENINGS.items() if prompt.startswith(opening + _BEFORE)
-    ]
-    return max(found, key=lambda name: len(_OPENINGS[name])) if found else None
+    longest_first = sorted(_OPENINGS.items(), key=lambda item: -len(item[1]))
+    return next((name for name, opening in longest_first if prompt.startswith(opening + _BEFORE)), None)
 
 
 def chat_template(template: Template) -> str:
