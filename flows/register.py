@@ -44,11 +44,14 @@ def main() -> None:
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
-    settings = {"concurrency_limit": limit, "base_job_template": JOB_TEMPLATE}
+    pool = WorkPoolCreate(
+        name=name, type="process", concurrency_limit=limit, base_job_template=JOB_TEMPLATE
+    )
     try:
-        client.create_work_pool(WorkPoolCreate(name=name, type="process", **settings))
+        client.create_work_pool(pool)
     except ObjectAlreadyExists:
-        client.update_work_pool(name, WorkPoolUpdate(**settings))
+        update = WorkPoolUpdate(concurrency_limit=limit, base_job_template=JOB_TEMPLATE)
+        client.update_work_pool(name, update)
 
 
 def _watch_for_lost_machines() -> None:
