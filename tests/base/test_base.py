@@ -14,11 +14,12 @@ from tasks.base.load import (
     check,
     load_base,
     run,
+    save,
     set_context,
 )
 from tasks.base.smollm2 import smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
-from tasks.rendering import render_prompt
+from tasks.rendering import chat_template, render_prompt
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
 from tasks.tokenizer import load_tokenizer
@@ -155,3 +156,12 @@ def test_the_commit_of_a_hub_model_is_recorded_and_a_folders_word_for_it_is_not(
     model.config._commit_hash = "0" * 40
     assert _resolved_revision(BaseConfig(model="owner/name"), model) == {"revision": "0" * 40}
     assert _resolved_revision(BaseConfig(model=str(tiny_model)), model) == {}
+
+
+def test_the_chat_template_of_a_base_is_kept_and_a_missing_one_written(tiny_model, tmp_path):
+    model, tokenizer = load_base(BaseConfig(model=str(tiny_model)))
+    save(model, tokenizer, tmp_path / "without")
+    assert (tmp_path / "without" / "chat_template.jinja").read_text() == chat_template("r1")
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    save(model, tokenizer, tmp_path / "own")
+    assert (tmp_path / "own" / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}"

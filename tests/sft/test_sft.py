@@ -83,7 +83,10 @@ def test_the_saved_model_loads_as_it_was_trained(fine_tuned):
     text = tokenizer.decode(written[0])
     assert text.count("<answer>") == 1
     assert text.endswith("<|end|>")
-    assert sorted(p.suffix for p in folder.iterdir()) == [".json"] * 4 + [".safetensors"]
+    suffixes = sorted(p.suffix for p in folder.iterdir())
+    assert suffixes == [".jinja"] + [".json"] * 4 + [".safetensors"]
+    chat = [{"role": "user", "content": "what is 1 + 2?"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "User: what is 1 + 2? Assistant:"
 
 
 @slow
