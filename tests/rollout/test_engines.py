@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from artifacts.tables import read_table
+from tasks.judged_samples import sample_checkpoint
 from tasks.kinds import Kind
 from tasks.problem import Problem
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
-from tasks.rollout import engines, sampling
+from tasks.rollout import engines
 from tasks.rollout.engine import Completion, EngineUnavailable, SampledModel, generate_rows
 from tasks.rollout.engines import ENGINES, EngineEntry, open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -71,7 +72,7 @@ def test_a_new_engine_samples_what_the_embedded_one_does(one_by_one, tiny_model,
     for number, engine in enumerate((EngineSettings(), one_by_one)):
         job = local_job(tmp_path / str(number), "base", "evaluate", inputs)
         short = Sampling(max_new_tokens=12)
-        table = sampling.sample_checkpoint(job.inputs["checkpoint"], problems, "r1", short, 4, 0, engine, job)
+        table = sample_checkpoint(job.inputs["checkpoint"], problems, "r1", short, 4, 0, engine, job)
         written.append(table["completion"].to_pylist())
     assert set(table["engine"].to_pylist()) == {"one-by-one 1"}
     assert written[0] == written[1]
