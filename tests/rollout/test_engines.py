@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from artifacts.tables import read_table
+from tasks.judged_samples import sample_checkpoint
 from tasks.kinds import Kind
 from tasks.problem import Problem
 from tasks.rl.stage import RLConfig
