@@ -44,9 +44,7 @@ def main() -> None:
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
-    pool = WorkPoolCreate(
-        name=name, type="process", concurrency_limit=limit, base_job_template=JOB_TEMPLATE
-    )
+    pool = WorkPoolCreate(name=name, type="process", concurrency_limit=limit, base_job_template=JOB_TEMPLATE)
     try:
         client.create_work_pool(pool)
     except ObjectAlreadyExists:
