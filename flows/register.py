@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
-    settings = {"concurrency_limit": limit, "base_job_template": JOB_TEMPLATE}
+    settings: dict[str, Any] = {"concurrency_limit": limit, "base_job_template": JOB_TEMPLATE}
     try:
         client.create_work_pool(WorkPoolCreate(name=name, type="process", **settings))
     except ObjectAlreadyExists:

@@ -57,7 +57,8 @@ def template_of(prompt: str) -> Template | None:
     found: list[Template] = [
         name for name, opening in _OPENINGS.items() if prompt.startswith(opening + _BEFORE)
     ]
-    return max(found, key=lambda name: len(_OPENINGS[name])) if found else None
+    found.sort(key=lambda name: len(_OPENINGS[name]))
+    return found[-1] if found else None
 
 
 def chat_template(template: Template) -> str:

@@ -334,7 +334,7 @@ Condition = tuple[int, int, Sequence[int]]
 is word 2n, the high half word 2n + 1 (both architectures are little-endian)."""
 
 
-def _conditional() -> dict[tuple[int | None, int], Sequence[Condition]]:
+def _conditional() -> dict[tuple[int | None, int | None], Sequence[Condition]]:
     """Return the calls that may be made only if all conditions on their arguments hold."""
     no_special_bits = (0o7000, (0,))  # of a new file's mode: set-user-id, set-group-id, sticky
     return {

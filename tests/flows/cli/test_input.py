@@ -6,7 +6,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows import cli, distillation, processes
+from flows import cli, daemons, distillation
 
 BAD_PRESETS = [
     ({"rl_zero.stepz": 5}, ["rl_zero.stepz is not a setting", "did you mean steps?"]),
@@ -84,7 +84,7 @@ def test_distilling_qwen_7b_stops_before_any_work(r1, home, monkeypatch):
         assert part in said
     for setting in ("Qwen/Qwen2.5-Math-7B", "8e-05, cosine to 8e-06", "64", "32,768 tokens"):
         assert setting in result.stdout
-    assert processes.marked() == []
+    assert daemons.marked() == []
     assert not (home / "services").exists()
 
 
