@@ -83,7 +83,7 @@ def test_the_saved_model_loads_as_it_was_trained(fine_tuned):
     text = tokenizer.decode(written[0])
     assert text.count("<answer>") == 1
     assert text.endswith("<|end|>")
-    assert sorted(p.suffix for p in folder.iterdir()) == [".json"] * 4 + [".safetensors"]
+    assert sorted(p.suffix for p in folder.iterdir()) == [".jinja", *[".json"] * 4, ".safetensors"]
 
 
 @slow
