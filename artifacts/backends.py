@@ -147,7 +147,7 @@ class ObjectBackend:
 
     def sha256(self, path: str) -> str:
         with self.open(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # has `readinto`
 
     def commit(self, draft: Path, path: str, document: bytes, signature: bytes | None) -> None:
         for name, file in files.entries(draft).items():

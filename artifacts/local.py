@@ -109,7 +109,7 @@ class LocalBackend:
 
     def sha256(self, path: str) -> str:
         with self.open(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # has `readinto`
 
     @contextmanager
     def open(self, path: str) -> Iterator[BufferedIOBase]:

@@ -91,7 +91,7 @@ LINE = '    base = r1.make("base", BASE, preset.base)\n'
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """A copy of the source tree without tests."""
+    """A copy of the source tree without tests. The weights (6 MB) are in it: a preset checks its base."""
     for name in ("artifacts", "configs", "flows", "tasks"):
         left_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=left_out)
