@@ -72,11 +72,22 @@ def _plain(value: Any) -> str:
     """As it is written in a preset, on one line."""
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-")
-    document = TypeAdapter(Any).dump_python(value, mode="json", exclude_defaults=True)
-    if document == {} and isinstance(value, Settings):
+    document = _document(value)
+    if document == {}:
         return "default"
     text: str = yaml.safe_dump(document, default_flow_style=True, sort_keys=False, width=10_000)
     return text.removesuffix("...\n").strip()
+
+
+def _document(value: Any) -> Any:
+    """What a preset would have to say; entries of a list keep their `name`, which chose their settings."""
+    if isinstance(value, tuple):
+        return [_document(item) | _name(item) if isinstance(item, Settings) else item for item in value]
+    return TypeAdapter(Any).dump_python(value, mode="json", exclude_defaults=True)
+
+
+def _name(entry: Settings) -> dict[str, str]:
+    return {"name": entry.name} if hasattr(entry, "name") else {}
 
 
 def replaced(page: str, mark: str, make: Callable[[str], str]) -> str:

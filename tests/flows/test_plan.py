@@ -92,10 +92,10 @@ def test_settings_that_do_not_decide_a_result_change_nothing(built, store, prese
 
 
 def test_a_raised_stage_version_redoes_the_stage(built, store, preset, monkeypatch):
-    monkeypatch.setattr(recipe, "FINAL_RL", replace(recipe.FINAL_RL, version=2))
+    monkeypatch.setattr(recipe, "FINAL_RL", replace(recipe.FINAL_RL, version=recipe.FINAL_RL.version + 1))
     found = misses(preset(), store)
     assert set(found) == {"r1", "evaluation.r1", "report"}
-    assert found["r1"] == "stage final-rl is now version 2 (was 1)"
+    assert found["r1"] == "stage final-rl is now version 3 (was 2)"
 
 
 def test_a_lost_artifact_is_said_to_be_gone(built, store, preset):
