@@ -19,7 +19,7 @@ MOST_POWER = 10_000
 """A larger exponent would make more of the floats' error than that."""
 
 
-class NotPlain(Exception):
+class NotComparable(Exception):
     """The expression has another part than those above, or no real value at the point."""
 
 
@@ -29,7 +29,7 @@ def plainly_equal(gold: Any, given: Any) -> bool | None:
         return None
     try:
         (a, reach_a), (b, reach_b) = _value(gold), _value(given)
-    except (NotPlain, OverflowError, ZeroDivisionError):
+    except (NotComparable, OverflowError, ZeroDivisionError):
         return None
     if abs(a - b) > APART * max(1.0, reach_a, reach_b):
         return False
@@ -55,9 +55,9 @@ def _value(expression: Any) -> tuple[float, float]:
     elif kind is _heads()["Pow"] and abs(values[1]) <= MOST_POWER:
         value = values[0] ** values[1]
     else:
-        raise NotPlain
+        raise NotComparable
     if isinstance(value, complex) or not math.isfinite(value):
-        raise NotPlain
+        raise NotComparable
     return value, max(reach, abs(value))
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tasks.problem import Problem
 from tasks.rendering import render_prompt
-from tasks.rl.schedule import Stage, curriculum_stages, prompt_schedule, refill_problems
+from tasks.rl.schedule import PromptPool, curriculum_stages, prompt_schedule, refill_problems
 from tasks.rl.stage import RLConfig
 
 
@@ -24,7 +24,7 @@ class Prompts:
     """Length of each prompt."""
     order: list[list[int]]
     """A step's problems (indices), as `prompt_schedule`."""
-    stages: list[Stage]
+    stages: list[PromptPool]
     seed: int
 
     @classmethod

@@ -62,7 +62,7 @@ def prompt_schedule(
 
 
 @dataclass(frozen=True)
-class Stage:
+class PromptPool:
     """The reasoning problems that may be asked from step `begins` on."""
 
     begins: int
@@ -73,13 +73,15 @@ class Stage:
 
 def curriculum_stages(
     problems: Sequence[Problem], config: RLConfig, pass_rates: Sequence[float] | None
-) -> list[Stage]:
+) -> list[PromptPool]:
     """By rising step, the first at 0; one stage with every problem where there is no curriculum."""
     pool = _pools(problems, config)[_REASONING]
     if config.curriculum is None or pass_rates is None:
-        return [Stage(0, pool, _REASONING)]
+        return [PromptPool(0, pool, _REASONING)]
     stages = [
-        Stage(s.step, [i for i in pool if s.min_pass_rate <= pass_rates[i] <= s.max_pass_rate], 2 + number)
+        PromptPool(
+            s.step, [i for i in pool if s.min_pass_rate <= pass_rates[i] <= s.max_pass_rate], 2 + number
+        )
         for number, s in enumerate(config.curriculum.stages)
     ]
     for stage, settings in zip(stages, config.curriculum.stages, strict=True):
@@ -94,7 +96,7 @@ def curriculum_stages(
 
 
 def refill_problems(
-    stages: Sequence[Stage], seed: int, step: int, draw: int, process: int, count: int
+    stages: Sequence[PromptPool], seed: int, step: int, draw: int, process: int, count: int
 ) -> list[int]:
     """`count` problems for groups to be drawn again: a pure function of the arguments, without repeats."""
     pool = [s.pool for s in stages if s.begins <= step][-1]

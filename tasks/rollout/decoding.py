@@ -109,7 +109,7 @@ def require_full_attention(model: PreTrainedModel) -> None:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnRow:
     """One row's tokens, the last one an end token unless the row was cut by length."""
 
     tokens: list[int]
@@ -139,7 +139,7 @@ def write(
     end_tokens: frozenset[int],
     batch_size: int,
     logprobs: bool = False,
-) -> Iterator[tuple[int, Drawn]]:
+) -> Iterator[tuple[int, DrawnRow]]:
     """Yields (row, what was drawn) for each prompt (token ids) as rows leave the batch.
 
     Length is cut at `sampling.max_new_tokens` or where the model's context ends.
@@ -178,10 +178,12 @@ class _Drafts:
             logprobs = torch.log_softmax(logits / t, dim=-1)
             self._logprobs[rows, step] = logprobs.gather(1, token.clamp(min=0)[:, None]).squeeze(1)
 
-    def row(self, place: int) -> Drawn:
+    def row(self, place: int) -> DrawnRow:
         tokens: list[int] = self._tokens[place].tolist()
         tokens = tokens[: tokens.index(-1)] if -1 in tokens else tokens
-        return Drawn(tokens, [] if self._logprobs is None else self._logprobs[place, : len(tokens)].tolist())
+        return DrawnRow(
+            tokens, [] if self._logprobs is None else self._logprobs[place, : len(tokens)].tolist()
+        )
 
 
 def _room(model: PreTrainedModel, prompts: Sequence[Sequence[int]], wanted: int) -> list[int]:
@@ -204,7 +206,7 @@ def _decode_batch(
     room: Sequence[int],
     end_tokens: frozenset[int],
     logprobs: bool,
-) -> Iterator[tuple[int, Drawn]]:
+) -> Iterator[tuple[int, DrawnRow]]:
     """Yields (place in the batch, what was drawn) as rows leave the batch."""
     device = model.device
     logits, cache, mask = _read_prompts(model, prompts, max(room))

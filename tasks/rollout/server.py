@@ -111,7 +111,7 @@ class Server:
         except (OSError, http.client.HTTPException) as error:
             raise ServerGone(
                 f"no vLLM server answers at {self.url} ({error}): start it with `vllm serve MODEL`, "
-                "or mend engine.server_url"
+                "or fix engine.server_url"
             ) from error
         return answer
 
