@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -146,6 +147,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     given = parser.parse_args()
     if given.case:
+        # TRL refuses a process that sees several GPUs; the server takes the second one for itself.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
         with tempfile.TemporaryDirectory() as scratch:
             found = CASES[given.case](given.model, given.preset, given.steps, Path(scratch))
         print("RESULT " + json.dumps({name: round(value, 4) for name, value in found.items()}), flush=True)
