@@ -6,20 +6,19 @@ answers as before. `Server.instance` tells the two apart.
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import os
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
+import openai
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from tasks.job import LOST, ServiceLost
 from tasks.rollout.engine import EngineUnavailable
@@ -43,43 +42,63 @@ class Refused(RuntimeError):
     """The server answers, but not what was asked for."""
 
 
-@dataclass(frozen=True)
 class Server:
-    """The server at `url` (no slash at its end)."""
+    """The server at `url` (no slash at its end).
 
-    url: str
+    Completions go through OpenAI's client; the other addresses are vLLM's own and go through httpx. Neither
+    retries by itself: whether the same may be asked again depends on the weights, which the caller knows.
+    """
 
-    def get(self, path: str, seconds: float = COMPLETION_SECONDS) -> dict[str, Any]:
-        """The JSON answer. Raises as `post`."""
-        return self._answer(path, None, seconds)
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(base_url=url, trust_env=False)
+        # The key is one that vLLM does not look at; the client would otherwise read the user's own OpenAI key
+        # from the environment and send it to this server.
+        self._openai = openai.OpenAI(
+            base_url=f"{url}/v1", api_key="none", organization="", project="", max_retries=0,
+            timeout=COMPLETION_SECONDS, http_client=openai.DefaultHttpxClient(trust_env=False),
+        )  # fmt: skip
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON answer to a POST of `body`.
+    def get(self, path: str, seconds: float = _LOOK_SECONDS) -> dict[str, Any]:
+        """The JSON answer. Raises as `complete`."""
+        with self._explained(path):
+            answer = self._http.get(path, timeout=seconds)
+        if answer.is_error:
+            raise self._refusal(path, answer.status_code, answer.text)
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def complete(self, **request: Any) -> dict[str, Any]:
+        """The first choice of a completion request; what OpenAI's interface lacks goes in `extra_body`.
 
         Raises:
             ServerGone: nothing answers, or the answer broke off.
             Refused: with the server's reason.
         """
-        return self._answer(path, json.dumps(body).encode(), COMPLETION_SECONDS)
+        with self._explained("/v1/completions"):
+            try:
+                answer = self._openai.completions.create(**request)
+            except openai.APIStatusError as error:
+                raise self._refusal("/v1/completions", error.status_code, error.response.text) from error
+        choice: dict[str, Any] = answer.choices[0].model_dump()
+        return choice
 
     def instance(self) -> str:
         """A name of the server's process: another one after a restart. Needs VLLM_SERVER_DEV_MODE=1."""
-        info = self.get("/server_info?config_format=json", _LOOK_SECONDS)
-        return str(info["vllm_config"]["instance_id"])
+        return str(self.get("/server_info?config_format=json")["vllm_config"]["instance_id"])
 
     def takes_weights(self) -> bool:
         """Whether TRL can push weights to it (development endpoints and a weight-transfer engine)."""
         try:
-            config = self.get("/server_info?config_format=json", _LOOK_SECONDS)["vllm_config"]
+            config = self.get("/server_info?config_format=json")["vllm_config"]
         except Refused:
             return False
         return config.get("weight_transfer_config") is not None
 
     def is_up(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=_LOOK_SECONDS):
-                return True
-        except (OSError, http.client.HTTPException):
+            return self._http.get("/health", timeout=_LOOK_SECONDS).is_success
+        except httpx.TransportError:
             return False
 
     def wait(self, seconds: float = RETURN_SECONDS) -> None:
@@ -88,32 +107,32 @@ class Server:
         Raises:
             EngineUnavailable: it did not come back in time.
         """
-        deadline = time.monotonic() + seconds
-        while not self.is_up():
-            if time.monotonic() > deadline:
-                raise EngineUnavailable(
-                    f"the vLLM server at {self.url} vanished and did not come back within {seconds:.0f} s: "
-                    "start it again; what was sampled is kept"
-                )
-            time.sleep(1.0)
-
-    def _answer(self, path: str, data: bytes | None, seconds: float) -> dict[str, Any]:
-        address = f"{self.url}{path}"
-        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        retry = Retrying(
+            stop=stop_after_delay(seconds), wait=wait_fixed(1), retry=retry_if_result(lambda up: not up)
+        )
         try:
-            with urllib.request.urlopen(request, timeout=seconds) as response:
-                answer: dict[str, Any] = json.load(response)
-        except urllib.error.HTTPError as error:
-            reason = error.read(500).decode(errors="replace")
-            if error.code >= 500 and not self.is_up():
-                raise ServerGone(f"the vLLM server at {self.url} broke down: {reason}") from error
-            raise Refused(f"{address} answered {error.code}: {reason}") from error
-        except (OSError, http.client.HTTPException) as error:
+            retry(self.is_up)
+        except RetryError:
+            raise EngineUnavailable(
+                f"the vLLM server at {self.url} vanished and did not come back within {seconds:.0f} s: "
+                "start it again; what was sampled is kept"
+            ) from None
+
+    @contextmanager
+    def _explained(self, path: str) -> Iterator[None]:
+        """What httpx and OpenAI's client raise where nothing answers becomes `ServerGone`."""
+        try:
+            yield
+        except (httpx.TransportError, openai.APIConnectionError) as error:
             raise ServerGone(
                 f"no vLLM server answers at {self.url} ({error}): start it with `vllm serve MODEL`, "
                 "or fix engine.server_url"
             ) from error
-        return answer
+
+    def _refusal(self, path: str, status: int, reason: str) -> EngineUnavailable | RuntimeError:
+        if status >= 500 and not self.is_up():
+            return ServerGone(f"the vLLM server at {self.url} broke down: {reason[:500]}")
+        return Refused(f"{self.url}{path} answered {status}: {reason[:500]}")
 
 
 def stay_on_loopback(url: str) -> None:

@@ -166,18 +166,15 @@ class VllmServerEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": seed,
-            "stop_token_ids": sorted(self._end_tokens),
-            "return_token_ids": True,
+            "extra_body": {"stop_token_ids": sorted(self._end_tokens), "return_token_ids": True},
         } | ({"logprobs": 0} if logprobs else {})
 
     def _complete(self, bodies: dict[tuple[int, int], dict[str, Any]]) -> Iterator[Completion]:
         with ThreadPoolExecutor(_IN_FLIGHT) as threads:
-            asked = {
-                threads.submit(self._server.post, "/v1/completions", b): place for place, b in bodies.items()
-            }
+            asked = {threads.submit(self._server.complete, **body): place for place, body in bodies.items()}
             try:
                 for answered in as_completed(asked):
-                    yield self._completion(*asked[answered], answered.result()["choices"][0])
+                    yield self._completion(*asked[answered], answered.result())
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
