@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,15 @@ def _wait(processes: subprocess.Popen[bytes], spec: Path, job: Job) -> int:
     """The exit code of the processes; when the job is to stop, they get `GRACE_SECONDS` for a checkpoint.
 
     The file `stop` asks them, not a signal: torchrun passes a signal on and then kills its workers itself.
+    The seconds count from when they have begun: before, they import torch and TRL and cannot hear it.
     """
     deadline = float("inf")
     try:
         while not trees.has_ended(processes) and time.monotonic() < deadline:
-            if job.should_stop() and not (spec / "stop").exists():
+            if job.should_stop():
                 (spec / "stop").touch()
-                deadline = time.monotonic() + GRACE_SECONDS
+                if deadline == float("inf") and any(spec.glob("began-*")):
+                    deadline = time.monotonic() + GRACE_SECONDS
             time.sleep(_POLL)
     finally:
         trees.stop(processes, seconds=0)
@@ -124,15 +127,18 @@ def main(spec: Path) -> None:
     """One process."""
     document, rank = read_json(spec / "spec.json"), process_number()
     assert document is not None
-    with Watch(os.getppid(), lambda: _reason_to_stop(spec, document["job"])) as watch:
-        try:
-            _train(document, spec, watch.stop)
-        except StopRequested:
-            ExitRecord(status="stopped").write(spec / f"exit-{rank}.json")
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            ExitRecord(status="failed", reason=reason).write(spec / f"exit-{rank}.json")
-            raise
+    try:
+        train, settings = _load(document["entry"]), _load(document["settings"])
+        (spec / f"began-{rank}").touch()
+        with Watch(os.getppid(), lambda: _reason_to_stop(spec, document["job"])) as watch:
+            config = settings.model_validate(document["config"])
+            _train(train, config, _job(document, watch.stop), spec)
+    except StopRequested:
+        ExitRecord(status="stopped").write(spec / f"exit-{rank}.json")
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        ExitRecord(status="failed", reason=reason).write(spec / f"exit-{rank}.json")
+        raise
 
 
 def _reason_to_stop(spec: Path, job: int) -> str:
@@ -142,13 +148,11 @@ def _reason_to_stop(spec: Path, job: int) -> str:
     return "" if psutil.pid_exists(job) else "the job that started this process is gone"
 
 
-def _train(document: dict[str, Any], spec: Path, stop: threading.Event) -> None:
+def _train(train: Callable[..., None], config: Settings, job: Job, spec: Path) -> None:
     from accelerate import PartialState
 
-    train, settings = _load(document["entry"]), _load(document["settings"])
-    job = _job(document, stop)
     torch.serialization.register_package(0, lambda _: None, _on_numbered_cpu)
-    train(settings.model_validate(document["config"]), job)
+    train(config, job)
     if PartialState().is_main_process:
         write_json(spec / "summary.json", job.headline)
     PartialState().destroy_process_group()

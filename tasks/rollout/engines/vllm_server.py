@@ -34,13 +34,11 @@ from tasks.rollout.engine import (
     Weights,
     finish_reason,
 )
-from tasks.rollout.server import Server, ServerGone, ServerWatch, stay_on_loopback
+from tasks.rollout.server import IN_FLIGHT, Server, ServerGone, ServerWatch, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
 
 log = logging.getLogger(__name__)
 
-_IN_FLIGHT = 256
-"""Requests at once; the server batches them."""
 _TRIES = 3
 """How often one call of `generate` asks a server that keeps vanishing and coming back."""
 
@@ -166,15 +164,18 @@ class VllmServerEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": seed,
-            "extra_body": {"stop_token_ids": sorted(self._end_tokens), "return_token_ids": True},
+            "stop_token_ids": sorted(self._end_tokens),
+            "return_token_ids": True,
         } | ({"logprobs": 0} if logprobs else {})
 
     def _complete(self, bodies: dict[tuple[int, int], dict[str, Any]]) -> Iterator[Completion]:
-        with ThreadPoolExecutor(_IN_FLIGHT) as threads:
-            asked = {threads.submit(self._server.complete, **body): place for place, body in bodies.items()}
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            asked = {
+                threads.submit(self._server.post, "/v1/completions", b): place for place, b in bodies.items()
+            }
             try:
                 for answered in as_completed(asked):
-                    yield self._completion(*asked[answered], answered.result())
+                    yield self._completion(*asked[answered], answered.result()["choices"][0])
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
