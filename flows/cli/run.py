@@ -19,13 +19,20 @@ _RESULT_WIDTH = 110
 
 def up() -> None:
     """Start the local Prefect server and workers; what runs already is left alone."""
-    from flows import server_auth, services
+    from flows import services
 
     with one_line_errors():
         services.up(say)
         say(f"Prefect is at {services.ui_url()}")
-        if services.is_ours():
-            say(f"its pages ask once for the string that is in {os.path.relpath(server_auth.secret_file())}")
+        say_how_to_log_in()
+
+
+def say_how_to_log_in() -> None:
+    """Say where the string lies that the pages of our own server ask for. It is never printed itself."""
+    from flows import server_auth, services
+
+    if services.is_ours():
+        say(f"its pages ask once for the string that is in {os.path.relpath(server_auth.secret_file())}")
 
 
 def run(preset: Preset = "tiny") -> None:
@@ -60,6 +67,7 @@ def watch(flow_run: str, walk: Walk) -> None:
     from flows import live, services
 
     say(f"{services.ui_url()}/runs/flow-run/{flow_run}")
+    say_how_to_log_in()
     try:
         outcome = live.watch(flow_run, walk, open_store(), Console())
     except KeyboardInterrupt:
