@@ -92,7 +92,8 @@ def leave_machine(visible: Sequence[str], must_read: Sequence[str]) -> dict[str,
     Returns which of these layers hold. The own root is taken only where namespaces are allowed too, because
     without them there would be no folder in it that a program can write to.
     """
-    visible = [path for path in visible if os.path.exists(path)]
+    # A path may lead through a symbolic link (a linked virtual environment): what it leads to is shown too.
+    visible = [path for path in {*visible, *map(os.path.realpath, visible)} if os.path.exists(path)]
 
     def take_all() -> None:
         if not all(_take_shared_layers(visible, must_read).values()):

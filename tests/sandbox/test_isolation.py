@@ -446,3 +446,27 @@ def test_the_header_of_a_reply_is_written_by_the_zygote_alone(sandbox):
     assert isinstance(run, Run)
     assert run.outcome == "ended"
     assert json.loads(run.output)["outcome"] == "not started"
+
+
+THROUGH_A_LINK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tasks.rewards.pool import Worker
+from tasks.sandbox import Sandbox, sandbox_layers
+for make in (Sandbox, Worker):
+    make().close()
+print(sandbox_layers()['own_root'])
+"""
+
+
+def test_a_linked_virtual_environment_is_seen_too(tmp_path):
+    """The repository here holds a link to a virtual environment that lies elsewhere."""
+    needs("own_root")
+    tmp_path.chmod(0o755)  # user nobody has to read it
+    original = Path(__file__).parents[2] / "tasks"
+    shutil.copytree(original, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".venv").symlink_to(Path(sys.prefix).resolve())
+    python = tmp_path / ".venv" / "bin" / "python"
+    argv = [python, "-c", THROUGH_A_LINK, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "True\n", done.stderr
