@@ -181,6 +181,12 @@ def role(node: str) -> str:
     return next((name for name in endings if node.endswith(name.removeprefix(STUDENT))), node)
 
 
+def section(node: str) -> str:
+    """The section of a preset with a node's settings (a student's: `student.distill`); empty if unknown."""
+    found = _ANY.nodes.get(role(node))
+    return str(found.config) if found else ""
+
+
 def title(node: str) -> str:
     """What a person calls a node; an unknown one keeps its name."""
     found = _place(node)

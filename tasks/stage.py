@@ -26,6 +26,8 @@ class Place:
     color: str = ""
     """Of the node in every figure: after Okabe and Ito for colour-blind readers, of middle lightness so that
     it stands out from a white page and from a black one. Grey where there is none."""
+    mark: str = ""
+    """Letter in the figure on what this node feeds, in place of arrows: for one that feeds most others."""
 
 
 @dataclass(frozen=True)

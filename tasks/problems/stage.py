@@ -10,7 +10,7 @@ from tasks.kinds import Kind
 from tasks.problems.source import Source
 from tasks.registry import any_of
 from tasks.settings import Positive, Settings
-from tasks.stage import Stage
+from tasks.stage import Place, Stage
 
 if TYPE_CHECKING:
     AnySource = Source
@@ -31,5 +31,5 @@ class ProblemsConfig(Settings):
 PROBLEMS = Stage(
     "problems", 1, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
     "cpu", ProblemsConfig, {}, Kind.problems, "tasks.problems.draw:run",
-    nodes={"problems": "Problems"},
+    nodes={"problems": Place("Problems", 0, 3, "training and held-out", mark="P")},
 )  # fmt: skip

@@ -6,7 +6,7 @@ python -m tasks.report.curves ARTIFACT_FOLDER OUT.svg
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.names import DOMAIN_TITLES
 from tasks.report.plot import SvgFigure, canvas, color, short_numbers, to_svg
+from tasks.report.style import MUTED
 
 if TYPE_CHECKING:
     from tasks.report.data import Metrics
@@ -49,7 +50,12 @@ PANELS = {
     "safety_loss": ("Safety model's loss", 0.0, None),
 }
 """Metric -> title, and the bounds that its axis ends at."""
+ALONE = ""
+"""Name of a line that stands for its whole panel. It is grey: the colours of stages and those of domains are
+partly the same, and a reward in the colour of code would read as the reward of code."""
 _STEPS = (1, 2, 2.5, 5, 10)
+STEP_NAMES = {True: "policy update", False: "optimizer step"}
+"""Whether a stage logs a reward, as only RL does -> what its steps are."""
 SFT_PANELS = ("loss", "token_accuracy")
 _REWARD_MODEL_PANELS = ("helpful_loss", "safety_loss")
 RL_PANELS = tuple(name for name in PANELS if name not in SFT_PANELS + _REWARD_MODEL_PANELS)
@@ -61,7 +67,7 @@ class Panel:
 
     title: str
     lines: Mapping[str, Points]
-    """By role or domain, which is also its colour."""
+    """By role or domain, which is also its colour; `ALONE` for the one line that the title names."""
     floor: float | None = None
     ceiling: float | None = None
 
@@ -81,11 +87,16 @@ def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Figure | None:
 
 def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
     """Everything worth seeing of one stage's training; None where nothing was logged."""
-    panels = [_panel(name, {node: metrics[name]}) for name in PANELS if metrics.get(name)]
+    panels = [_panel(name, {ALONE: metrics[name]}) for name in PANELS if metrics.get(name)]
     if domains := _by_domain(metrics):
         panels.append(Panel("Pass rate by domain", domains, 0.0, 1.0))
-    figure = _grid(panels)
-    return to_svg(figure, f"Training curves of {title(node)}") if figure else None
+    figure = _grid(panels, shared_legend=False)
+    if figure is None:
+        return None
+    label = f"Training curves of {title(node)}"
+    figure.suptitle(label, x=0.008, ha="left", fontsize=13, fontweight="bold")
+    figure.supxlabel(STEP_NAMES["reward" in metrics], fontsize=10.5, color=MUTED)
+    return to_svg(figure, label)
 
 
 def _panel(name: str, lines: Mapping[str, Points]) -> Panel:
@@ -97,23 +108,30 @@ def _by_domain(metrics: Metrics) -> dict[str, Points]:
     return {d: metrics[f"pass_rate_{d}"] for d in VERIFIABLE if metrics.get(f"pass_rate_{d}")}
 
 
-def _grid(panels: Sequence[Panel], *, columns: int = 3) -> Figure | None:
-    """Panels of equal size, row by row, under one legend of the lines that share a panel."""
+def _grid(panels: Sequence[Panel], *, columns: int = 3, shared_legend: bool = True) -> Figure | None:
+    """Panels of equal size, row by row, under one legend of all lines; or each panel with its own legend,
+    where not all panels show the same kind of lines."""
     if not panels:
         return None
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     limit = max(4, min(MAX_POINTS, POINTS_IN_ALL // sum(len(p.lines) for p in panels)))
-    figure = canvas(168 * rows + 24)
+    figure = canvas(168 * rows + (24 if shared_legend else 44))
     drawn: dict[str, Line2D] = {}
     for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
         lines = _draw(axes, panel, limit)
-        drawn |= lines if len(lines) > 1 else {}
+        if shared_legend:
+            drawn |= lines
+        elif len(lines) > 1:
+            axes.legend(list(lines.values()), _names(lines), loc="lower right", ncols=2, fontsize=9.5)
     if drawn:
-        names = [DOMAIN_TITLES.get(name) or title(name) for name in drawn]
-        figure.legend(list(drawn.values()), names, loc="outside upper left", ncols=len(names))
+        figure.legend(list(drawn.values()), _names(drawn), loc="outside upper left", ncols=len(drawn))
     return figure
+
+
+def _names(lines: Iterable[str]) -> list[str]:
+    return [DOMAIN_TITLES.get(name) or title(name) for name in lines]
 
 
 def _draw(axes: Axes, panel: Panel, limit: int) -> dict[str, Line2D]:

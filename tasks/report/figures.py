@@ -34,6 +34,7 @@ class Section(StrEnum):
     training = "Training"
     curation = "Curation"
     samples = "What the checkpoints write"
+    settings = "Settings of each stage"
     cost = "Cost"
     lineage = "Lineage, versions and how to reproduce"
 
@@ -95,8 +96,8 @@ def draw_all(run: RunRecord) -> list[DrawnFigure]:
 @figure(
     Section.recipe,
     "The recipe of the run",
-    "pass@1 over the verifiable held-out questions with its 95% interval. Edges are those of the artifacts' "
-    "manifests; every stage also reads the problems. The base is loaded three times.",
+    "pass@1 over the verifiable held-out questions with its 95% interval. Arrows are those of the "
+    "artifacts' manifests; P marks what also reads the problems. The base is loaded three times.",
 )
 def recipe(run: RunRecord) -> Figure | None:
     """Each artifact in its place of the paper's Fig. 2, checkpoints with their score."""

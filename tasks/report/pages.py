@@ -22,6 +22,7 @@ from tasks.report.data import RunRecord
 from tasks.report.figures import DrawnFigure, Section
 from tasks.report.names import domain_title
 from tasks.report.plot import color
+from tasks.report.stage_settings import settings_of
 from tasks.report.tables import LEGEND, duration, shown_columns, to_markdown
 from tasks.text_safety import for_markdown, for_page
 
@@ -69,6 +70,8 @@ def _rendered(name: str, safe: Callable[[str], str], run: RunRecord, figures: Se
         versions=run_summary.versions(run),
         revisions=run_summary.revisions(run),
         reproduce=run_summary.reproduce(run),
+        reproduce_note=run_summary.reproduce_note(run),
+        settings=settings_of(run),
     )
     return page.lstrip()
 

@@ -39,10 +39,20 @@ def draw_recipe(nodes: Iterable[ReportNode], rows: Mapping[str, StageRow]) -> Fi
     axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
     axes.set_axis_off()
     for name, node in known.items():
-        for parent in sorted({role(p) for p in node.parents} & known.keys()):
-            _arrow(axes, parent, name)
+        parents = sorted({role(p) for p in node.parents} & known.keys())
+        for parent in parents:
+            if not _place(parent).mark:
+                _arrow(axes, parent, name)
         _box(axes, name, node, rows.get(node.name))
+        _marks(axes, name, [_place(of).mark for of in (name, *parents)])
     return figure
+
+
+def _marks(axes: Axes, name: str, marks: Iterable[str]) -> None:
+    """The letters of the nodes that `name` is or was made from, in the upper right corner of its box."""
+    at = _place(name)
+    x, y = at.column * _STEP_X + _WIDTH - 10, at.lane * _STEP_Y + 18
+    axes.text(x, y, " ".join(filter(None, marks)), fontsize=9.5, fontweight="bold", color=MUTED, ha="right")
 
 
 def _arrow(axes: Axes, source: str, target: str) -> None:

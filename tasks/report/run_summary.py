@@ -11,6 +11,9 @@ from tasks.report.claims import ClaimVerdict
 from tasks.report.data import Funnel, RunRecord
 from tasks.report.names import domain_title
 from tasks.report.tables import StageRow, duration
+from tasks.settings import REPOSITORY
+
+CONFIGS = REPOSITORY / "configs"
 
 
 def headline(run: RunRecord) -> list[str]:
@@ -101,8 +104,18 @@ def revisions(run: RunRecord) -> str:
 
 
 def reproduce(run: RunRecord) -> str:
-    """The command that makes this report again."""
-    return f"make run PRESET={shlex.quote(run.preset)}"
+    """The command that makes this report again, with PATH for a preset that is no file of `configs/`."""
+    if (CONFIGS / f"{run.preset}.yaml").is_file() and "/" not in run.preset:
+        return f"make run PRESET={shlex.quote(run.preset)}"
+    return "r1 run --preset PATH"
+
+
+def reproduce_note(run: RunRecord) -> str:
+    """What PATH stands for in `reproduce`; empty where there is none."""
+    path = reproduce(run).endswith(" PATH")
+    return (
+        f"PATH is the YAML file of preset {run.preset or 'none'}, which is not in configs/." if path else ""
+    )
 
 
 def edges(run: RunRecord) -> list[tuple[int, int]]:

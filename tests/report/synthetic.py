@@ -18,7 +18,9 @@ from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.voting import Pair
 from tasks.job import Input, Job
 from tasks.kinds import Kind
+from tasks.presets import load_student, read_preset
 from tasks.problem import Problem, to_table
+from tasks.recipe import wiring
 from tasks.report.stage import ReportConfig
 from tasks.report.write import run
 from tasks.tables import METRICS, PROBLEMS, QUESTION_SCORES, SAMPLES, SCORES, TABLES
@@ -31,12 +33,14 @@ SKILL = {
 }  # fmt: skip
 """Checkpoint -> (pass@1, language consistency, tokens)."""
 
+TINY = read_preset("tiny")
+GRAPH = wiring(TINY, load_student(TINY.student), TINY.student)
+NODES = GRAPH.nodes
 PARENTS = {
-    "base": [], "r1-zero": ["base"], "cold-start": ["r1-zero"], "dev1": ["base", "cold-start"],
-    "dev2": ["dev1"], "mixture": ["dev2"], "dev3": ["base", "mixture"], "reward-models": ["dev3"],
-    "r1": ["dev3", "reward-models"], "tiny-student-base": [],
-    "tiny-student-distilled": ["tiny-student-base", "mixture"], "tiny-student-rl-only": ["tiny-student-base"],
-}  # fmt: skip
+    node: list(feeds.values())
+    for node, feeds in GRAPH.feeds.items()
+    if "." not in node and node not in ("problems", "report")
+}
 RL = ("r1-zero", "dev2", "r1", "tiny-student-rl-only")
 HARDNESS = {"math": 1.0, "code": 0.9, "stem": 1.05, "logic": 0.7}
 HOSTILE = (
@@ -126,17 +130,17 @@ class World:
         self.root = root
         self.inputs: dict[str, Input] = {}
 
-    def seal(self, name: str, kind: Kind, stage: str, seconds: float, **summary: float) -> Path:
+    def seal(self, name: str, kind: Kind, seconds: float, **summary: float) -> Path:
         """Write the manifest of folder `name`; its files are there already."""
         label, _, node = name.rpartition(".")
-        parents = [
-            n for n in self.inputs if n.rpartition(".")[2] in PARENTS.get(node, []) and label != "evaluation"
-        ]
+        feeds = [] if label == "evaluation" else PARENTS.get(node, [])
+        parents = [n for n in self.inputs if n.rpartition(".")[2] in feeds]
+        made = NODES["evaluation" if label == "evaluation" else node]
         document, manifest = seal(
             ManifestDraft(
-                kind=kind, stage=stage, stage_version=1, node=node, preset="tiny", seconds=seconds,
+                kind=kind, stage=made.stage.name, stage_version=1, node=node, preset="tiny", seconds=seconds,
                 key=hashlib.sha256(name.encode()).hexdigest(),
-                config={"sampling": {"temperature": 0.6, "top_p": 0.95}, "samples_per_problem": 8},
+                config=made.config.model_dump(mode="json"),
                 parents={n: self.inputs[n].ref for n in parents},
                 versions={"torch": "2.13.0", "trl": "1.16.0"}, code_revision="b8535558c550",
                 accelerator_hours=0.0, summary=summary,
@@ -152,21 +156,17 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
     """The inputs of a report job under `root`."""
     world, held_out = World(root), problems(questions)
     write_table(_folder(root, "problems") / "problems.parquet", to_table(held_out), PROBLEMS)
-    world.seal("problems", Kind.problems, "problems", 2.1)
+    world.seal("problems", Kind.problems, 2.1)
     for node in PARENTS:
         if node in SKILL:
             folder = _folder(root, f"checkpoint.{node}")
             if not node.endswith("base"):
                 write_table(folder / "metrics.parquet", metrics(node, steps), METRICS)
                 write_table(folder / "samples.parquet", samples(node, held_out, count), SAMPLES)
-            world.seal(
-                f"checkpoint.{node}", Kind.checkpoint, "rl-zero", 96.0 if node in RL else 12.5, reward=1.6
-            )
+            world.seal(f"checkpoint.{node}", Kind.checkpoint, 96.0 if node in RL else 12.5, reward=1.6)
         elif node == "reward-models":
             _folder(root, "reward_models.reward-models")
-            world.seal(
-                "reward_models.reward-models", Kind.reward_models, "reward-models", 31.0, helpful_accuracy=0.9
-            )
+            world.seal("reward_models.reward-models", Kind.reward_models, 31.0, helpful_accuracy=0.9)
         else:
             _dataset(world, node, held_out, count)
     for node in SKILL:
@@ -175,7 +175,7 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
         by_question = question_scores(conform(rows, SAMPLES), held_out, count, no_pair_is_equal)
         write_table(folder / "question_scores.parquet", by_question, QUESTION_SCORES)
         write_table(folder / "scores.parquet", scores(by_question, count, seed=0), SCORES)
-        world.seal(f"evaluation.{node}", Kind.evaluation, "evaluate", 9.3)
+        world.seal(f"evaluation.{node}", Kind.evaluation, 9.3)
     return world.inputs
 
 
@@ -199,7 +199,7 @@ def _dataset(world: World, node: str, held_out: list[Problem], count: int) -> No
     ]  # fmt: skip
     for name, table in (("samples", rows), ("rejected", rejected), ("sft", kept)):
         write_table(folder / f"{name}.parquet", table, TABLES[name])
-    world.seal(f"dataset.{node}", Kind.dataset, node, 40.0)
+    world.seal(f"dataset.{node}", Kind.dataset, 40.0)
 
 
 def report_job(root: Path, inputs: dict[str, Input]) -> Job:

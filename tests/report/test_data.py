@@ -65,4 +65,4 @@ def test_examples_are_one_question_of_each_language_with_right_and_wrong(loaded)
 def test_lineage_names_the_parents_the_manifests_have(loaded):
     parents = {node.name: set(node.parents) for node in loaded.nodes}
     assert parents["dev3"] == {"base", "mixture"}
-    assert parents["r1"] == {"dev3", "reward-models"}
+    assert parents["r1"] == {"dev3", "reward-models", "problems"}

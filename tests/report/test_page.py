@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from artifacts.tables import read_table
+from tasks.recipe import title
 from tasks.report.claims import ClaimVerdict
 from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
 from tasks.report.data import by_name
 from tasks.report.figures import FIGURES, Section, draw_all, figure
 from tasks.report.pages import completion, html_page, markdown_page
 from tasks.report.plot import canvas, to_svg
-from tests.report.synthetic import HOSTILE
+from tasks.report.recipe_figure import recipe_svg
+from tasks.report.stage_settings import settings_of
+from tasks.report.style import DOMAIN_COLORS, FAINT, MUTED
+from tests.report.synthetic import HOSTILE, SKILL
 
 SVG = "http://www.w3.org/2000/svg"
 SVG_NAMESPACES = {SVG, "http://www.w3.org/1999/xlink"}
@@ -45,12 +49,21 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report):
     checker.feed(page)
     assert checker.open == []
     assert not checker.tags & {"script", "link", "img", "iframe", "object"}
-    assert not [name for name, _ in checker.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not [name for name, _ in checker.attributes if name == "src" or name.startswith("on")]
+    assert all(value.startswith("#") for name, value in checker.attributes if name == "href")
     assert {v for _, v in checker.attributes if "//" in v} == SVG_NAMESPACES
     style = "".join(re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL))
     assert not re.search(r"url\(|@import|//", style)
     links = {value for name, value in checker.attributes if name == "xlink:href" or "url(" in value}
     assert all(link.startswith(("#", "url(#")) for link in links)
+
+
+def test_the_table_of_contents_names_the_sections_that_are_there(loaded):
+    for run in (loaded, replace(loaded, curves={}, funnels=[], examples=[])):
+        page = html_page(run, draw_all(run))
+        contents = re.findall(r'<li><a href="#(\w+)">(.*?)</a></li>', page)
+        assert contents == re.findall(r'<section id="(\w+)"><h2>(.*?)</h2>', page)
+        assert ("training", "Training") in contents or not run.curves
 
 
 def test_model_text_is_escaped():
@@ -81,7 +94,8 @@ def hostile(loaded, text):
     """The run with `text` wherever a stranger can write."""
     example = loaded.examples[0]
     sample = replace(example.samples[0], completion=text, verdict=text, node=text)
-    manifest = {"preset": text, "stage": text, "code_revision": text, "versions": {text: text}}
+    manifest = {"preset": text, "stage": text, "code_revision": text, "versions": {text: text},
+                "config": {text: text, "list": [{text: text}]}}  # fmt: skip
     part = replace(loaded.parts["base"], manifest=loaded.parts["base"].manifest.model_copy(update=manifest))
     funnel = replace(loaded.funnels[0], node=text, rejected={text: 3}, kept={text: 2})
     problem = replace(example.problem, prompt=text, answer=text, domain=text)
@@ -193,6 +207,96 @@ def test_figures_stay_small_however_long_the_run(steps):
     assert len(alone) < 45_000  # in base64 beside a lineage, on a page of 100 KB
     words = [element.text for element in ElementTree.fromstring(alone).iter(f"{{{SVG}}}text")]
     assert {"KL to the reference", "Pass rate by domain", "Math"} <= set(words)
+    assert {"Training curves of R1", "policy update"} <= set(words)
+
+
+def colours(svg, panel):
+    """The colours of the lines in the panel of that title (of the curves of one stage)."""
+    groups = (g for g in ElementTree.fromstring(svg).iter(f"{{{SVG}}}g") if "axes_" in g.get("id", ""))
+    axes = next(g for g in groups if panel in [t.text for t in g.iter(f"{{{SVG}}}text")])
+    lines = [g for g in axes.iter(f"{{{SVG}}}g") if re.fullmatch(r"line2d_\d+", g.get("id", ""))]
+    styles = [path.get("style", "") for line in lines for path in line.findall(f"{{{SVG}}}path")]
+    return {found[1] for style in styles if (found := re.search(r"stroke: (#\w+)", style))} - {FAINT}
+
+
+@pytest.mark.parametrize("node", SKILL)
+def test_only_the_curves_of_domains_have_a_domains_colour_and_legend(node):
+    """Some stages have the colour of a domain: their reward would read as that domain's."""
+    points = [(step, 0.5) for step in range(30)]
+    names = ("reward", "pass_rate", *(f"pass_rate_{domain}" for domain in DOMAIN_COLORS))
+    svg = one_stage(node, dict.fromkeys(names, points)).svg
+    assert colours(svg, "Pass rate by domain") == set(DOMAIN_COLORS.values())
+    assert colours(svg, "Reward") == colours(svg, "Pass rate in training") == {MUTED}
+    legends = [g for g in ElementTree.fromstring(svg).iter() if g.get("id") == "legend_1"]
+    assert [t.text for t in legends[0].iter(f"{{{SVG}}}text")] == ["Math", "Code", "STEM", "Logic"]
+    assert "legend_2" not in svg
+
+
+def test_the_one_stage_of_a_figure_of_stages_is_named():
+    svg = to_svg(overlay({"dev1": {"loss": [(step, 1.0) for step in range(30)]}}, ["loss"]), "curves").svg
+    assert {"Dev1", "Loss"} <= {t.text for t in ElementTree.fromstring(svg).iter(f"{{{SVG}}}text")}
+
+
+def test_the_figure_of_the_recipe_has_the_problems_and_marks_what_reads_them(loaded):
+    words = [t.text for t in ElementTree.fromstring(recipe_svg(loaded.nodes).svg).iter(f"{{{SVG}}}text")]
+    readers = [node.name for node in loaded.nodes if "problems" in node.parents]
+    assert "Problems" in words
+    assert words.count("P") == len(readers) + 1 == 8
+    assert {"r1-zero", "cold-start", "dev2", "mixture", "reward-models", "r1"} < set(readers)
+
+
+def test_settings_that_differ_from_the_papers_come_first(loaded):
+    found = {stage.title: stage for stage in settings_of(loaded)}
+    assert list(found) == [title(name) for name in (*loaded.parts, "evaluation")]
+    differing = {line.name: (line.value, line.published) for line in found["Dev2"].differing}
+    assert differing["steps"] == ("25", "10400")
+    assert differing["learning_rate"] == ("4e-05", "3e-06")
+    assert differing["engine.name"] == ("transformers", "vllm-server")
+    same = {line.name: line.value for line in found["Dev2"].same}
+    assert "language" in same["rewards"]  # published for Dev2, though no default of the stage
+    assert same["seed"] == "1"
+    assert not same.keys() & differing.keys()
+    assert ("batch_size", "64") in {
+        (line.name, line.published) for line in found["Student, distilled"].differing
+    }
+    page = (html_page(loaded, []), markdown_page(loaded, []))
+    assert re.search(r">group_size</th><td>8</td><td>16</td>", page[0])
+    assert "| Dev2 | group_size | 8 | 16 |" in page[1]
+
+
+def test_evaluations_of_other_settings_are_told_apart(loaded):
+    part = loaded.evaluations["r1"]
+    other = part.manifest.model_copy(update={"config": part.manifest.config | {"seed": 77}})
+    run = replace(loaded, evaluations=loaded.evaluations | {"r1": replace(part, manifest=other)})
+    seeds = {s.title: [line.value for line in s.differing if line.name == "seed"] for s in settings_of(run)}
+    assert seeds["Evaluation of R1"] == ["77"]
+    assert seeds["Evaluation"] == []
+
+
+def test_settings_that_this_release_does_not_know_are_shown_without_a_comparison(loaded):
+    changed = {"stage": "of-tomorrow", "config": {"depth": {"most": 3}, "names": ["a", "b"]}}
+    part = replace(loaded.parts["dev1"], manifest=loaded.parts["dev1"].manifest.model_copy(update=changed))
+    found = {s.title: s for s in settings_of(replace(loaded, parts=loaded.parts | {"dev1": part}))}["Dev1"]
+    assert (found.differing, found.compared) == ([], False)
+    assert [(line.name, line.value) for line in found.same] == [("depth.most", "3"), ("names", "[a, b]")]
+
+
+@pytest.mark.parametrize(
+    ("preset", "command"),
+    [
+        ("tiny", "make run PRESET=tiny"),
+        ("quick", "r1 run --preset PATH"),
+        ("my/tiny", "r1 run --preset PATH"),
+        ("../configs/tiny", "r1 run --preset PATH"),
+        ("", "r1 run --preset PATH"),
+        ("a b", "r1 run --preset PATH"),
+    ],
+)
+def test_the_command_that_makes_the_report_again(loaded, preset, command):
+    run = replace(loaded, preset=preset)
+    for page in (html_page(run, []), markdown_page(run, [])):
+        assert command in page
+        assert ("PATH is the YAML file of preset" in page) == command.endswith("PATH")
 
 
 def test_thinning_keeps_the_ends_and_real_steps():
