@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.base.folder import UnusableBase, check_config, check_folder
+from tasks.base.licence import licence_of_card, licence_of_gguf
 from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.job import Job
@@ -47,6 +48,7 @@ def run(config: BaseConfig, job: Job) -> None:
     job.summary(
         model=config.model, parameters=model.num_parameters(), vocabulary=len(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."), **_resolved_revision(config, model),
+        **_licence(config),
     )  # fmt: skip
 
 
@@ -54,6 +56,26 @@ def _resolved_revision(config: BaseConfig, model: Any) -> dict[str, str]:
     """The commit of the hub that was loaded: a branch such as `main` names another one tomorrow."""
     commit = None if config.folder.is_dir() else getattr(model.config, "_commit_hash", None)
     return {"revision": commit} if commit else {}
+
+
+def _licence(config: BaseConfig) -> dict[str, str]:
+    """The licence that the base's makers name, for the model card; a card that is missing stops nothing."""
+    if config.model == SMOLLM2:
+        found = licence_of_gguf(_smollm2_file())
+    elif config.folder.is_dir():
+        found = licence_of_card(config.folder / "README.md")
+    else:
+        from transformers.utils import cached_file
+
+        card = cached_file(
+            config.model,
+            "README.md",
+            revision=config.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        found = licence_of_card(Path(card)) if card else ""
+    return {"licence": found} if found else {}
 
 
 def load_base(config: BaseConfig) -> tuple[Any, Any]:

@@ -43,8 +43,9 @@ def laid_out(page, width, folder, dark=False):
     file = folder / "frame.html"
     file.write_text(_FRAME.format(width=width, page=html.escape(page)))
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}", "--dump-dom", "--virtual-time-budget=10000",
+        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+        "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}", "--dump-dom",
+        "--virtual-time-budget=10000",
         *(["--blink-settings=preferredColorScheme=0"] if dark else []), file.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=os.environ)
