@@ -19,6 +19,9 @@ from artifacts.files import replacing
 Rows: TypeAlias = pa.Table | Iterable[Mapping[str, Any]]
 Tables: TypeAlias = Mapping[str, pa.Schema]
 """The tables that artifacts of a store may hold, by name."""
+ROWS_IN_GROUP = 8_192
+"""Rows in a row group, the smallest part of a file that can be read alone; pyarrow's default is a million,
+which for completions is gigabytes."""
 _ARROW_ERRORS = (pa.ArrowException, OverflowError, UnicodeEncodeError)
 
 
@@ -60,7 +63,7 @@ def write_table(path: Path | str, rows: Rows, schema: pa.Schema) -> Path:
     except TableError as error:
         raise TableError(f"{path.name}: {error}") from error
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROWS_IN_GROUP)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from flows.runner import run_job
 from tasks.job import Progress
 from tasks.job.spec import BuildSpec, JobSpec
 from tasks.presets import PresetError
+from tasks.text_safety import for_markdown
 
 Names = Mapping[str, str | None]
 """Input name -> `preset/node`, a digest, a unique prefix of one, or None for the newest of the preset."""
@@ -140,9 +140,10 @@ class _ProgressArtifacts:
         if node in self._bars:
             update_progress_artifact(self._bars[node], progress=min(percent, 100.0))
             return
-        key = re.sub(r"[^a-z0-9]+", "-", f"{self._preset}-{node}-progress".lower()).strip("-")
         created = create_progress_artifact(
-            progress=min(percent, 100.0), key=key, description=f"{node} of preset {self._preset}"
+            progress=min(percent, 100.0),
+            key=ui.artifact_key(self._preset, node, "progress"),
+            description=for_markdown(f"{ui.node_label(node)} of preset {self._preset}: progress"),
         )
         assert isinstance(created, UUID)
         self._bars[node] = created

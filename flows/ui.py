@@ -1,4 +1,7 @@
-"""What the Prefect UI shows of an artifact: tables, sample completions, curves and lineage.
+"""What the Prefect UI shows of an artifact: a page of results, curves and lineage, and sample completions.
+
+The UI lists the artifacts of all runs together, so a key is the preset, the node's place in the recipe and
+the node: sorted from A to Z, what belongs together stands together.
 
 The UI's list of artifacts downloads all of them, so each stays under `MAX_BYTES`; what does not fit is
 left out and counted. Names and model text pass `for_markdown`, whatever the UI makes of Markdown in a cell.
@@ -9,24 +12,29 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.refs import Ref
+from tasks.recipe import position, title
 from tasks.text_safety import for_markdown
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from artifacts.lineage import Lineage
     from tasks.report.plot import SvgFigure
 
 MAX_BYTES = 100_000
-MAX_TEXT = 600
+MAX_TEXT = 1_200
 """Characters shown of a completion."""
 SHOWN_SAMPLES = 10
+LAST_SAMPLES = 1_000
+"""Rows at the end of the samples that the shown ones are chosen from: in training, the last steps."""
+
+PIPELINE = "pipeline"
+"""Stands in the place of a node in the keys of what belongs to the whole run."""
 
 Row = dict[str, str | float | int]
 
@@ -34,20 +42,24 @@ _IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w-]+\.svg)\)")
 
 
 def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Ref) -> None:
-    """Show a stage's artifact in the current flow run: headline values, completions, curves, lineage."""
+    """Show a stage's artifact in the current flow run: its page, and completions where it has some."""
     manifest = Manifest.parse((artifact_path / MANIFEST_NAME).read_bytes(), str(artifact_path))
-    label = for_markdown(f"{node} of preset {preset}")
-    _table(preset, node, "metrics", headline_rows(manifest, artifact_path), f"Headline of {label}")
-    if samples := sample_rows(artifact_path):
-        _table(preset, node, "samples", samples, f"Completions of {label}: correct and other ones in turn")
-    _markdown(preset, node, "page", stage_page(manifest, artifact_path, ref), f"Curves, lineage of {label}")
+    label = for_markdown(f"{node_label(node)} of preset {preset}")
+    page = stage_page(manifest, artifact_path, ref)
+    _markdown(artifact_key(preset, node), page, f"{label}: results, curves and lineage")
+    if samples := last_samples(artifact_path):
+        key = artifact_key(preset, node, "samples")
+        _markdown(key, samples_page(samples, label), f"{label}: completions with their verdicts")
 
 
 def publish_pipeline_artifacts(report_path: Path) -> None:
     """Show the stage table and the report in the current flow run."""
     manifest = Manifest.parse((report_path / MANIFEST_NAME).read_bytes(), str(report_path))
-    _table(manifest.preset, "pipeline", "stages", stage_rows(report_path), "pass@1 and the rest by stage")
-    _markdown(manifest.preset, "pipeline", "report", report_page(report_path), "The report")
+    label = for_markdown(f"Pipeline of preset {manifest.preset}")
+    key = artifact_key(manifest.preset, PIPELINE, "stages")
+    _table(key, stage_rows(report_path), f"{label}: pass@1 and the rest by stage")
+    key = artifact_key(manifest.preset, PIPELINE, "report")
+    _markdown(key, report_page(report_path), f"{label}: the report")
 
 
 def headline_rows(manifest: Manifest, folder: Path) -> list[Row]:
@@ -65,32 +77,55 @@ def headline_rows(manifest: Manifest, folder: Path) -> list[Row]:
     return rows
 
 
-def sample_rows(folder: Path) -> list[Row]:
-    """Up to `SHOWN_SAMPLES` of the last completions, correct ones and others in turn."""
-    table = _last_samples(folder)
-    if table is None:
-        return []
-    rows = table.to_pylist()
+def samples_page(rows: Sequence[Mapping[str, Any]], label: str) -> str:
+    """Markdown: `SHOWN_SAMPLES` of the rows at most, correct ones and others in turn, each with its verdict
+    first. Paragraphs, because the UI cuts the cells of a table off and they wrap."""
     correct = [row for row in rows if row["verdict"] == "correct"]
     others = [row for row in rows if row["verdict"] != "correct"]
     half = SHOWN_SAMPLES // 2
     first = _spread(correct, max(half, SHOWN_SAMPLES - len(others)))
     chosen = [*first, *_spread(others, SHOWN_SAMPLES - len(first))]
-    return [_sample_row(row) for row in chosen]
+    head = f"# {label}: {len(chosen)} of the last completions, correct ones first\n"
+    return fitted([head, *(_sample(row) for row in chosen)])
+
+
+def last_samples(folder: Path) -> list[dict[str, Any]]:
+    """The last `LAST_SAMPLES` rows of the samples, and no more of the files than the row groups they are in.
+
+    A row group is decoded in small batches of which only the last are kept: one written by an earlier release
+    may hold a million completions.
+    """
+    import pyarrow.parquet as pq
+
+    shards = sorted((folder / "samples").glob("*.parquet")) or [folder / "samples.parquet"]
+    columns = ["prompt", "completion", "verdict", "reward", "completion_tokens"]
+    found: list[dict[str, Any]] = []
+    for shard in reversed([shard for shard in shards if shard.exists()]):
+        with pq.ParquetFile(shard, buffer_size=2**20) as file:
+            for group in reversed(range(file.num_row_groups)):
+                missing = LAST_SAMPLES - len(found)
+                if missing <= 0:
+                    return found
+                last: deque[dict[str, Any]] = deque(maxlen=missing)
+                for batch in file.iter_batches(LAST_SAMPLES, [group], columns):
+                    last.extend(batch.slice(max(0, batch.num_rows - missing)).to_pylist())
+                found = [*last, *found]
+    return found
 
 
 def stage_page(manifest: Manifest, folder: Path, ref: Ref) -> str:
-    """Markdown: the training curves and where the artifact comes from.
+    """Markdown: results, the training curves and where the artifact comes from.
 
     The lineage comes twice: the first version of the UI draws images and not Mermaid, the second the reverse.
     """
     node, stage = for_markdown(manifest.node), for_markdown(manifest.stage)
-    head = f"**{node}**: {manifest.kind} `{ref.digest}`, made by `{stage}`\n"
+    label = for_markdown(node_label(manifest.node))
+    head = f"# {label}\n\n{manifest.kind} `{ref.digest}`, node {node}, stage {stage}\n"
     graph = _lineage(ref)
     diagram = f"```mermaid\n{graph.mermaid()}\n```\n"
     drawings = [*_curves(folder, manifest.node), _recipe(graph)]
     images = [data_uri(d.svg, d.label) + "\n" for d in drawings if d is not None]
-    return fitted([head, *images, diagram])
+    return fitted([head, _headline(headline_rows(manifest, folder)), *images, diagram])
 
 
 def report_page(folder: Path) -> str:
@@ -155,24 +190,40 @@ def fitted_rows(rows: Sequence[Row]) -> tuple[list[Row], int]:
     return kept, len(rows) - len(kept)
 
 
-def artifact_key(*parts: str) -> str:
-    """Lower-case letters, digits and single dashes, as Prefect asks."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+def artifact_key(preset: str, node: str, *what: str) -> str:
+    """Lower-case letters, digits and dashes, as Prefect asks: `tiny--03-r1-zero-samples`.
+
+    The two dashes, which nothing else has, keep the artifacts of `tiny` and those of `tiny-2` apart.
+    """
+    place = 0 if node == PIPELINE else 1 + position(node)
+    parts = (preset, "-".join((f"{place:02d}", node, *what)))
+    return "--".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
 
 
-def _table(preset: str, node: str, what: str, rows: Sequence[Row], description: str) -> None:
+def node_label(node: str) -> str:
+    """What a person calls a node; `evaluation.r1` is the evaluation of R1."""
+    stage, _, of = node.partition(".")
+    return f"{title(stage)} of {title(of)}" if of else title(node)
+
+
+def _table(key: str, rows: Sequence[Row], description: str) -> None:
     from prefect.artifacts import create_table_artifact
 
     kept, left_out = fitted_rows(rows)
     words = f"{description}; {left_out} rows left out" if left_out else description
-    create_table_artifact(table=kept, key=artifact_key(preset, node, what), description=words)
+    create_table_artifact(table=kept, key=key, description=words)
 
 
-def _markdown(preset: str, node: str, what: str, text: str, description: str) -> None:
+def _markdown(key: str, text: str, description: str) -> None:
     from prefect.artifacts import create_markdown_artifact
 
-    assert len(text.encode()) <= MAX_BYTES, f"{node} {what}: {len(text)} characters"
-    create_markdown_artifact(markdown=text, key=artifact_key(preset, node, what), description=description)
+    assert len(text.encode()) <= MAX_BYTES, f"{key}: {len(text)} characters"
+    create_markdown_artifact(markdown=text, key=key, description=description)
+
+
+def _headline(rows: Sequence[Row]) -> str:
+    lines = [f"| {row['metric']} | {row['value']} |" for row in rows]
+    return "\n".join(["| Result | |", "| --- | --- |", *lines]) + "\n"
 
 
 def _scores(folder: Path) -> dict[str, str]:
@@ -188,35 +239,20 @@ def _scores(folder: Path) -> dict[str, str]:
     }
 
 
-def _last_samples(folder: Path) -> pa.Table | None:
-    """The last row group of the samples: in training, the last steps."""
-    import pyarrow.parquet as pq
-
-    shards = sorted((folder / "samples").glob("*.parquet")) or [folder / "samples.parquet"]
-    if not shards[-1].exists():
-        return None
-    columns = ["prompt", "completion", "verdict", "reward", "completion_tokens"]
-    with pq.ParquetFile(shards[-1]) as file:
-        if file.num_row_groups == 0:
-            return None
-        return file.read_row_group(file.num_row_groups - 1, columns)
-
-
 def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
     """`count` rows at equal distances."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-def _sample_row(row: Mapping[str, Any]) -> Row:
+def _sample(row: Mapping[str, Any]) -> str:
     question = row["prompt"].rpartition("User: ")[2].removesuffix(" Assistant:")
-    return {
-        "question": one_line(question, 200),
-        "completion": one_line(row["completion"]),
-        "verdict": for_markdown(row["verdict"] or "no rule"),
-        "reward": "" if row["reward"] is None else round(row["reward"], 3),
-        "tokens": row["completion_tokens"],
-    }
+    reward = "" if row["reward"] is None else f", reward {row['reward']:.3g}"
+    verdict = for_markdown(row["verdict"] or "no rule")
+    return (
+        f"**{verdict}**{reward}, {row['completion_tokens']} tokens\n\n"
+        f"> **Question** {one_line(question, 300)}\n>\n> **Completion** {one_line(row['completion'])}\n"
+    )
 
 
 def _curves(folder: Path, node: str) -> list[SvgFigure | None]:

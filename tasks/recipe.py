@@ -201,8 +201,14 @@ def place(node: str) -> Place | None:
 
 def in_order(nodes: Mapping[str, Any] | list[str]) -> list[str]:
     """The recipe's nodes first and in its order, others after them by name."""
+    return sorted(nodes, key=lambda node: (position(node), node))
+
+
+def position(node: str) -> int:
+    """Where a node stands in the order of the recipe: `evaluation.r1` with `evaluation`, unknown last."""
     order = list(_ANY.nodes)
-    return sorted(nodes, key=lambda n: (order.index(role(n)) if role(n) in order else len(order), n))
+    name = role(node) if role(node) in order else node.partition(".")[0]
+    return order.index(name) if name in order else len(order)
 
 
 def _place(node: str) -> Place | str | None:
