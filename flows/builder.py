@@ -6,8 +6,8 @@ The store is the truth: a child run's state says only whether to look there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,13 @@ _ASK_SECONDS = 2.0
 _ATTEMPTS = 2
 
 
+@dataclass(frozen=True)
+class Shown:
+    """The result of a node's task run; Prefect draws an arrow from that run to each that waits for it."""
+
+    node: str
+
+
 class StageFailed(RuntimeError):
     """A stage's run did not complete; one line with its reason."""
 
@@ -41,13 +48,13 @@ class StageFailed(RuntimeError):
 @task(name="reuse", task_run_name="{node} {digest}", cache_policy=NO_CACHE, persist_result=False)
 def reuse(node: str, digest: str) -> State:
     """Shows in the run's graph that `node` was not made again."""
-    return Completed(name="Cached", message=f"{node} is {digest}")
+    return Completed(name="Cached", message=f"{node} is {digest}", data=Shown(node))
 
 
 @task(name="build", task_run_name="{node}", cache_policy=NO_CACHE, persist_result=False)
 def dispatch(
     node: str, deployment: str, parameters: dict[str, Any], is_published: Callable[[], bool]
-) -> None:
+) -> Shown:
     """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
 
     Called in the flow's main thread, so that a cancelled pipeline cancels its child at once.
@@ -61,10 +68,11 @@ def dispatch(
         with get_client(sync_client=True) as client:
             state = _wait(client, run.id, is_published)
         if state.is_completed():
-            return
+            return Shown(node)
         if not state.is_crashed() or attempt == _ATTEMPTS:
             reason = plain_reason(state.message or f"ended {state.name}")
             raise StageFailed(f"{reason} (flow run {run.name})")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _wait(client: SyncPrefectClient, run_id: UUID, is_published: Callable[[], bool]) -> State:
@@ -94,6 +102,8 @@ class PrefectBuilder:
     preset: str
     """As it was given: a name or a path."""
     store: ArtifactStore
+    _runs: dict[str, State | Shown] = field(default_factory=dict)
+    """Digest of an artifact -> its task run in this flow, for those that are made from it to wait for."""
 
     def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
         parameters = {name: ref.digest for name, ref in inputs.items()}
@@ -128,19 +138,33 @@ class PrefectBuilder:
     ) -> dict[str, Ref]:
         """What exists is reused; the rest is one run of the stage's deployment with `parameters(missing)`."""
         keys = {name: key_of(node, refs) for name, refs in wanted.items()}
-        missing = [name for name, key in keys.items() if not self._reused(name, key)]
+        missing = [name for name, key in keys.items() if not self._reused(name, key, wanted[name])]
         if missing:
             stage, waited = node.stage.name, [keys[name] for name in missing]
-            dispatch(node.name, f"{stage}/{stage}", parameters(missing), partial(self._all_published, waited))
+            parents = self._runs_of(ref for name in missing for ref in wanted[name].values())
+            shown = dispatch(
+                node.name,
+                f"{stage}/{stage}",
+                parameters(missing),
+                partial(self._all_published, waited),
+                wait_for=parents,
+            )
+            self._runs |= {self._published(name, keys[name]).digest: shown for name in missing}
         return {name: self._published(name, key) for name, key in keys.items()}
 
-    def _reused(self, name: str, key: str) -> bool:
+    def _reused(self, name: str, key: str, inputs: Mapping[str, Ref]) -> bool:
         ref = self.store.lookup(key)
         if ref is None:
             return False
         self.store.set_ref(self.pipeline.ref_name(name), ref)
-        reuse(name, ref.digest, return_state=True)
+        parents = self._runs_of(inputs.values())
+        self._runs[ref.digest] = reuse(name, ref.digest, return_state=True, wait_for=parents)
         return True
+
+    def _runs_of(self, refs: Iterable[Ref]) -> list[State | Shown]:
+        """The task runs of these artifacts, each once; none for what this flow neither made nor reused."""
+        digests = dict.fromkeys(ref.digest for ref in refs)
+        return [self._runs[digest] for digest in digests if digest in self._runs]
 
     def _all_published(self, keys: list[str]) -> bool:
         return all(self.store.lookup(key) is not None for key in keys)

@@ -76,7 +76,8 @@ def _published(stage: str, name: str) -> Mapping[str, Any]:
         preset = read_settings(PUBLISHED_PRESET)
         if name.startswith(f"{STUDENT}."):
             preset = read_settings(PUBLISHED_PRESET.parent / "students" / f"{preset[STUDENT]}.yaml")
-        given = preset.get(name.removeprefix(f"{STUDENT}."), {})
+        sections = {section.replace("-", "_"): given for section, given in preset.items()}
+        given = sections.get(name.removeprefix(f"{STUDENT}.").replace("-", "_"), {})
         return dict(_flat(STAGES[stage].config.model_validate(given).model_dump(mode="json")))
     except (SettingsFileError, ValidationError, KeyError):
         return {}
