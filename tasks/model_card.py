@@ -67,7 +67,7 @@ class CardFacts:
     """Name of the prompt template of training (setting `template`); empty where no ancestor has one."""
     chat_template: str
     """The file in the folder."""
-    generation: dict[str, object]
+    generation: Mapping[str, object]
     """The sampling defaults in the folder."""
     sources: Sequence[DataSource]
     evaluated: Evaluated | None
@@ -77,7 +77,7 @@ def gather(
     store: ArtifactStore,
     manifest: Manifest,
     chat_template: str,
-    generation: dict[str, object],
+    generation: Mapping[str, object],
     evaluated: Evaluated | None,
 ) -> CardFacts:
     """Read the lineage of a checkpoint and its problems from the store."""
