@@ -1,4 +1,4 @@
-"""One engine for several checkpoints of one architecture: it answers as a fresh one, or a fresh one is made."""
+"""One engine for several checkpoints of one architecture: it answers as a fresh one, or is replaced."""
 
 import json
 import shutil

@@ -103,7 +103,9 @@ from tasks.rollout import sampling
 from tasks.rollout.text import open_sampler
 from tests.rollout.test_sampling import _job, _sample
 sampling.SHARD_COMPLETIONS = 20
-_sample(_job(Path(sys.argv[1])), open_sampler(EngineSettings(), Path(sys.argv[2])))
+sampler = open_sampler(EngineSettings(), Path(sys.argv[2]))
+sampler.in_flight = 20
+_sample(_job(Path(sys.argv[1])), sampler)
 """
 
 
