@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "rubric"]
 Split = Literal["train", "held_out"]
+Language = Literal["en", "zh"]
 Domain = Literal["math", "code", "stem", "logic", "general"]
 DOMAINS: tuple[Domain, ...] = ("math", "code", "stem", "logic", "general")
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
@@ -34,7 +35,7 @@ class Problem:
 
     id: str
     domain: Domain
-    language: Literal["en", "zh"]
+    language: Language
     prompt: str
     answer: str
     verifier: VerifierName

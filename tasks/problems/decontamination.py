@@ -23,12 +23,13 @@ is three numbers in one. A training text is read once, and a second time where i
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
+
+from tasks.text_safety import nfkc
 
 RUN = 3
 """Words that must stand in a row to count as found."""
@@ -170,8 +171,8 @@ def words_of(text: str) -> list[str]:
 
 
 def _in_one_notation(text: str) -> str:
-    text = _POWERS.sub(lambda match: f"^{unicodedata.normalize('NFKC', match[0])}", text)
-    text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).translate(_SIGNS).casefold()
+    text = _POWERS.sub(lambda match: f"^{nfkc(match[0])}", text)
+    text = nfkc(text.translate(_SIGNS)).translate(_SIGNS).casefold()
     text = _THOUSANDS.sub("", _FRACTION.sub(r"\1/\2", text))
     kept = _COMMAND.sub(_plain, text)
     return kept.replace("$", " ").replace(r"\%", "%").replace("**", "^").replace("`", " ")

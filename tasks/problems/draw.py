@@ -17,6 +17,7 @@ from tasks.problem import Problem, to_table
 from tasks.problems.decontamination import near_copies
 from tasks.problems.source import Drawn
 from tasks.problems.stage import ProblemsConfig
+from tasks.rewards.language import check_language
 from tasks.tables import PROBLEMS, REJECTED
 
 
@@ -40,6 +41,11 @@ def run(config: ProblemsConfig, job: Job) -> None:
 def draw(config: ProblemsConfig) -> Drawn:
     """The problems of every source, one after another, and what the sources refused."""
     drawn = [source.draw(config.seed) for source in config.sources]
+    for problem in (p for d in drawn for p in d.problems):
+        try:
+            check_language(problem.language)
+        except ValueError as error:
+            raise ValueError(f"problem {problem.id}: {error}") from None
     return Drawn([p for d in drawn for p in d.problems], [row for d in drawn for row in d.rejected])
 
 
