@@ -200,6 +200,9 @@ def _english_value(words: str) -> str:
     for word in re.findall("[a-z]+", words):
         if word in _SCALES:
             scale = smallest = _SCALES[word]
+            if part >= 100 and scale == 100:
+                values.append(total + part)
+                total = part = 0
             part = (part or 1) * scale
             if scale > 100:
                 total, part = total + part, 0

@@ -43,7 +43,7 @@ def final_program(completion: str) -> str | None:
 
 def boxes(text: str) -> list[str]:
     r"""The contents of every closed `\boxed{...}`, braces balanced, in order."""
-    # One pass with a stack: looking for the end of each box would be quadratic for boxes that are never closed.
+    # One pass with a stack: to look for the end of each box is quadratic where none is closed.
     starts = {match.end() for match in _BOXED.finditer(text)}
     opened: list[int] = []
     closed: dict[int, int] = {}
