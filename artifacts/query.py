@@ -57,15 +57,31 @@ def sql(
     Raises:
         StoreError: the query is not allowed, or DuckDB refuses it; one line.
     """
+    return first_rows(store, query, tables, None, report, unrestricted)[0]
+
+
+def first_rows(
+    store: ArtifactStore,
+    query: str,
+    tables: Tables,
+    limit: int | None,
+    report: Report = skip_silently,
+    unrestricted: bool = False,
+) -> tuple[pa.Table, int]:
+    """As `sql`, the first `limit` rows only (None: all), and how many rows the answer has.
+
+    Raises:
+        StoreError: as `sql`.
+    """
     if not unrestricted:
         _refuse_all_but_select(query)
     try:
-        return _answer(store, query, tables, report, frozenset(), unrestricted)
+        return _answer(store, query, tables, report, frozenset(), unrestricted, limit)
     except StoreError:
         damaged = _unreadable_files(store, tables, report)
         if not damaged:
             raise
-        return _answer(store, query, tables, skip_silently, damaged, unrestricted)
+        return _answer(store, query, tables, skip_silently, damaged, unrestricted, limit)
 
 
 def _answer(
@@ -75,7 +91,8 @@ def _answer(
     report: Report,
     without: frozenset[str],
     unrestricted: bool,
-) -> pa.Table:
+    limit: int | None,
+) -> tuple[pa.Table, int]:
     import duckdb
 
     try:
@@ -83,7 +100,17 @@ def _answer(
             if not unrestricted:
                 _confine(connection)
             relation = connection.sql(query)
-            return relation.to_arrow_table() if relation is not None else pa.table({})
+            if relation is None:
+                return pa.table({}), 0
+            # In batches, so that a result of gigabytes is counted and not held.
+            reader = relation.to_arrow_reader(4_096)
+            kept: list[pa.RecordBatch] = []
+            total = 0
+            for batch in reader:
+                left = batch.num_rows if limit is None else max(0, limit - total)
+                kept.append(batch.slice(0, left))
+                total += batch.num_rows
+            return pa.Table.from_batches(kept, schema=reader.schema), total
     except duckdb.Error as error:
         raise StoreError(f"the query failed: {' '.join(str(error).split())}") from error
 

@@ -114,6 +114,15 @@ class ArtifactStore:
         """
         return cls(open_backend(url or store_url()), trust or Trust.load(trust_folder()))
 
+    def require_folder(self) -> None:
+        """Raises StoreError where something else than a folder stands in the place of a store on a disk."""
+        if (
+            isinstance(self.backend, LocalBackend)
+            and self.backend.root.exists()
+            and not self.backend.root.is_dir()
+        ):
+            raise StoreError(f"the store {self.url} is no folder: set R1_STORE to one")
+
     @property
     def url(self) -> str:
         """The store's address as it may be shown: without credentials."""

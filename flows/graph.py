@@ -14,6 +14,7 @@ from tasks.presets import (
     Preset,
     PresetError,
     StudentConfig,
+    complaint,
     load_preset,
     load_student,
     outside_files,
@@ -78,18 +79,32 @@ def load_pipeline(preset: str, student: str = "") -> Pipeline:
 def configured(node: Node, overrides: Mapping[str, Any]) -> Node:
     """`node` with some of its settings replaced, checked again.
 
+    Only the settings that are named change, at any depth: `{"sampling": {"max_new_tokens": 40}}` keeps the
+    temperature, and so does `{"sampling.max_new_tokens": 40}`. Lists are replaced as a whole.
+
     Raises:
         PresetError: a setting that does not exist or is out of range.
     """
     if not overrides:
         return node
-    document = node.config.model_dump(mode="json") | dict(overrides)
+    document = node.config.model_dump(mode="json")
+    for key, value in overrides.items():
+        document = merged(document, key.split("."), value)
     try:
         return replace(node, config=node.stage.config.model_validate(document))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "settings"
-        raise PresetError(f"config of {node.name}: {key} = {first['input']!r}: {first['msg']}") from None
+        told = [complaint(f"config of {node.name}", node.stage.config, e) for e in error.errors()]
+        raise PresetError("; ".join(told)) from None
+
+
+def merged(document: Any, path: list[str], value: Any) -> Any:
+    """A copy of `document` with `value` at `path`; a mapping is merged with the mapping that is there."""
+    if path:
+        inner = document if isinstance(document, Mapping) else {}
+        return {**inner, path[0]: merged(inner.get(path[0]), path[1:], value)}
+    if isinstance(document, Mapping) and isinstance(value, Mapping):
+        return {**document, **{name: merged(document.get(name), [], item) for name, item in value.items()}}
+    return value
 
 
 def key_of(node: Node, inputs: Mapping[str, Ref]) -> str:

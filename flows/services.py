@@ -81,6 +81,7 @@ def up(say: Say) -> None:
     Raises:
         ServiceError: the port is taken, or something did not start.
     """
+    api_url()  # says so in a wrong folder, before anything is made there
     with _alone():
         ours = _server(say)
         _registered(say)

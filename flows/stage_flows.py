@@ -22,8 +22,27 @@ from prefect.flows import Flow
 
 from flows.graph import Pipeline, load_pipeline
 from flows.stage_run import run_stage, run_stages
+from tasks.presets import PresetError
 from tasks.recipe import STAGES, STUDENT, Node
 from tasks.stage import Stage
+
+Typed = str | int | float
+"""The name or digest of an artifact. `--param checkpoint=12345678` is read as JSON and comes as a number."""
+
+
+def as_typed(value: Any) -> Any:
+    """Names and digests that became numbers as the text that was typed, in mappings too.
+
+    Raises:
+        PresetError: the text is lost (`1234e567` is a number without its digits).
+    """
+    if isinstance(value, Mapping):
+        return {name: as_typed(item) for name, item in value.items()}
+    if isinstance(value, float):
+        raise PresetError(
+            f"{value} is no name and no digest: quote it, as in --param 'checkpoint=\"1234e567\"'"
+        )
+    return str(value) if isinstance(value, int) else value
 
 
 def signature(stage: Stage) -> Signature:
@@ -40,11 +59,11 @@ def signature(stage: Stage) -> Signature:
         parameters["node"] = (str, next(iter(stage.nodes)))
     for name in stage.inputs:
         if name == stage.each:
-            parameters |= {name: (str, "all"), f"{name}s": (dict[str, str] | None, None)}
+            parameters |= {name: (Typed, "all"), f"{name}s": (dict[str, Typed] | None, None)}
         elif not _takes_any_number(stage):
-            parameters[name] = (str | None, None)
+            parameters[name] = (Typed | None, None)
     if _takes_any_number(stage):
-        parameters["inputs"] = (dict[str, str] | None, None)
+        parameters["inputs"] = (dict[str, Typed] | None, None)
     if stage.config.model_fields:
         parameters["config"] = (dict[str, Any] | None, None)
     return Signature(
@@ -91,6 +110,7 @@ def _run(
     **named: Any,
 ) -> State:
     """What the flow of `stage` does with the parameters of its `signature`."""
+    named, inputs = as_typed(named), as_typed(inputs)
     if stage.each:
         pipeline = load_pipeline(preset)
         one, several = named.pop(stage.each), named.pop(f"{stage.each}s")

@@ -12,7 +12,7 @@ import os
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError, create_model
@@ -149,13 +149,18 @@ def fingerprint(path: Path) -> str:
 
 
 def _find(name_or_path: str, folder: Path, what: str) -> Path:
-    path = Path(name_or_path) if _is_path(name_or_path) else folder / f"{name_or_path}.yaml"
+    path = Path(name_or_path).expanduser() if _is_path(name_or_path) else folder / f"{name_or_path}.yaml"
     if path.is_file():
         return path
     if _is_path(name_or_path):
-        raise PresetError(f"{what} file {name_or_path!r} does not exist: give the path of a YAML file")
-    names = ", ".join(available(folder)) or "(none yet)"
-    raise PresetError(f"{what} {name_or_path!r} has no file in {_shown(folder)}: use one of {names}")
+        state = "is a folder" if path.is_dir() else "is no plain file" if path.exists() else "does not exist"
+        raise PresetError(f"{what} file {name_or_path!r} {state}: give the path of a YAML file")
+    names = available(folder)
+    close = difflib.get_close_matches(name_or_path, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(names) or '(none yet)'}"
+    if Path(name_or_path).exists():
+        hint = f"give a path as ./{name_or_path}"
+    raise PresetError(f"{what} {name_or_path!r} has no file in {_shown(folder)}: {hint}")
 
 
 def _is_path(name_or_path: str) -> bool:
@@ -174,15 +179,25 @@ def _parse(path: Path, model: type[Config]) -> Config:
     except SettingsFileError as error:
         raise PresetError(f"{_shown(path)} {error}") from None
     except ValidationError as error:
-        found = error.errors()
-        told = [_complaint(path, model, detail) for detail in found[:_TOLD]]
+        found = _each_once(error.errors())
+        told = [complaint(_shown(path), model, detail) for detail in found[:_TOLD]]
         more = [f"and {len(found) - _TOLD} more"] if len(found) > _TOLD else []
         raise PresetError("; ".join(told + more)) from None
 
 
-def _complaint(path: Path, model: type[BaseModel], detail: ErrorDetails) -> str:
+def _each_once(found: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Of the same mistake in several sections, which share it through a YAML anchor, only the first."""
+    first: dict[Any, ErrorDetails] = {}
+    for error in found:
+        below = error["loc"][1:] or error["loc"]
+        first.setdefault((error["type"], below, error["msg"], repr(error["input"])), error)
+    return list(first.values())
+
+
+def complaint(source: str, model: type[BaseModel], detail: ErrorDetails) -> str:
+    """One sentence about a setting of `source`, a file or what else gave it."""
     key = _brief(".".join(str(part) for part in detail["loc"]))
-    where = f"{_shown(path)}: {key}" if key else _shown(path)
+    where = f"{source}: {key}" if key else source
     match detail["type"]:
         case "extra_forbidden":
             return f"{where} is not a setting: {_nearest(model, detail['loc'])}"
@@ -210,14 +225,22 @@ def _nearest(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """The field names of the model that lies at `location` below `model`."""
+    """The field names of the models that lie at `location` below `model`; of the entries of a list too."""
+    models: set[type[BaseModel]] = {model}
     for part in location:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return set()
-        model = inner
-    return set(model.model_fields)
+        named = {m for m in models if str(part) == getattr(m.model_fields.get("name"), "default", None)}
+        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        if fields:
+            models = {inner for field in fields for inner in _models_in(field.annotation)}
+        elif named:
+            models = named  # pydantic puts the name of a reward term or source into the place
+    return {name for m in models for name in m.model_fields}
+
+
+def _models_in(kind: Any) -> set[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {kind}
+    return {model for argument in get_args(kind) for model in _models_in(argument)}
 
 
 def _check_problems(path: Path, config: ProblemsConfig) -> None:

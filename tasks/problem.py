@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "rubric"]
 Split = Literal["train", "held_out"]
+Language = Literal["en", "zh"]
 Domain = Literal["math", "code", "stem", "logic", "general"]
 DOMAINS: tuple[Domain, ...] = ("math", "code", "stem", "logic", "general")
+Domains = Annotated[tuple[Domain, ...], Field(min_length=1)]
+"""The setting of stages that work on some domains."""
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
 """Domains whose answers rules can check; general prompts need a judge or a reward model."""
 
@@ -34,7 +39,7 @@ class Problem:
 
     id: str
     domain: Domain
-    language: Literal["en", "zh"]
+    language: Language
     prompt: str
     answer: str
     verifier: VerifierName

@@ -11,7 +11,6 @@ models): after examples that do not end so, the model goes on with a next questi
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,9 +37,6 @@ _EXAMPLES = (
 _BEFORE, _AFTER = "User: ", " Assistant:"
 _OPENINGS: dict[Template, str] = {"r1": _PREAMBLE, "plain": "", "r1-few-shot": _PREAMBLE + _EXAMPLES}
 
-_WELL_FORMED = re.compile(
-    r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL
-)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -90,10 +86,15 @@ def parse_completion(text: str) -> Parsed:
     A completion that is not well formed still yields its parts where each tag stands exactly once
     and in order; otherwise the answer is None.
     """
-    match = _WELL_FORMED.fullmatch(text)
-    if match and all(text.count(tag) == 1 for tag in _TAGS):
-        thinking, answer = match["thinking"].strip(), match["answer"].strip()
-        return Parsed(thinking or None, answer or None, bool(thinking and answer))
+    # By partition and not by a pattern: with several closing tags that would try each pair of them.
+    if all(text.count(tag) == 1 for tag in _TAGS):
+        before, _, rest = text.partition("<think>")
+        thinking, _, rest = rest.partition("</think>")
+        between, _, rest = rest.partition("<answer>")
+        answer, _, after = rest.partition("</answer>")
+        if not (before + between + after).strip():
+            thinking, answer = thinking.strip(), answer.strip()
+            return Parsed(thinking or None, answer or None, bool(thinking and answer))
     return Parsed(_between(text, "<think>", "</think>"), _answer_part(text), False)
 
 

@@ -6,11 +6,12 @@ arXiv 2501.12948v2 sections 2.1, 3.2, B.4) where there are any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """Relative paths in a preset start from here."""
@@ -26,9 +27,23 @@ NEUTRAL = {"neutral_default": True}
 
 
 class Settings(BaseModel):
-    """Frozen; unknown keys are errors; finite numbers only."""
+    """Frozen; unknown keys are errors; finite numbers only; mappings in the order of their keys.
+
+    The cache key does not see the order of a mapping, so no stage may see it either. YAML files, Prefect's
+    parameters (jsonb on Postgres) and `--set` all give an order of their own.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_plain_and_in_order(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for name, value in values.items():
+            if field := cls.model_fields.get(str(name)):
+                _refuse_other_types(field.annotation, value, str(name))
+        return {name: in_order(value) for name, value in values.items()}
 
     def cache_document(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values (nested; volatile fields left out)."""
@@ -66,6 +81,41 @@ class BuiltSettings(Settings):
     """
 
     model_config = ConfigDict(use_attribute_docstrings=False)
+
+
+def in_order(value: Any) -> Any:
+    """`value` with every mapping in it, at any depth, in the order of its keys."""
+    if isinstance(value, Mapping):
+        return {name: in_order(value[name]) for name in sorted(value, key=str)}
+    return type(value)(map(in_order, value)) if type(value) in (list, tuple) else value
+
+
+def _refuse_other_types(kind: Any, value: Any, name: str) -> None:
+    """Refuse what pydantic would convert although it is hardly meant: `true` for a number, 1 for `true`, text
+    for an integer. Text for other numbers is read, because YAML takes `1e-5` for text.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        _refuse_other_types(arguments[0], value, name)
+    elif origin in (Union, UnionType):
+        kinds = [a for a in arguments if a is not type(None)]
+        if value is not None and len(kinds) == 1:
+            _refuse_other_types(kinds[0], value, name)
+    elif origin is tuple and isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _refuse_other_types(arguments[0], item, f"{name}.{number}")
+    elif origin is dict and isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_other_types(arguments[1], item, f"{name}.{key}")
+    elif kind in (int, float) and isinstance(value, bool):
+        raise ValueError(f"{name} = {str(value).lower()}: must be a number")
+    elif kind is int and isinstance(value, str):
+        raise ValueError(f"{name} = {value[:40]!r}: must be a valid integer")
+    elif kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} = {str(value)[:40]!r}: must be true or false")
 
 
 def _cache_value(value: Any, dumped: Any) -> Any:

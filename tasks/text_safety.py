@@ -31,8 +31,25 @@ _SEVERAL_LINES = _VisibleCodes({ord("\n"): "\n", ord("\t"): "\t"})
 # Look-alikes and not escapes: a cell of the Prefect UI may be shown as Markdown or as it is, and an escape
 # (`\[`, `&lt;`) is right in one of the two only.
 _MARKDOWN = str.maketrans({"<": "‹", ">": "›", "[": "［", "]": "］", "`": "ˋ", "|": "∣", "*": "∗", "~": "∼"})
+_MOST_MARKS = 30
 _AUTOLINK = re.compile(r"://|www\.|(?<!\w)@|@(?=[\w-]+\.\w)", re.IGNORECASE)
 """What GitHub links without brackets: addresses, people (`@name`) and mail (`a@b.c`), but not `pass@1`."""
+
+
+def nfkc(text: str) -> str:
+    """Return `text` in Unicode's compatibility form, in time linear in its length.
+
+    A letter keeps at most 30 combining marks, as in Unicode's stream-safe format: `unicodedata.normalize`
+    sorts the marks of one letter in quadratic time.
+    """
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MOST_MARKS:
+            kept.append(character)
+    return unicodedata.normalize("NFKC", "".join(kept))
 
 
 def for_terminal(text: str) -> str:

@@ -62,7 +62,7 @@ def test_a_pipe_is_no_preset(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(PresetError, match="does not exist"):
+    with pytest.raises(PresetError, match="is no plain file"):
         load_preset(str(tmp_path / "pipe.yaml"))
 
 

@@ -237,7 +237,7 @@ BAD = [
     ("problems.sources.0.tasks.lcm.sizes", 3, r"tasks\.lcm\.sizes is not a setting"),
     ("base.model", "no/such/folder", r"base\.model = 'no/such/folder' does not exist: give a folder"),
     ("base.context", 0, r"base\.context = 0: must be greater than or equal to 1"),
-    ("student", "qwen-70b", r"student 'qwen-70b' has no file in configs/students: use one of .*qwen-7b"),
+    ("student", "qwen-70b", r"student 'qwen-70b' has no file in configs/students: did you mean qwen-7b"),
 ]  # fmt: skip
 
 
@@ -330,3 +330,35 @@ def test_volatile_settings_decide_nothing():
     small, large = (RLConfig(micro_batch_size=n, checkpoint_every=n) for n in (16, 32))
     assert small.cache_document() == large.cache_document()
     assert RLConfig(seed=1).cache_document() != RLConfig(seed=2).cache_document()
+
+
+def test_a_mistake_in_a_shared_section_is_told_once(tmp_path):
+    """tiny.yaml gives one section to four stages by a YAML anchor."""
+    path = tmp_path / "mine.yaml"
+    path.write_text((CONFIGS / "tiny.yaml").read_text().replace("warmup_steps: 5", "warmup_stepz: 5"))
+    with pytest.raises(PresetError) as caught:
+        load_preset(str(path))
+    assert str(caught.value).count("warmup_stepz is not a setting: did you mean warmup_steps?") == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("smolm2-135m", r"^preset 'smolm2-135m' has no file in configs: did you mean smollm2-135m\?$"),
+        ("zzz", "^preset 'zzz' has no file in configs: use one of .*tiny"),
+        ("./folder", "^preset file './folder' is a folder: give the path of a YAML file$"),
+        ("./none.yaml", "^preset file './none.yaml' does not exist: give the path of a YAML file$"),
+        ("./latin.yaml", r"^\S*latin.yaml holds a character that YAML does not allow .*: save it as UTF-8"),
+        ("./bytes.yaml", r"^\S*bytes.yaml holds a character that YAML does not allow .*: save it as UTF-8"),
+        ("./utf16.yaml", r"^\S*utf16.yaml "),
+    ],
+)
+def test_a_preset_that_cannot_be_read_is_one_sentence(named, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin.yaml").write_bytes("student: café\n".encode("latin-1"))
+    (tmp_path / "bytes.yaml").write_bytes(b"a: 1\xe4\xf6\n")
+    (tmp_path / "utf16.yaml").write_bytes("student: x\n".encode("utf-16")[:-1])
+    with pytest.raises(PresetError, match=sentence) as caught:
+        load_preset(named)
+    assert "\n" not in str(caught.value)

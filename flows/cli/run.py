@@ -56,7 +56,8 @@ def down() -> None:
     """Stop the server, the workers and every run and job; the store and unfinished work stay."""
     from flows import services
 
-    say(f"stopped {services.down()} processes")
+    with one_line_errors():
+        say(f"stopped {services.down()} processes")
 
 
 def watch(flow_run: str, walk: Walk) -> None:

@@ -35,6 +35,13 @@ def one_line_errors() -> Iterator[None]:
     except (PresetError, ServiceError, StoreError) as error:
         complain(explained(error) if isinstance(error, StoreError) else str(error))
         raise typer.Exit(2) from None
+    except OSError as error:
+        # A folder that cannot be written, a full disk, a file in the place of a folder.
+        where = f"{error.filename}: " if error.filename else ""
+        complain(
+            f"{where}{error.strerror or error}: choose a folder that you can write to (R1_HOME, R1_STORE)"
+        )
+        raise typer.Exit(2) from None
 
 
 def show(text: str) -> None:
@@ -55,7 +62,7 @@ def complain(text: str) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str | Text]], right: tuple[str, ...] = ()
 ) -> None:
-    """Print a table; nothing if there are no rows.
+    """Print a table; only its header if there are no rows, and nothing if it has none.
 
     Cells given as `str` are made safe and are never read as markup. A cell given as `Text` is ours and is
     printed as it is.
@@ -64,7 +71,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    if not rows:
+    if not rows and not any(columns):
         return
     table: Table = Table(show_header=any(columns), box=None, pad_edge=False)
     for column in columns:
@@ -87,4 +94,6 @@ def open_store() -> ArtifactStore:
     """The store of `$R1_STORE`."""
     from artifacts.store import ArtifactStore
 
-    return ArtifactStore.open()
+    store = ArtifactStore.open()
+    store.require_folder()
+    return store

@@ -32,6 +32,12 @@ Named = Annotated[str, typer.Argument(help="A name, a digest or a unique beginni
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain node names are looked up.")]
 
 
+_SHOWN_ROWS = 200
+"""Of a table on the terminal; `--format csv` and `json` print every row."""
+_SHOWN_CHARACTERS = 2_000
+"""Of one cell of such a table."""
+
+
 class Drawing(StrEnum):
     tree = "tree"
     mermaid = "mermaid"
@@ -62,7 +68,12 @@ def ls(
         ]
         if all_:
             rows += [["", *_columns(m)] for digest, m in manifests.items() if digest not in by_digest]
-        print_table(["name", "kind", "digest", "size", "made", "took"], rows, right=("size", "took"))
+        if rows:
+            print_table(["name", "kind", "digest", "size", "made", "took"], rows, right=("size", "took"))
+        elif not manifests:
+            show_text(
+                f"{store.url} holds no artifacts yet: `r1 run` makes some (R1_STORE names another store)"
+            )
         hidden = len(manifests.keys() - by_digest.keys())
         if hidden and not all_:
             typer.echo(f"{hidden} more without a name: `r1 ls --all`, or `r1 gc` to remove them")
@@ -149,7 +160,7 @@ def gc(
         forgotten = _names(store, forget or [])
         garbage = catalog.gc(store, forget=forgotten, report=_report)
         print_table(
-            ["node", "kind", "digest", "size", "made", "took"],
+            ["node", "kind", "digest", "size", "made", "took"] if garbage.objects else [],
             [[m.node, *_columns(m)] for m in garbage.objects],
             right=("size", "took"),
         )
@@ -176,11 +187,13 @@ def sql(
     ] = False,
 ) -> None:
     """Ask DuckDB about every table in the store; by default read-only, and nothing but the store."""
-    from artifacts.query import sql as ask
+    from artifacts.query import first_rows
     from tasks.tables import TABLES
 
     with one_line_errors():
-        table = ask(open_store(), query, TABLES, _report, unrestricted)
+        # All rows only where they are all written: a table of 31,000 rows of text takes minutes to lay out.
+        limit = _SHOWN_ROWS if layout is Layout.table else None
+        table, total = first_rows(open_store(), query, TABLES, limit, _report, unrestricted)
     rows = table.to_pylist()
     if layout is Layout.json:
         for row in rows:
@@ -188,7 +201,13 @@ def sql(
     elif layout is Layout.csv:
         _print_csv(table.column_names, rows)
     else:
-        print_table(table.column_names, [[_cell(v) for v in row.values()] for row in rows])
+        print_table(table.column_names, [[_shortened(_cell(v)) for v in row.values()] for row in rows])
+        if total > len(rows):
+            typer.echo(
+                f"{total - len(rows):,} rows more: `--format csv` or `json` prints all, LIMIT asks for fewer"
+            )
+        elif not rows and table.column_names:
+            typer.echo("no rows")
 
 
 def export(
@@ -264,6 +283,11 @@ def _size(count: int) -> str:
 def _cell(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str("" if value is None else value)
     return text.replace("\n", "⏎")
+
+
+def _shortened(cell: str) -> str:
+    left = len(cell) - _SHOWN_CHARACTERS
+    return cell if left <= 0 else f"{cell[:_SHOWN_CHARACTERS]} … {left:,} more characters"
 
 
 def _json_line(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from tasks.curation.readability import Readability
 from tasks.kinds import Kind
-from tasks.problem import VERIFIABLE, Domain
+from tasks.problem import VERIFIABLE, Domains
 from tasks.registry import modules
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking
@@ -21,7 +21,7 @@ class ColdStartConfig(CodeChecking):
     """Cold-start curation from R1-Zero's samples (B.3.2)."""
 
     template: Template = "r1"
-    domains: tuple[Domain, ...] = VERIFIABLE
+    domains: Domains = VERIFIABLE
     problems: Positive = 4_000
     """How many training problems are sampled."""
     samples_per_problem: Positive = 4

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from artifacts.refs import Ref
+from tasks.settings import in_order
 from tasks.supervise.records import ExitRecord
 
 
@@ -22,7 +23,8 @@ class BuildSpec(_Record):
     stage: str
     config: dict[str, Any]
     """Every setting, volatile ones too."""
-    inputs: dict[str, Ref]
+    inputs: Annotated[dict[str, Ref], AfterValidator(in_order)]
+    """In the order of their names: the key does not see another one."""
     key: str
     ref_name: str
     """The named ref that is set to the result, e.g. `tiny/r1-zero`."""

@@ -1,22 +1,23 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
-The sources are the files of `tasks/problems/sources`. Training problems that repeat a question or share a
-long n-gram with a held-out one go to `rejected.parquet` with the reason.
+The sources are the files of `tasks/problems/sources`. Training problems that are near copies of a held-out
+one (`decontamination.py`) go to `rejected.parquet` with its id and the words that they share.
 
     prefect deployment run problems --param preset=tiny
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from artifacts.tables import write_table
 from tasks.job import Job
 from tasks.problem import Problem, to_table
+from tasks.problems.decontamination import near_copies
 from tasks.problems.source import Drawn
 from tasks.problems.stage import ProblemsConfig
+from tasks.rewards.language import check_language
 from tasks.tables import PROBLEMS, REJECTED
 
 
@@ -40,43 +41,28 @@ def run(config: ProblemsConfig, job: Job) -> None:
 def draw(config: ProblemsConfig) -> Drawn:
     """The problems of every source, one after another, and what the sources refused."""
     drawn = [source.draw(config.seed) for source in config.sources]
+    for problem in (p for d in drawn for p in d.problems):
+        try:
+            check_language(problem.language)
+        except ValueError as error:
+            raise ValueError(f"problem {problem.id}: {error}") from None
     return Drawn([p for d in drawn for p in d.problems], [row for d in drawn for row in d.rejected])
 
 
 def decontaminate(problems: Sequence[Problem], n: int) -> tuple[list[Problem], list[dict[str, str]]]:
-    """(kept, rejected rows): training problems that ask a held-out question, or share `n` words in a row."""
+    """(kept, rejected rows): training problems that are near copies of a held-out one are rejected."""
     held_out = [p for p in problems if p.split == "held_out"]
-    questions = {_folded(p.prompt) for p in held_out}
-    grams = {gram for p in held_out for gram in _ngrams(p.prompt, n)}
-    kept, rejected = [], []
-    for p in problems:
-        shared = None if p.split == "held_out" else _overlap(p, questions, grams, n)
-        if shared is None:
-            kept.append(p)
-        else:
-            rejected.append(
-                {"problem_id": p.id, "text": p.prompt, "reason": "contaminated", "detail": shared}
-            )
-    return kept, rejected
-
-
-def _overlap(problem: Problem, questions: set[str], grams: set[tuple[str, ...]], n: int) -> str | None:
-    if _folded(problem.prompt) in questions:
-        return "same question"
-    shared = next((g for g in _ngrams(problem.prompt, n) if g in grams), None)
-    return " ".join(shared) if shared else None
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\u4e00-\u9fff]|[^\W_]+|[^\w\s]", text.lower())
-
-
-def _folded(text: str) -> str:
-    return " ".join(_words(text))
-
-
-def _ngrams(text: str, n: int) -> Iterable[tuple[str, ...]]:
-    """Word n-grams that hold content: the number-free wording of a question is shared by design."""
-    words = _words(text)
-    grams = (tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-    return (gram for gram in grams if sum(word.isdigit() for word in gram) >= 2)
+    training = [p for p in problems if p.split != "held_out"]
+    matches = near_copies([p.prompt for p in training], [p.prompt for p in held_out], n)
+    rejected = {
+        p.id: f"{match.share:.0%} of held-out problem {held_out[match.question].id}: {match.span}"
+        for p, match in zip(training, matches, strict=True)
+        if match is not None
+    }
+    kept = [p for p in problems if p.split == "held_out" or p.id not in rejected]
+    rows = [
+        {"problem_id": p.id, "text": p.prompt, "reason": "contaminated", "detail": rejected[p.id]}
+        for p in training
+        if p.id in rejected
+    ]
+    return kept, rows

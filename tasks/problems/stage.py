@@ -24,12 +24,13 @@ class ProblemsConfig(Settings):
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1)]
     """Each with a `name` (a file of `tasks/problems/sources`) and that source's own settings."""
     decontamination_ngram: Positive = 10
-    """Training problems that share an n-gram of this many words with a held-out one are rejected."""
+    """Training problems that are near copies of a held-out one are rejected. A held-out question with fewer
+    words than this (the paper's n-gram) must be found as a whole, of a longer one 60% of the content."""
     seed: int = 0
 
 
 PROBLEMS = Stage(
-    "problems", 1, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
+    "problems", 2, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
     "cpu", ProblemsConfig, {}, Kind.problems, "tasks.problems.draw:run",
     nodes={"problems": Place("Problems", 0, 3, "training and held-out", mark="P")},
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.curation.readability import Readability
 from tasks.kinds import Kind
-from tasks.problem import VERIFIABLE, Domain
+from tasks.problem import VERIFIABLE, Domains
 from tasks.rendering import Template
 from tasks.rewards.settings import CodeChecking
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -16,7 +16,7 @@ class RejectionSamplingConfig(CodeChecking):
     """The 800k-style mixture: verified reasoning traces from Dev2 and general data (B.3.3, Table 5)."""
 
     template: Template = "r1"
-    domains: tuple[Domain, ...] = VERIFIABLE
+    domains: Domains = VERIFIABLE
     problems: Positive = 80_000
     samples_per_problem: Positive = 16
     sampling: Sampling = Sampling()

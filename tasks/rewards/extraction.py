@@ -12,11 +12,12 @@ Rules, in order:
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from tasks.rendering import parse_completion
+from tasks.text_safety import nfkc
 
 _BOXED = re.compile(r"\\f?boxed\s*\{")
+_BRACE = re.compile(r"[{}]")
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2212: "-", 0x3002: "."}
 
@@ -42,12 +43,16 @@ def final_program(completion: str) -> str | None:
 
 def boxes(text: str) -> list[str]:
     r"""The contents of every closed `\boxed{...}`, braces balanced, in order."""
-    found = []
-    for match in _BOXED.finditer(text):
-        end = _closing_brace(text, match.end())
-        if end is not None:
-            found.append(text[match.end() : end].strip())
-    return found
+    # One pass with a stack: to look for the end of each box is quadratic where none is closed.
+    starts = {match.end() for match in _BOXED.finditer(text)}
+    opened: list[int] = []
+    closed: dict[int, int] = {}
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif opened and (start := opened.pop()) in starts:
+            closed[start] = brace.start()
+    return [text[start : closed[start]].strip() for start in sorted(closed)]
 
 
 def fold_width(text: str) -> str:
@@ -57,7 +62,7 @@ def fold_width(text: str) -> str:
 
 def fold(text: str) -> str:
     """Case, width and white space folded; a closing full stop dropped."""
-    return " ".join(unicodedata.normalize("NFKC", fold_width(text)).casefold().split()).rstrip(".")
+    return " ".join(nfkc(fold_width(text)).casefold().split()).rstrip(".")
 
 
 def _tail(completion: str) -> str:
@@ -83,15 +88,3 @@ def _the_box(text: str) -> str | None:
 def _last_fenced(text: str) -> str | None:
     blocks = [block for block in _FENCE.findall(text) if block.strip()]
     return blocks[-1] if blocks else None
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for at in range(start, len(text)):
-        if text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if depth == 0:
-                return at
-    return None

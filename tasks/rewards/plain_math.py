@@ -34,6 +34,8 @@ _CLOSE_TO = 1e-5
 def normalise(text: str) -> str:
     """ASCII width; Chinese words around the expression, a closing stop, a leading dollar sign (money), thin
     spaces between thousands and one pair of `$` removed."""
+    if len(text) > MAX_ANSWER:
+        return text  # `screen` refuses it; what follows is quadratic
     text = _CHINESE_ENDS.sub("", fold_width(text)).strip()
     text = _THIN_SPACE.sub("", text.removesuffix(".").removeprefix(r"\$")).strip()
     if len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from tasks.kinds import Kind
-from tasks.problem import VERIFIABLE, Domain
+from tasks.problem import VERIFIABLE, Domains
 from tasks.rendering import Template
 from tasks.rewards.settings import AnyTerm, CodeChecking
 from tasks.rewards.terms.accuracy import Accuracy
@@ -89,7 +89,7 @@ class RLConfig(CodeChecking):
     template: Template = "r1"
     """How a question becomes a prompt: `r1` is the paper's Table 1, `plain` that without its preamble,
     `r1-few-shot` adds three worked examples (`tasks.rendering`)."""
-    domains: tuple[Domain, ...] = VERIFIABLE
+    domains: Domains = VERIFIABLE
     """Which training problems are asked."""
     steps: Positive = 10_400
     """Policy updates."""
@@ -117,7 +117,7 @@ class RLConfig(CodeChecking):
     """Tokens; longer answers are cut."""
     length_schedule: tuple[LengthStep, ...] = ()
     """Other maximum lengths from given steps on."""
-    rewards: tuple[AnyTerm, ...] = (Accuracy(), Format())
+    rewards: Annotated[tuple[AnyTerm, ...], Field(min_length=1)] = (Accuracy(), Format())
     """The terms that add up to the reward, each with a weight (1) and, if wanted, only in the last steps."""
     general_last_steps: Annotated[int | None, Field(ge=1)] = None
     """General prompts enter only in the last N steps (final RL: 400)."""

@@ -53,7 +53,7 @@ def test_overrides_are_checked_like_a_preset(pipeline):
     assert configured(node, {}) is node
     for bad, message in (
         ({"learning_rate": 5}, "config of dev2: learning_rate = 5"),
-        ({"lerning_rate": 1e-5}, "config of dev2: lerning_rate = 1e-05"),
+        ({"lerning_rate": 1e-5}, "config of dev2: lerning_rate is not a setting: did you mean learning_rate"),
         ({"micro_batch_size": 3}, "config of dev2: .*choose a divisor"),
     ):
         with pytest.raises(PresetError, match=message):

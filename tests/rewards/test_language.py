@@ -28,6 +28,42 @@ TARGETS = {
     ),
     "calls and names with digits": ("先算 f(x) , x1 , sin(x) 再算", 0.0, 1.0),
     "a third language": ("привет wait", 0.5, 0.0),
+    "Greek letters": ("设 α = 30° ，则 β = 60° 。", 0.0, 1.0),
+    "Greek letters in English": ("Let α = 30° and β = 60°, so αβ and Δx are known.", 1.0, 0.0),
+    "Greek letters alone": ("α β γ", 1.0, 1.0),
+    "words of Greek": ("Λοιπόν, το αποτέλεσμα είναι wait", 0.25, 0.0),
+    "letters of formulas": ("设 ℝ 和 ℓ ，𝑥𝑦 = ½ ，x² + y³", 0.0, 1.0),
+    "cases": (
+        r"设 f(x)=\begin{cases} x, & \text{if } x>0 \\ -x, & \text{otherwise} \end{cases} 则",
+        0.0,
+        1.0,
+    ),
+    "aligned": (r"\begin{aligned} area &= length \times width \end{aligned} 所以结果是", 0.0, 1.0),
+    "a matrix": (r"令 A = \begin{pmatrix} first & second \\ third & last \end{pmatrix} 。", 0.0, 1.0),
+    "environments in each other": (
+        r"\begin{align*} a \begin{cases} one \end{cases} two \end{align*} 所以",
+        0.0,
+        1.0,
+    ),
+    "a list is text": (r"\begin{itemize} \item wait \end{itemize}", 1.0, 0.0),
+    "text in a formula without dollars": (r"速度 v = \frac{\text{distance}}{\text{time}} 。", 0.0, 1.0),
+    "operator names": (
+        r"所以 \operatorname{rank}(A) = 2 ，\mathrm{area} = 3 ，\operatorname*{argmax}_x f",
+        0.0,
+        1.0,
+    ),
+    "bold words are words": (r"\textbf{Therefore} 所以", 0.5, 0.5),
+    "points": ("三角形 ABC 与三角形 DEF 相似", 0.0, 1.0),
+    "points in English": ("ΔABC is similar to ΔDEF", 1.0, 0.0),
+    "more points": ("四边形 PQRS 、EFGH 、OABC ，线段 AB 、MN ，直线 A'B'C' ，∠AOB", 0.0, 1.0),
+    "words in capitals": ("WAIT, THIS IS WRONG", 1.0, 0.0),
+    "units": ("长 5 cm ，宽 3 km ，重 2 kg ，速度 60 km/h ，体积 4 cm^3 和 8 mL", 0.0, 1.0),
+    "units without a number": ("单位是 cm 或 m/s", 0.0, 1.0),
+    "functions": ("求 sin x + cos y ，gcd(a, b) ，max 和 min ，lim ，GCD ，sinx", 0.0, 1.0),
+    "variables side by side": ("求 ab + bc + ca = xy ，x-y = mn", 0.0, 1.0),
+    "full-width letters": ("先算 ｘ ＋ ｙ ，所以选 Ｂ", 0.0, 1.0),
+    "an unclosed formula": (r"先算 \( x + y 再算 wait", 0.2, 0.8),
+    "words still count": ("先算 first then 再算", 1 / 3, 2 / 3),
 }
 
 
@@ -35,6 +71,13 @@ TARGETS = {
 def test_consistency(text, english, chinese):
     assert language_consistency(text, "en") == pytest.approx(english)
     assert language_consistency(text, "zh") == pytest.approx(chinese)
+
+
+@pytest.mark.parametrize("language", ["English", "fr", "", "zh-CN", "EN"])
+def test_a_language_that_is_not_supported_is_refused(language):
+    for text in ("some words", "", None):
+        with pytest.raises(ValueError, match=rf"^language '{language}' is not supported: use one of en, zh$"):
+            language_consistency(text, language)
 
 
 def test_no_thinking_is_no_language():

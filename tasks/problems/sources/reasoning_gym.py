@@ -13,8 +13,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
+from artifacts.keys import canonical
 from tasks.problem import Problem
 from tasks.problems.source import Drawn, Source
 from tasks.settings import Count, Settings
@@ -32,7 +33,7 @@ class GymTask(Settings):
     domain: Literal["math", "code", "stem", "logic"]
     train: Count
     held_out: Count
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: Annotated[dict[str, JsonValue], AfterValidator(canonical)] = Field(default_factory=dict)
     """The dataset's own settings, e.g. `{max_terms: 3, max_digits: 2}`; its defaults for the rest."""
 
 

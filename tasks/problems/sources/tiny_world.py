@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from tasks.problem import Domain, Problem, Split
 from tasks.problems.source import Drawn, Source
@@ -18,11 +20,14 @@ _MAX_DRAWS_PER_PROBLEM = 400
 """A domain that needs more draws than this to find another new question has run out of questions."""
 
 
+Counts = Annotated[dict[Domain, Count], Field(min_length=1)]
+
+
 class TinyWorld(Source):
     name: Literal["tiny-world"] = "tiny-world"
-    train: dict[Domain, Count]
+    train: Counts
     """How many training problems of each domain."""
-    held_out: dict[Domain, Count]
+    held_out: Counts
     """How many questions of each domain no stage trains on."""
 
     def draw(self, seed: int) -> Drawn:
