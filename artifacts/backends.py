@@ -21,7 +21,6 @@ from artifacts.leases import Lease, WaitMessage
 from artifacts.local import LEASES, STALE_SECONDS, LocalBackend
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
-
 _NO_FOLDERS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"}
 """Here a path needs no folder, and making one would make a bucket of a mistyped name."""
 Check = Callable[[], None]

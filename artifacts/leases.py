@@ -206,7 +206,7 @@ class _ObjectLease(Lease):
         super().check()
 
     def renew(self) -> None:
-        """Rewrite the object, unless somebody has taken over; a failure is tried again until `ttl` is over."""
+        """Rewrite the object unless somebody has taken over; a failed write counts only after `ttl`."""
         begun = time.monotonic()
         try:
             if not self.lost and max(_generations(self.store, self.folder), default=0) > self.number:

@@ -265,8 +265,9 @@ class ArtifactStore:
             yield from (f"{folder}/{top}/{name}" for name in names if not is_known(top + name))
 
     def set_aside(self, path: str) -> None:
-        """Move a file or folder of the store to `quarantine/`."""
-        self.backend.move(path, f"quarantine/{path.replace('/', '-')[-200:]}-{uuid.uuid4().hex[:8]}")
+        """Move a file or folder of the store to `quarantine/`; nothing where it is gone already."""
+        with suppress(FileNotFoundError):
+            self.backend.move(path, f"quarantine/{path.replace('/', '-')[-200:]}-{uuid.uuid4().hex[:8]}")
 
     def quarantine(self, digest: str) -> None:
         """Move an artifact aside (to `quarantine/`), so that its key is a miss again."""
@@ -408,7 +409,7 @@ class ArtifactStore:
         like_a_digest = _HEX.fullmatch(text)
         if not (like_a_digest and len(text) >= _DIGEST_CHARACTERS):
             for name in (text, f"{preset}/{text}" if preset else text):
-                named = self._named(name) if _is_ref_name(name) else None
+                named = self._named(name) if is_ref_name(name) else None
                 if named is not None:
                     return named.ref
         if like_a_digest:
@@ -494,6 +495,11 @@ class ArtifactStore:
             return self.backend
         return LocalBackend(cache_root() / sha256(self.backend.url.encode()).hexdigest()[:16])
 
+    def cache(self) -> ArtifactStore | None:
+        """What this machine keeps of a remote store; None where the store itself is on this machine."""
+        local = self._local()
+        return None if local is self.backend else ArtifactStore(local, self.trust)
+
     def _download(self, cache: LocalBackend, manifest: Manifest) -> None:
         """Bring the artifact into `cache`, where it is not there whole.
 
@@ -526,7 +532,8 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and _HEX.fullmatch(text) is not None
 
 
-def _is_ref_name(text: str) -> bool:
+def is_ref_name(text: str) -> bool:
+    """Whether an artifact can be called so."""
     try:
         ref_name(text)
     except ValueError:

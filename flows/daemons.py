@@ -7,6 +7,7 @@ runs and jobs below it; nothing that carries the mark outlives `r1 down`.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,19 +15,28 @@ from pathlib import Path
 import psutil
 
 from flows import paths
+from flows.last_words import last_words
 from tasks.supervise import trees
 from tasks.supervise.records import read_json, write_json
 
 MARK = "R1_SERVICES"
+_started: dict[str, subprocess.Popen[bytes]] = {}
+"""What this process started itself, so that it can tell how it ended."""
 
 
 def start(name: str, command: list[str], environment: Mapping[str, str]) -> psutil.Process:
     """Start a service in a session of its own; its output goes to `.r1/logs/<name>.log`."""
     paths.log(name).parent.mkdir(parents=True, exist_ok=True)
     marked = {**environment, MARK: str(paths.home())}
+    record = _record(name)
     process = trees.start_session([sys.executable, "-m", *command], marked, paths.log(name))
     started = psutil.Process(process.pid)
-    write_json(_record(name), {"pid": started.pid, "created": started.create_time()})
+    try:
+        write_json(record, {"pid": started.pid, "created": started.create_time()})
+    except OSError:  # a full disk: a service that nobody finds again must not stay
+        trees.stop(process, 5)
+        raise
+    _started[name] = process
     return started
 
 
@@ -50,8 +60,33 @@ def _record(name: str) -> Path:
     return folder / f"{name}.json"
 
 
-def log_tail(name: str, lines: int = 5) -> str:
-    return "\n".join(paths.log(name).read_text(errors="replace").splitlines()[-lines:])
+def died(name: str) -> bool:
+    """Whether the service was started and not stopped on purpose, and runs no longer."""
+    return _record(name).exists() and running(name) is None
+
+
+def forget(name: str) -> None:
+    """Note that the service is stopped on purpose."""
+    _record(name).unlink(missing_ok=True)
+
+
+def death(name: str) -> str:
+    """How the service ended and why, as far as that is known, in one line."""
+    process = _started.get(name)
+    code = process.poll() if process else None
+    text = trees.death(code) if code is not None else "ended"
+    # Whoever is killed writes no reason: the last line of its log would be a greeting.
+    words = last_words(_log_end(name)) if code is None or code >= 0 else ""
+    return f"{text}{f': {words}' if words else ''} (log: {paths.log(name)})"
+
+
+def _log_end(name: str, size: int = 8_192) -> str:
+    try:
+        with paths.log(name).open("rb") as file:
+            file.seek(max(0, paths.log(name).stat().st_size - size))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def marked() -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,14 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (PresetError, ServiceError, StoreError) as error:
         complain(explained(error) if isinstance(error, StoreError) else str(error))
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" of {error.filename}" if error.filename else ""
+        complain(
+            f"the disk{place} is full: free some space, or set R1_HOME, R1_STORE and R1_WORK to other disks"
+        )
         raise typer.Exit(2) from None
 
 
