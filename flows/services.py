@@ -104,8 +104,9 @@ def revive(say: Say) -> bool:
         ServiceError: it does not start.
     """
     dead = [name for name in ("server", "workers") if daemons.died(name)]
+    for name in dead:
+        say(f"the process of the {name} {daemons.death(name)}: starting it again")
     if dead:
-        say(f"the {' and the '.join(dead)} on this machine {daemons.death(dead[-1])}: starting again")
         up(say)
     return bool(dead)
 

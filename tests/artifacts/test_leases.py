@@ -11,7 +11,8 @@ from artifacts.backends import ObjectBackend
 from artifacts.errors import LeaseLost
 from artifacts.store import ArtifactStore
 from artifacts.trust import Trust
-from tasks.job import LOST, build
+from tasks.job import LOST
+from tasks.job import build as job_build
 from tasks.job.spec import BuildSpec, JobSpec
 from tasks.supervise.watch import Watch
 from tasks.tables import TABLES
@@ -179,7 +180,7 @@ def test_who_cannot_renew_a_lease_until_it_expires_is_told_and_publishes_nothing
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             mine.backend.broken = False
-            with pytest.raises(LeaseLost, match="took over|could not be renewed"):
+            with pytest.raises(LeaseLost, match=r"took over|could not be renewed"):
                 mine.publish(draft, manifest_for("base"), TABLES, lease)
             assert mine.digests() == []
             assert mine.lookup(KEY) is None
@@ -200,15 +201,22 @@ def test_a_holder_that_was_suspended_notices_that_another_took_over(tmp_path):
 def test_a_job_that_lost_its_lease_ends_so_that_it_is_started_again(tmp_path, monkeypatch):
     """Started again it waits for the other builder, whose artifact it takes."""
     monkeypatch.setenv("R1_STORE", f"local://{tmp_path}/objects")
-    monkeypatch.setattr(build, "load", lambda entry: lambda config, job: take_over(job))
 
-    def take_over(job):
+    def take_over(config, job):
         ObjectBackend(f"local://{tmp_path}/objects").create(f"leases/{KEY}/00000002", b"{}")
         (job.draft / "report.html").write_text("x")
 
     one = BuildSpec(node="report", stage="report", config={}, inputs={}, key=KEY, ref_name="tiny/report")
     spec = JobSpec(work_root=tmp_path / "work", preset="tiny", builds=(one,))
-    with Watch(os.getppid()) as watch:
-        assert build.run_builds(spec, tmp_path, watch) == LOST
+    monkeypatch.setattr(job_build, "load", lambda entry: take_over)
+
+    def work():
+        with Watch(os.getppid()) as watch:
+            os._exit(job_build.run_builds(spec, tmp_path, watch))
+
+    child = fork.Process(target=work)
+    child.start()
+    child.join(30)
+    assert child.exitcode == LOST
     assert ArtifactStore.open().digests() == []
     assert not (tmp_path / "exit.json").exists()
