@@ -259,7 +259,7 @@ def _protocol(fs: Any) -> str:
 
 def _driver(url: str) -> str:
     scheme = url.partition("://")[0]
-    return {"s3": "install the extra `s3` (pip install -e '.[s3]')"}.get(scheme, "install that package")
+    return {"s3": "install the extra `s3` (`.venv/bin/pip install s3fs`)"}.get(scheme, "install that package")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -7,7 +7,6 @@ runs and jobs below it; nothing that carries the mark outlives `r1 down`.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ from tasks.supervise import trees
 from tasks.supervise.records import read_json, write_json
 
 MARK = "R1_SERVICES"
-_started: dict[str, subprocess.Popen[bytes]] = {}
-"""What this process started itself, so that it can tell how it ended."""
 
 
 def start(name: str, command: list[str], environment: Mapping[str, str]) -> psutil.Process:
@@ -36,22 +33,26 @@ def start(name: str, command: list[str], environment: Mapping[str, str]) -> psut
     except OSError:  # a full disk: a service that nobody finds again must not stay
         trees.stop(process, 5)
         raise
-    _started[name] = process
     return started
 
 
 def running(name: str) -> psutil.Process | None:
     """The service, if the process that was started under this name still runs."""
+    process = _recorded(name)
+    return process if process is not None and trees.is_alive(process) else None
+
+
+def _recorded(name: str) -> psutil.Process | None:
+    """The process that was started under this name, while it lives or nobody has asked how it ended."""
     record = read_json(_record(name))
     if record is None:
         return None
     try:
         process = psutil.Process(record["pid"])
         # The number may belong to somebody else by now; number and start time together never do.
-        same = process.create_time() == record["created"]
+        return process if process.create_time() == record["created"] else None
     except psutil.NoSuchProcess:
         return None
-    return process if same and trees.is_alive(process) else None
 
 
 def _record(name: str) -> Path:
@@ -72,12 +73,20 @@ def forget(name: str) -> None:
 
 def death(name: str) -> str:
     """How the service ended and why, as far as that is known, in one line."""
-    process = _started.get(name)
-    code = process.poll() if process else None
+    code = _exit_code(name)
     text = trees.death(code) if code is not None else "ended"
     # Whoever is killed writes no reason: the last line of its log would be a greeting.
     words = last_words(_log_end(name)) if code is None or code >= 0 else ""
     return f"{text}{f': {words}' if words else ''} (log: {paths.log(name)})"
+
+
+def _exit_code(name: str) -> int | None:
+    """The exit code of a service that this very process started; None of another one's."""
+    process = _recorded(name)
+    try:
+        return None if process is None else process.wait(timeout=0)
+    except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+        return None
 
 
 def _log_end(name: str, size: int = 8_192) -> str:

@@ -28,25 +28,31 @@ OSError: [Errno 28] No space left on device: 'y'
 """
 
 
+BOXED = "Unable to read the config file: prefect.yaml has no deployments."
+FULL = "OSError: [Errno 28] No space left on device: 'y'"
+PORT = "Port 4200 is already in use. Please specify a port."
+
+
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        (BOX, "Unable to read the config file: prefect.yaml has no deployments."),
-        ("\x1b[31m" + BOX + "\x1b[0m\n\n", "Unable to read the config file: prefect.yaml has no deployments."),
+        (BOX, BOXED),
+        ("\x1b[31m" + BOX + "\x1b[0m\n\n", BOXED),
         ("┏━━━━┓\n┃ no ┃\n┗━━━━┛", "no"),
-        (TRACEBACK, "OSError: [Errno 28] No space left on device: 'y'"),
-        (TRACEBACK + "\nCheck out the dashboard at http://127.0.0.1:4200\n", "OSError: [Errno 28] No space left on device: 'y'"),
-        ("Port 4200 is already in use. Please specify a port.\n\n", "Port 4200 is already in use. Please specify a port."),
+        (TRACEBACK, FULL),
+        (TRACEBACK + START, FULL),
+        (PORT + "\n\n", PORT),
         ("one\ntwo\n", "two"),
         ("╭────╮\n╰────╯\n", ""),
         ("\n \n", ""),
         ("", ""),
     ],
-)  # fmt: skip
+)
 def test_the_telling_line_of_an_output_is_found(output, words):
     assert last_words(output) == words
 
 
+KILLED, STOPPED = "its process was killed (SIGKILL)", "its process was stopped (SIGTERM)"
 FRAME = "Flow run encountered an exception: "
 
 
@@ -55,21 +61,22 @@ FRAME = "Flow run encountered an exception: "
     [
         (FRAME + "JobFailed: dev1: no room (log: /x)", "dev1: no room (log: /x)"),
         (FRAME + "StageFailed: dev1: was killed by SIGKILL", "dev1: was killed by SIGKILL"),
-        ("Flow run process exited with non-zero status code -9.", "its process was killed (SIGKILL)"),
+        ("Flow run process exited with non-zero status code -9.", KILLED),
         (
-            "Process exited with status code: -9. Process exited due to a SIGKILL signal. Typically caused by the "
-            "operating system terminating the process for exceeding memory limits, or by manual cancellation.",
-            "its process was killed (SIGKILL)",
+            "Process exited with status code: -9. Process exited due to a SIGKILL signal. Typically caused "
+            "by the operating system terminating the process for exceeding memory limits, or by manual "
+            "cancellation.",
+            KILLED,
         ),
-        ("Process exited with status code: -15. Process exited due to a SIGTERM signal.", "its process was stopped (SIGTERM)"),
+        ("Process exited with status code: -15. Process exited due to a SIGTERM signal.", STOPPED),
         ("Execution was aborted by Python system exit call.", "its process ended before the flow did"),
-        ("Execution was aborted by a termination signal.", "its process was stopped (SIGTERM)"),
+        ("Execution was aborted by a termination signal.", STOPPED),
         ("Execution was aborted by an interrupt signal.", "its process was interrupted (SIGINT)"),
         ("Execution was interrupted by an unexpected exception: OSError: x\n\nmore", "OSError: x more"),
         ("no heartbeat: its machine is lost", "no heartbeat: its machine is lost"),
         ("", ""),
     ],
-)  # fmt: skip
+)
 def test_a_reason_is_one_line_without_prefects_words(message, reason):
     assert plain_reason(message) == reason
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from artifacts.store import object_path
+from artifacts.store import key_path, object_path, ref_path
 from flows.graph import load_pipeline
 from flows.plan import plan
 from tasks import recipe
@@ -138,11 +138,13 @@ def test_a_damaged_entry_never_stops_a_plan(what, damage, built, preset, store):
     ref = store.get_ref("quick/dev1")
     key = store.manifest(ref.digest).key
     path = {
-        "name": ref_path("quick/dev1"), "key": key_path(key), "file": f"{object_path(ref.digest)}/content.txt",
+        "name": ref_path("quick/dev1"),
+        "key": key_path(key),
+        "file": f"{object_path(ref.digest)}/content.txt",
         "manifest": f"{object_path(ref.digest)}/manifest.json",
-    }[what]  # fmt: skip
+    }[what]
     store.backend.write(path, damage)
-    rows = {row.node: row for row in plan.plan(load_pipeline(preset()), store)}
+    rows = {row.node: row for row in plan(load_pipeline(preset()), store)}
     if what in ("name", "key"):
         assert rows["dev1"].ref == ref, "the artifact is whole"
     else:

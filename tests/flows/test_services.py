@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -218,13 +219,8 @@ def test_a_server_that_is_killed_while_it_starts_says_so(home, monkeypatch):
     process.kill()
     with pytest.raises(services.ServiceError) as ended:
         services._wait_for_server()
-    log = paths.log("server")
-    assert (
-        str(ended.value) == f"the Prefect server was killed by SIGKILL (log: {log}); `r1 run` starts it again"
-    )
-
-
-def test_a_server_that_fails_says_its_last_words(home, monkeypatch):
+    death = f"was killed by SIGKILL (log: {paths.log('server')})"
+    assert str(ended.value) == f"the Prefect server {death}; `r1 run` starts it again"def test_a_server_that_fails_says_its_last_words(home, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     daemons.start("server", ["tests.flows.no_such_module"], dict(os.environ))
     deadline = time.monotonic() + 20
@@ -232,7 +228,7 @@ def test_a_server_that_fails_says_its_last_words(home, monkeypatch):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with pytest.raises(
-        services.ServiceError, match=r"ended with code 1: .*No module named .*no_such_module.*\(log: "
+        services.ServiceError, match=r"ended with code 1: .*No module named .*no_such.*\(log: "
     ):
         services._wait_for_server()
 
@@ -247,9 +243,7 @@ def test_a_home_without_a_free_byte_is_one_sentence_and_starts_nothing(tmp_path,
         fill(home / "other")
         monkeypatch.setenv("R1_HOME", str(home))
         monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-        with pytest.raises(
-            services.ServiceError, match=r"the disk of .*full is full: free some space .*r1 run` goes on"
-        ) as full:
+        with pytest.raises(services.ServiceError, match=r"full is full: free some .*r1 run` goes on") as full:
             services.up(print)
         assert "\n" not in str(full.value)
         with pytest.raises(OSError, match="No space left"):
@@ -257,6 +251,6 @@ def test_a_home_without_a_free_byte_is_one_sentence_and_starts_nothing(tmp_path,
         assert daemons.marked() == [], "a service that was not recorded would never be found again"
         done = CliRunner().invoke(app, ["trust", "on"])
         assert done.exit_code == 2
-        assert "is full: free some space" in done.stderr
+        assert re.fullmatch(r"r1: the disk of .*/trust is full .*: free some space .*\n", done.stderr)
     finally:
         subprocess.run(["umount", "-l", str(home)], check=True)
