@@ -220,7 +220,10 @@ def test_a_server_that_is_killed_while_it_starts_says_so(home, monkeypatch):
     with pytest.raises(services.ServiceError) as ended:
         services._wait_for_server()
     death = f"was killed by SIGKILL (log: {paths.log('server')})"
-    assert str(ended.value) == f"the Prefect server {death}; `r1 run` starts it again"def test_a_server_that_fails_says_its_last_words(home, monkeypatch):
+    assert str(ended.value) == f"the Prefect server {death}; `r1 run` starts it again"
+
+
+def test_a_server_that_fails_says_its_last_words(home, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     daemons.start("server", ["tests.flows.no_such_module"], dict(os.environ))
     deadline = time.monotonic() + 20
