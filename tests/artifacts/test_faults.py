@@ -1,5 +1,6 @@
 """Full disks, damaged entries and object stores out of reach: one sentence each, and the rest goes on."""
 
+import errno
 import os
 import subprocess
 import time
@@ -13,6 +14,7 @@ from artifacts.errors import StoreError, StoreFull, StoreUnavailable
 from artifacts.local import STALE_SECONDS
 from artifacts.store import ArtifactStore, key_path, object_path, ref_path
 from flows.cli import app
+from tasks.job.build import one_line
 from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for, publish, publish_recipe
 from tests.artifacts.test_catalog import flip
@@ -405,3 +407,17 @@ def test_a_folder_that_is_closed_or_a_file_is_no_store(tmp_path):
         ArtifactStore.open(str(tmp_path / "file" / "store")).backend.check()
     ArtifactStore.open(str(tmp_path / "new" / "store")).backend.check()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/work/state/x"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_job_on_a_full_disk_says_what_to_do(error):
+    line = one_line(error)
+    assert line.startswith("the disk is full (")
+    assert line.endswith("free some space, then run again; it goes on from its checkpoint")
