@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from artifacts.checks import printable
-from artifacts.errors import CorruptArtifact, StoreBusy, StoreError, UnknownArtifact
+from artifacts.errors import CorruptArtifact, StoreBusy, StoreError, StoreUnavailable, UnknownArtifact
 from artifacts.integrity import damages
 from artifacts.local import LEASES, TEMPORARY, LocalBackend
 from artifacts.manifest import MANIFEST_NAME, Manifest
-from artifacts.store import ArtifactStore, Report, key_path, object_path, skip_silently
+from artifacts.store import ArtifactStore, Report, is_ref_name, key_path, object_path, skip_silently
 
 
 class Fault(StrEnum):
@@ -22,11 +22,15 @@ class Fault(StrEnum):
     index = "index"  # type: ignore[assignment]  # hides `str.index`, which no fault needs
     """A key entry is wrong or missing; `repair` writes it anew."""
     name = "name"
-    """A ref's file is not a ref, or calls an artifact what it is not."""
+    """A ref's file is not a ref, or calls an artifact what it is not; `repair` moves it aside."""
     gone = "gone"
-    """A name or an artifact refers to an artifact that the store no longer has."""
+    """A name, or an artifact that a name reaches, refers to an artifact that the store no longer has."""
+    unused = "unused"
+    """As `gone`, of an artifact that no name reaches: `gc` removes it."""
     stray = "stray"
-    """Something that belongs to no artifact."""
+    """Something that belongs to no artifact; `repair` moves it aside."""
+    folder = "folder"
+    """A link or a file in the place of one of the store's own folders."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class StoreDamage:
     fault: Fault
     digest: str | None = None
     """The damaged artifact, if it is one."""
+    path: str = ""
+    """The file, relative to the store."""
 
 
 def verify(store: ArtifactStore) -> list[StoreDamage]:
@@ -55,14 +61,18 @@ def verify(store: ArtifactStore) -> list[StoreDamage]:
 
 
 def repair(store: ArtifactStore, findings: Iterable[StoreDamage]) -> list[str]:
-    """Move damaged artifacts to `quarantine/` and rewrite the key index; returns what was done.
+    """Move what is damaged or stray to `quarantine/` and rewrite the key index; returns what was done.
 
-    Names and children of what was moved stay: building again restores the names.
+    Names and children of what was moved stay: building again sets the names, and `gc` removes the children.
     """
+    findings = list(findings)
     digests = sorted({finding.digest for finding in findings if finding.digest})
     for digest in digests:
         store.quarantine(digest)
     done = [f"moved artifact {digest[:12]} to quarantine" for digest in digests]
+    for path in dict.fromkeys(f.path for f in findings if f.fault in (Fault.stray, Fault.name)):
+        store.set_aside(path)
+        done.append(f"moved {printable(path)} to quarantine")
     return done + _reindex(store)
 
 
@@ -76,6 +86,8 @@ class Garbage:
     """Left by crashes: temporary files, unfinished uploads."""
     keys: tuple[str, ...]
     """Key entries of artifacts that are not there."""
+    cached: tuple[str, ...] = ()
+    """Artifacts in this machine's cache of a remote store (digests) that no name there reaches."""
 
     @property
     def size(self) -> int:
@@ -88,11 +100,13 @@ def reachable(
 ) -> tuple[set[str], bool]:
     """The digests of everything a name (not one of `forget`) reaches, directly or through parents.
 
-    And whether that is all: a damaged manifest that is reached no longer says what it was built from.
+    And whether that is all: a damaged manifest that is reached no longer says what it was built from, and a
+    damaged name no longer what it stands for.
     """
     seen: set[str] = set()
-    complete = True
-    waiting = [named.ref for name, named in store.refs(report).items() if name not in forget]
+    named = store.refs(report)
+    complete = not [name for name in store.ref_names() if name not in {*named, *forget} and is_ref_name(name)]
+    waiting = [entry.ref for name, entry in named.items() if name not in forget]
     while waiting:
         ref = waiting.pop()
         if ref.digest in seen:
@@ -125,6 +139,7 @@ def gc(
         raise StoreBusy(f"a build of {held[0][:12]} is running in {store.url}")
     (kept, complete), there = reachable(store, forget, report), list(store.objects(report))
     present = {manifest.digest for manifest in there}
+    cache = store.cache()
     garbage = Garbage(
         tuple(manifest for manifest in there if complete and manifest.digest not in kept),
         tuple(_or_nothing(store.backend.stale, report)),
@@ -133,6 +148,7 @@ def gc(
             for key in store.indexed_keys()
             if (ref := store.key_target(key)) is None or ref.digest not in present
         ),
+        tuple(digest for digest in cache.digests() if complete and digest not in kept) if cache else (),
     )
     if not dry_run:
         for name in forget:
@@ -156,17 +172,21 @@ def _delete(store: ArtifactStore, garbage: Garbage, report: Report) -> None:
         for manifest in garbage.objects
         if (target := store.key_target(manifest.key)) and target.digest == manifest.digest
     ]
-    for path in (*entries, *paths, *garbage.stale, *map(key_path, garbage.keys)):
+    doomed = [(store.backend, path) for path in (*entries, *paths, *garbage.stale)]
+    doomed += [(store.backend, key_path(key)) for key in garbage.keys]
+    if cache := store.cache():
+        doomed += [(cache.backend, object_path(digest)) for digest in garbage.cached]
+    for backend, path in doomed:
         try:
-            store.backend.remove(path)
+            backend.remove(path)
         except (StoreError, OSError, RecursionError) as error:
-            report(StoreError(f"{store.backend.address(path)} was not removed: {error}"))
+            report(StoreError(f"{backend.address(path)} was not removed: {error}"))
 
 
 def _damage(
     store: ArtifactStore, path: str, what: str, fault: Fault, digest: str | None = None
 ) -> StoreDamage:
-    return StoreDamage(printable(store.backend.address(path)), printable(what), fault, digest)
+    return StoreDamage(printable(store.backend.address(path)), printable(what), fault, digest, path)
 
 
 def _layout_damages(store: ArtifactStore) -> list[StoreDamage]:
@@ -176,19 +196,27 @@ def _layout_damages(store: ArtifactStore) -> list[StoreDamage]:
         try:
             store.backend.children(name)
         except CorruptArtifact:
-            found.append(_damage(store, name, "is not a folder of the store", Fault.stray))
+            found.append(_damage(store, name, "is not a folder of the store", Fault.folder))
     return found
 
 
 def _object_damages(store: ArtifactStore) -> list[StoreDamage]:
+    found = [_damage(store, path, _stray(path), Fault.stray) for path in store.strays()]
+    whole: list[Manifest] = []
     digests = store.digests()
-    found = [_damage(store, path, "is not an artifact", Fault.stray) for path in store.strays()]
     for digest in digests:
-        found += _artifact_damages(store, digest, set(digests))
-    return found
+        manifest, damaged = _artifact_damages(store, digest)
+        whole += [manifest] if manifest else []
+        found += damaged
+    return found + _lost_parents(store, whole, set(digests))
 
 
-def _artifact_damages(store: ArtifactStore, digest: str, there: set[str]) -> list[StoreDamage]:
+def _stray(path: str) -> str:
+    return "is not an artifact" if path.startswith("objects/") else "is not a key entry"
+
+
+def _artifact_damages(store: ArtifactStore, digest: str) -> tuple[Manifest | None, list[StoreDamage]]:
+    """The manifest, where it can be read, and what is wrong with the artifact."""
     folder = object_path(digest)
     where = f"{folder}/{MANIFEST_NAME}"
     try:
@@ -197,16 +225,36 @@ def _artifact_damages(store: ArtifactStore, digest: str, there: set[str]) -> lis
     except UnknownArtifact:
         # In an object store this is an upload under way, or abandoned: then `gc` removes it.
         local = isinstance(store.backend, LocalBackend)
-        return [_damage(store, where, "is missing", Fault.damaged, digest)] if local else []
+        return None, [_damage(store, where, "is missing", Fault.damaged, digest)] if local else []
     except CorruptArtifact as error:
         what = str(error).removeprefix(store.backend.address(where)).strip()
-        return [_damage(store, where, what, Fault.damaged, digest)]
-    found = [_damage(store, f"{folder}/{d.path}", d.what, Fault.damaged, digest) for d in changed]
-    return found + [
-        _damage(store, where, f"has a parent {name} ({parent.short}) that is gone", Fault.gone)
-        for name, parent in manifest.parents.items()
-        if parent.digest not in there
-    ]
+        return None, [_damage(store, where, what, Fault.damaged, digest)]
+    return manifest, [_damage(store, f"{folder}/{d.path}", d.what, Fault.damaged, digest) for d in changed]
+
+
+def _lost_parents(store: ArtifactStore, manifests: list[Manifest], there: set[str]) -> list[StoreDamage]:
+    """Artifacts with a parent that is gone, unless their node was built again since and nothing needs them.
+
+    Such a one is only garbage: building again gave the node another digest and its names to that one.
+    """
+    kept, _ = reachable(store)
+    rebuilt = {(m.preset, m.node, m.stage) for m in manifests if m.digest in kept}
+    found = []
+    for manifest in manifests:
+        used = manifest.digest in kept
+        if not used and (manifest.preset, manifest.node, manifest.stage) in rebuilt:
+            continue
+        found += [
+            _damage(
+                store,
+                f"{object_path(manifest.digest)}/{MANIFEST_NAME}",
+                f"has a parent {name} ({parent.short}) that is gone",
+                Fault.gone if used else Fault.unused,
+            )
+            for name, parent in manifest.parents.items()
+            if parent.digest not in there
+        ]
+    return found
 
 
 def _key_damages(store: ArtifactStore) -> list[StoreDamage]:
@@ -226,7 +274,7 @@ def _key_fault(store: ArtifactStore, key: str) -> str | None:
         return "is not an entry of its key"
     try:
         manifest = store.manifest(target.digest)
-    except StoreError:
+    except (UnknownArtifact, CorruptArtifact):
         manifest = None
     if manifest is None or (manifest.key, manifest.ref) != (key, target):
         return f"names artifact {target.short}, which is not an intact artifact of this key"
@@ -242,6 +290,8 @@ def _ref_damage(store: ArtifactStore, name: str) -> StoreDamage | None:
     path = f"refs/{name}.json"
     try:
         ref = store.get_ref(name)
+    except StoreUnavailable:
+        raise
     except StoreError:
         return _damage(store, path, "is not a ref", Fault.name)
     if ref is None:

@@ -20,6 +20,10 @@ class CorruptArtifact(StoreError):
     """What lies in the store is not what was published."""
 
 
+class DamagedName(CorruptArtifact):
+    """The file of a name is not a ref any more; setting the name again replaces it."""
+
+
 class UntrustedArtifact(StoreError):
     """Trust is required, and nobody that is trusted signed the artifact."""
 
@@ -30,6 +34,18 @@ class RefusedDraft(StoreError, ValueError):
 
 class TableError(StoreError, ValueError):
     """Rows that do not fit their schema, or a Parquet file that cannot be read."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or refuses us; the message says which, and what to set."""
+
+
+class StoreFull(StoreError):
+    """There is no room for what was to be written; nothing of it was left behind."""
+
+
+class LeaseLost(StoreError):
+    """Another builder may have taken over what this one builds, so it must not publish."""
 
 
 class StoreBusy(StoreError):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from artifacts.errors import StoreFull
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def fsync_path(path: Path) -> None:
@@ -27,6 +33,30 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     path.mkdir(exist_ok=True)
     fsync_path(path.parent)
+
+
+@contextmanager
+def room(folder: Path, size: int = 0) -> Iterator[None]:
+    """Turn the error of a full disk, or a quota, into one sentence about `folder`, where `size` bytes go."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise _full(folder, size) from error
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise StoreFull where `folder` has no room for `size` bytes more."""
+    if shutil.disk_usage(folder).free < size:
+        raise _full(folder, size)
+
+
+def _full(folder: Path, size: int) -> StoreFull:
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    needed = f", {size:,} needed" if size else ""
+    free = f"{shutil.disk_usage(place).free:,} bytes free{needed}"
+    return StoreFull(f"the disk of {folder} is full ({free}): free some space there, then run it again")
 
 
 def temporary_name(path: Path) -> Path:

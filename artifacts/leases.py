@@ -3,14 +3,15 @@
 On a local disk a lease is a `flock`: the kernel frees it when its holder dies, however it dies. In an
 object store it is a numbered object that its holder rewrites every few seconds; whoever saw it unchanged
 for `TTL_SECONDS` on its own clock (clocks are never compared) may create the next number, which only one
-can. A holder that was suspended for longer loses its lease without notice: both then build, which costs
-time, never correctness, because publishing is idempotent.
+can. A holder notices that (`Lease.lost`): it looks for a higher number before each write, and counts a lease
+that it could not renew for `TTL_SECONDS` as lost. It asks again before it publishes (`Lease.check`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import socket
@@ -20,11 +21,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from artifacts.checks import MAX_TEXT, printable
-from artifacts.errors import CorruptArtifact
+from artifacts.errors import CorruptArtifact, LeaseLost, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 WaitMessage = Callable[[str], None]
 POLL_SECONDS = 0.1
@@ -32,6 +36,18 @@ TTL_SECONDS = 30.0
 BEAT_SECONDS = 5.0
 
 _held: set[int] = set()
+
+
+class Lease:
+    """A lease that its holder keeps until it gives it back or dies: that of a `flock`."""
+
+    lost: str = ""
+    """Why the holder has it no longer; empty while it has."""
+
+    def check(self) -> None:
+        """Raise LeaseLost where somebody else may build by now."""
+        if self.lost:
+            raise LeaseLost(self.lost)
 
 
 def _close_in_child() -> None:
@@ -63,14 +79,14 @@ def _describe(name: str, document: bytes) -> str:
 @contextmanager
 def file_lease(
     folder: int, name: str, wait_message: WaitMessage | None = None, mode: int = 0o600
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold the lock file `name` in the folder with that descriptor; waits for its holder, saying so once."""
     descriptor = _lock(folder, name, wait_message, mode)
     _held.add(descriptor)
     try:
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_holder()).encode(), 0)
-        yield
+        yield Lease()
     finally:
         if descriptor in _held:
             _held.discard(descriptor)
@@ -160,21 +176,67 @@ def object_lease(
     wait_message: WaitMessage | None = None,
     ttl: float = TTL_SECONDS,
     beat: float = BEAT_SECONDS,
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold the lease whose generations are `folder/<number>`; the highest number is the lease."""
     number = _acquire(store, folder, wait_message, ttl, beat)
-    path, holder, stop = f"{folder}/{number:08d}", _holder(), threading.Event()
-    heart = threading.Thread(target=_beat, args=(store, path, holder, beat, stop), daemon=True)
+    lease, stop = _ObjectLease(store, folder, number, ttl), threading.Event()
+    heart = threading.Thread(target=_beat, args=(lease, beat, stop), daemon=True)
     heart.start()
     try:
-        yield
+        yield lease
     finally:
         stop.set()
         heart.join()
-        store.write(path, b"{}")
-        for old in _generations(store, folder):
-            if old < number:
-                store.remove(f"{folder}/{old:08d}")
+        if not lease.lost:
+            lease.give_back()
+
+
+@dataclass
+class _ObjectLease(Lease):
+    store: LeaseObjects
+    folder: str
+    number: int
+    ttl: float
+    _document: dict[str, str | int] = field(default_factory=_holder)
+    _renewed: float = field(default_factory=time.monotonic)
+    """When the last write that succeeded began: nobody saw the object unchanged for longer."""
+
+    def check(self) -> None:
+        self.renew()
+        super().check()
+
+    def renew(self) -> None:
+        """Rewrite the object unless somebody has taken over; a failed write counts only after `ttl`."""
+        begun = time.monotonic()
+        try:
+            if not self.lost and max(_generations(self.store, self.folder), default=0) > self.number:
+                self.lost = f"another builder took over {self._name}, as this one was silent for too long"
+            if not self.lost:
+                document = self._document | {"beat": uuid.uuid4().hex, "at": time.time()}
+                self.store.write(self._path, json.dumps(document).encode())
+                self._renewed = begun
+        except Exception as error:  # noqa: BLE001 - file systems raise anything, and the heart must go on
+            log.warning("the lease of %s was not renewed: %s", self._name, error)
+            if time.monotonic() - self._renewed > self.ttl:
+                self.lost = f"the lease of {self._name} could not be renewed for {self.ttl:.0f} s ({error})"
+
+    def give_back(self) -> None:
+        """Free the lease for the next builder. Where that fails it expires by itself."""
+        try:
+            self.store.write(self._path, b"{}")
+            for old in _generations(self.store, self.folder):
+                if old < self.number:
+                    self.store.remove(f"{self.folder}/{old:08d}")
+        except Exception as error:  # noqa: BLE001 - as above; what was built must not be lost for this
+            log.warning("the lease of %s was not given back: %s", self._name, error)
+
+    @property
+    def _path(self) -> str:
+        return f"{self.folder}/{self.number:08d}"
+
+    @property
+    def _name(self) -> str:
+        return self.folder.rpartition("/")[2][:12]
 
 
 def _generations(store: LeaseObjects, folder: str) -> list[int]:
@@ -187,9 +249,17 @@ def _acquire(
 ) -> int:
     seen: tuple[int, bytes | None] = (-1, None)
     since, said = time.monotonic(), False
+    answered: float | None = None
     while True:
-        number = max(_generations(store, folder), default=0)
-        document = store.read(f"{folder}/{number:08d}") if number else b"{}"
+        try:
+            number = max(_generations(store, folder), default=0)
+            document = store.read(f"{folder}/{number:08d}") if number else b"{}"
+        except StoreUnavailable:
+            if answered is None or time.monotonic() - answered > ttl:
+                raise
+            time.sleep(beat)  # whoever waits for hours must not end over one failed answer
+            continue
+        answered = time.monotonic()
         if (number, document) != seen:
             seen, since = (number, document), time.monotonic()
         if document == b"{}" or time.monotonic() - since > ttl:
@@ -201,12 +271,9 @@ def _acquire(
         time.sleep(min(beat, 1.0))
 
 
-def _beat(
-    store: LeaseObjects, path: str, holder: dict[str, Any], seconds: float, stop: threading.Event
-) -> None:
-    while not stop.wait(seconds):
-        document = holder | {"beat": uuid.uuid4().hex, "at": time.time()}
-        store.write(path, json.dumps(document).encode())
+def _beat(lease: _ObjectLease, seconds: float, stop: threading.Event) -> None:
+    while not lease.lost and not stop.wait(seconds):
+        lease.renew()
 
 
 def object_is_held(store: LeaseObjects, folder: str) -> bool:

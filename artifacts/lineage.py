@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from artifacts.errors import StoreError, UnknownArtifact
+from artifacts.errors import StoreError, StoreUnavailable, UnknownArtifact
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 
@@ -120,6 +120,8 @@ def _read(store: ArtifactStore, ref: Ref) -> tuple[LineageNode, dict[str, Ref]]:
         manifest = store.manifest(ref.digest)
     except UnknownArtifact:
         return LineageNode(ref, "missing", "missing"), {}
+    except StoreUnavailable:
+        raise
     except StoreError:
         return LineageNode(ref, "damaged", "damaged"), {}
     return LineageNode(ref, manifest.node, manifest.stage), dict(sorted(manifest.parents.items()))

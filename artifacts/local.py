@@ -15,15 +15,15 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
 from artifacts import files, leases
 from artifacts.checks import MAX_DOCUMENT, MAX_FILES, MAX_FOLDERS
-from artifacts.errors import CorruptArtifact
-from artifacts.leases import WaitMessage
+from artifacts.errors import CorruptArtifact, StoreUnavailable
+from artifacts.leases import Lease, WaitMessage
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
 LEASES = "leases"
@@ -53,6 +53,14 @@ class LocalBackend:
         self.root = root.expanduser().absolute()
         self.url = f"file://{self.root}"
 
+    def check(self) -> None:
+        place = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            what = "is closed to this user" if place.is_dir() else "is a file"
+            raise StoreUnavailable(
+                f"the store {self.root} cannot be written, as {place} {what}: change that, or R1_STORE"
+            )
+
     def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes | None:
         try:
             with self.open(path) as file:
@@ -65,7 +73,11 @@ class LocalBackend:
 
     def write(self, path: str, data: bytes) -> None:
         parent, name = _split(path)
-        with self._folder(parent, create=True) as folder, self._explained(path):
+        with (
+            files.room(self.root, len(data)),
+            self._folder(parent, create=True) as folder,
+            self._explained(path),
+        ):
             temporary = files.temporary_name(Path(name)).name
             try:
                 self._write_new(folder, temporary, data)
@@ -116,12 +128,21 @@ class LocalBackend:
         with self._file(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
 
-    def commit(self, draft: Path, path: str, document: bytes, signature: bytes | None) -> None:
+    def commit(
+        self,
+        draft: Path,
+        path: str,
+        document: bytes,
+        signature: bytes | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         parent, name = _split(path)
-        files.write_atomic(draft / MANIFEST_NAME, document)
-        if signature is not None:
-            files.write_atomic(draft / SIGNATURE_NAME, signature)
-        with self._folder(parent, create=True) as folder:
+        with files.room(draft, len(document)):
+            files.write_atomic(draft / MANIFEST_NAME, document)
+            if signature is not None:
+                files.write_atomic(draft / SIGNATURE_NAME, signature)
+        check()
+        with files.room(self.root), self._folder(parent, create=True) as folder:
             files.set_modes(draft, *self._modes())
             try:
                 _rename_whole(draft, name, None, folder)
@@ -136,16 +157,17 @@ class LocalBackend:
         return self.root / path
 
     def download(self, path: str, target: Path) -> None:
-        with self.open(path) as source, target.open("xb") as copy:
+        with files.room(target.parent), self.open(path) as source, target.open("xb") as copy:
             shutil.copyfileobj(source, copy)
 
     @contextmanager
-    def lease(self, name: str, wait_message: WaitMessage | None) -> Iterator[None]:
-        with (
-            self._folder(LEASES, create=True) as folder,
-            leases.file_lease(folder, f"{name}.lock", wait_message, self._modes()[1]),
-        ):
-            yield
+    def lease(self, name: str, wait_message: WaitMessage | None) -> Iterator[Lease]:
+        with ExitStack() as held:
+            with files.room(self.root):  # not around the block: another disk may fill up there
+                folder = held.enter_context(self._folder(LEASES, create=True))
+                lock = leases.file_lease(folder, f"{name}.lock", wait_message, self._modes()[1])
+                lease = held.enter_context(lock)
+            yield lease
 
     def held_leases(self) -> list[str]:
         try:
@@ -293,9 +315,12 @@ class LocalBackend:
             os.fsync(file.fileno())
 
     def _copy_whole(self, draft: Path, name: str, folder: int) -> None:
-        """As a rename, for a draft on another disk."""
-        with self.temporary() as staged:
-            for relative, source in files.entries(draft).items():
+        """As a rename, for a draft on another disk. Nothing is copied where there is no room for it."""
+        found = files.entries(draft)
+        size = sum(source.stat().st_size for source in found.values())
+        files.require_room(self.root, size)
+        with files.room(self.root, size), self.temporary() as staged:
+            for relative, source in found.items():
                 parent, file_name = _split(f"{staged}/{relative}")
                 with self._folder(parent, create=True) as target, source.open("rb") as original:
                     mode = self._modes()[1]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from artifacts.backends import ObjectBackend
-from artifacts.errors import CorruptArtifact, StoreError
+from artifacts.errors import CorruptArtifact, StoreError, StoreUnavailable
 from artifacts.integrity import misfit
 from artifacts.manifest import Manifest
 from artifacts.store import ArtifactStore, Report, object_path, skip_silently
@@ -133,6 +133,8 @@ def _fault(store: ArtifactStore, row: dict[str, str], tables: Tables) -> str | N
             odd = [f.name for f in schema or () if f.name in types and types[f.name] != f.type]
             for _ in table.iter_batches(batch_size=1_024):
                 pass
+    except StoreUnavailable:
+        raise
     except (StoreError, OSError, ValueError, pa.ArrowException) as error:
         return str(error).partition("\n")[0] or type(error).__name__
     return f"column {odd[0]} has another type" if odd else None

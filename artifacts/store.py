@@ -16,21 +16,29 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from artifacts.backends import Backend, LocalBackend, open_backend
 from artifacts.checks import Time, first_reason, parse_json, redacted, ref_name
-from artifacts.errors import CorruptArtifact, RefusedDraft, StoreError, UnknownArtifact, UntrustedArtifact
+from artifacts.errors import (
+    CorruptArtifact,
+    DamagedName,
+    RefusedDraft,
+    StoreError,
+    StoreUnavailable,
+    UnknownArtifact,
+    UntrustedArtifact,
+)
 from artifacts.integrity import Damage, damages, misfit
 from artifacts.keys import canonical_json
-from artifacts.leases import WaitMessage
+from artifacts.leases import Lease, WaitMessage
 from artifacts.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, ManifestDraft, seal
 from artifacts.refs import Digest, Ref
 from artifacts.trust import MAX_SIGNATURE, Trust, trust_folder
@@ -42,6 +50,7 @@ Report = Callable[[StoreError], None]
 """Is told of an entry that is skipped because it is damaged."""
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 _KEY_NAME = re.compile(r"[0-9a-f]{62}\.json")
+_TOP_NAME = re.compile(r"[0-9a-f]{2}")
 _DIGEST_CHARACTERS = 8
 """From so many hexadecimal digits on, a text means a digest and never a name."""
 
@@ -133,18 +142,33 @@ class ArtifactStore:
     def lookup(self, key: str) -> Ref | None:
         """The artifact of a cache key, or None.
 
-        None: never built, half built, its manifest is not intact, or nobody that is trusted signed it.
-        """
-        entry = self._key_entry(key)
-        if entry is None:
-            return None
-        try:
-            manifest = self._trusted(entry.ref.digest)
-        except StoreError:
-            return None
-        return entry.ref if (manifest.key, manifest.kind) == (key, entry.ref.kind) else None
+        None: never built, half built, its manifest is not intact, a file of it is missing or has another
+        size, or nobody that is trusted signed it. Files are not read: that is what `fetch` does.
 
-    def publish(self, draft: Path, manifest: ManifestDraft, tables: Tables) -> Ref:
+        Raises:
+            StoreUnavailable: the store cannot be reached, which is no reason to build everything again.
+        """
+        try:
+            entry = self._key_entry(key)
+        except ValueError:  # the entry is damaged; the artifact may be whole
+            return self._recovered(key)
+        return entry.ref if entry is not None and self._is_of(entry.ref, key) else None
+
+    def find(self, key: str) -> Ref | None:
+        """As `lookup`, but reads every manifest before it says that the artifact of an entry is not there.
+
+        For whoever builds otherwise: one wrong digit in an entry must not cost a stage.
+        """
+        return self.lookup(key) or (self._recovered(key) if self.key_target(key) else None)
+
+    def misfit(self, manifest: Manifest) -> Damage | None:
+        """What a listing of an artifact's files tells against it; no file is read."""
+        found = self.backend.listing(object_path(manifest.digest))
+        return next((damage for file in manifest.files if (damage := misfit(found, file))), None)
+
+    def publish(
+        self, draft: Path, manifest: ManifestDraft, tables: Tables, lease: Lease | None = None
+    ) -> Ref:
         """Make the folder `draft` the artifact of `manifest.key`; the draft belongs to the store then.
 
         Every `*.parquet` file must be one of `tables`, which maps their names to their schemas. A key that
@@ -152,6 +176,8 @@ class ArtifactStore:
 
         Raises:
             RefusedDraft: the draft is empty, holds a link, or a `*.parquet` file of no or another schema.
+            LeaseLost: somebody else may be building the key by now (`lease`).
+            StoreFull: there is no room for it; nothing of it stays in the store.
         """
         from artifacts.draft import draft_files  # pyarrow: only builders need it
 
@@ -163,8 +189,10 @@ class ArtifactStore:
             document, sealed = seal(manifest, files)
         except CorruptArtifact as error:
             raise RefusedDraft(f"the draft {draft} is refused: its {error}") from error
+        check = lease.check if lease else _hold_nothing
+        check()
         self.set_key(sealed)
-        self.backend.commit(draft, object_path(sealed.digest), document, self.trust.sign(document))
+        self.backend.commit(draft, object_path(sealed.digest), document, self.trust.sign(document), check)
         return sealed.ref
 
     def sign(self, ref: Ref) -> None:
@@ -217,17 +245,38 @@ class ArtifactStore:
                 yield self._read(digest)[1]
             except UnknownArtifact:
                 continue  # an upload under way
+            except StoreUnavailable:
+                raise
             except StoreError as error:
                 report(error)
 
     def digests(self) -> list[str]:
         """The names of all artifacts, whole or not."""
-        return [name for name in self._object_names() if len(name) == 64 and _HEX.fullmatch(name)]
+        return [name for name in self._object_names() if _is_digest(name)]
 
     def strays(self) -> list[str]:
-        """Paths in `objects/` that are no artifact's."""
-        known = set(self.digests())
-        return [f"objects/{name[:2]}/{name[2:]}" for name in self._object_names() if name not in known]
+        """Paths in `objects/` and `keys/` that belong to no artifact and no key."""
+        digests, keys = set(self.digests()), set(self.indexed_keys())
+        return [
+            *self._strays("objects", lambda name: name in digests),
+            *self._strays("keys", lambda name: name.removesuffix(".json") in keys),
+        ]
+
+    def _strays(self, folder: str, is_known: Callable[[str], bool]) -> Iterator[str]:
+        for top in self._children(folder):
+            try:
+                names = self.backend.children(f"{folder}/{top}")
+            except CorruptArtifact:
+                names = [""]  # a file
+            if not _TOP_NAME.fullmatch(top) or names == [""]:
+                yield f"{folder}/{top}"
+                continue
+            yield from (f"{folder}/{top}/{name}" for name in names if not is_known(top + name))
+
+    def set_aside(self, path: str) -> None:
+        """Move a file or folder of the store to `quarantine/`; nothing where it is gone already."""
+        with suppress(FileNotFoundError):
+            self.backend.move(path, f"quarantine/{path.replace('/', '-')[-200:]}-{uuid.uuid4().hex[:8]}")
 
     def quarantine(self, digest: str) -> None:
         """Move an artifact aside (to `quarantine/`), so that its key is a miss again."""
@@ -235,16 +284,16 @@ class ArtifactStore:
             self.backend.move(object_path(digest), f"quarantine/{digest}-{uuid.uuid4().hex[:8]}")
         _verified.discard((self.backend.url, digest))
         for key in self.indexed_keys():
-            entry = self._key_entry(key)
-            if entry is not None and entry.ref.digest == digest:
+            target = self.key_target(key)
+            if target is not None and target.digest == digest:
                 self.backend.remove(key_path(key))
 
     # Keys
 
-    def lease(self, key: str, wait_message: WaitMessage | None = None) -> AbstractContextManager[None]:
+    def lease(self, key: str, wait_message: WaitMessage | None = None) -> AbstractContextManager[Lease]:
         """Be the only builder of `key`; waits for another one, after calling `wait_message(text)` once.
 
-        Look the key up again inside: the other builder may have published it.
+        Look the key up again inside: the other builder may have published it. Give the lease to `publish`.
         """
         return self.backend.lease(key, wait_message)
 
@@ -265,17 +314,47 @@ class ArtifactStore:
 
     def key_target(self, key: str) -> Ref | None:
         """What the key's entry names, whether or not it is there; None where the entry is not one."""
-        entry = self._key_entry(key)
+        try:
+            entry = self._key_entry(key)
+        except ValueError:
+            return None
         return entry.ref if entry else None
 
     def _key_entry(self, key: str) -> KeyEntry | None:
-        """None where there is none, or its bytes are not an entry of this key."""
-        try:
-            document = self.backend.read(key_path(TypeAdapter(Digest).validate_python(key)))
-            entry = None if document is None else KeyEntry.model_validate(parse_json(document))
-        except (StoreError, ValueError):
+        """None where there is none, or something that is no plain file.
+
+        Raises:
+            ValueError: its bytes are not an entry of this key.
+        """
+        if not _is_digest(key):
             return None
-        return entry if entry is not None and entry.key == key else None
+        try:
+            document = self.backend.read(key_path(key))
+        except CorruptArtifact:
+            return None
+        entry = None if document is None else KeyEntry.model_validate(parse_json(document))
+        if entry is not None and entry.key != key:
+            raise ValueError(f"it is the entry of {entry.key}")
+        return entry
+
+    def _is_of(self, ref: Ref, key: str) -> bool:
+        """Whether the artifact may be used, is that of `key`, and its files are there in their sizes."""
+        try:
+            manifest = self._trusted(ref.digest)
+            return (manifest.key, manifest.kind) == (key, ref.kind) and self.misfit(manifest) is None
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return False
+
+    def _recovered(self, key: str) -> Ref | None:
+        """The artifact of a key by the manifests, whose entry is written anew; None where there is none."""
+        for manifest in self.objects():
+            if manifest.key == key and self._is_of(manifest.ref, key):
+                with suppress(StoreError, OSError):  # a store that is only read has it found again and again
+                    self.set_key(manifest)
+                return manifest.ref
+        return None
 
     # Names
 
@@ -288,7 +367,11 @@ class ArtifactStore:
         path = ref_path(name)
         if self.manifest(ref.digest).kind != ref.kind:
             raise UnknownArtifact(f"artifact {ref.short} is no {ref.kind}: {name} was not set")
-        if self.get_ref(name) != ref:
+        try:
+            before = self.get_ref(name)
+        except DamagedName:
+            before = None
+        if before != ref:
             named = NamedRef(name=name, ref=ref, updated_at=datetime.now(UTC))
             self.backend.write(path, canonical_json(named.model_dump(mode="json")))
 
@@ -303,6 +386,8 @@ class ArtifactStore:
         for name in self.ref_names():
             try:
                 named = self._named(name)
+            except StoreUnavailable:
+                raise
             except StoreError as error:
                 report(error)
                 continue
@@ -333,7 +418,7 @@ class ArtifactStore:
         like_a_digest = _HEX.fullmatch(text)
         if not (like_a_digest and len(text) >= _DIGEST_CHARACTERS):
             for name in (text, f"{preset}/{text}" if preset else text):
-                named = self._named(name) if _is_ref_name(name) else None
+                named = self._named(name) if is_ref_name(name) else None
                 if named is not None:
                     return named.ref
         if like_a_digest:
@@ -355,9 +440,9 @@ class ArtifactStore:
             named = None if document is None else NamedRef.model_validate(parse_json(document))
         except ValueError as error:
             where = self.backend.address(path)
-            raise CorruptArtifact(f"{where} is not a ref ({first_reason(error)})") from error
+            raise DamagedName(f"{where} is not a ref ({first_reason(error)})") from error
         if named is not None and named.name != name:
-            raise CorruptArtifact(f"{self.backend.address(path)} names {named.name}")
+            raise DamagedName(f"{self.backend.address(path)} names {named.name}")
         return named
 
     # Reading
@@ -419,6 +504,11 @@ class ArtifactStore:
             return self.backend
         return LocalBackend(cache_root() / sha256(self.backend.url.encode()).hexdigest()[:16])
 
+    def cache(self) -> ArtifactStore | None:
+        """What this machine keeps of a remote store; None where the store itself is on this machine."""
+        local = self._local()
+        return None if local is self.backend else ArtifactStore(local, self.trust)
+
     def _download(self, cache: LocalBackend, manifest: Manifest) -> None:
         """Bring the artifact into `cache`, where it is not there whole.
 
@@ -443,7 +533,16 @@ class ArtifactStore:
             cache.commit(cache.path(staged), path, self._read(manifest.digest)[0], None)
 
 
-def _is_ref_name(text: str) -> bool:
+def _hold_nothing() -> None:
+    """Nothing to check: whoever publishes without a lease knows that nobody else builds the key."""
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and _HEX.fullmatch(text) is not None
+
+
+def is_ref_name(text: str) -> bool:
+    """Whether an artifact can be called so."""
     try:
         ref_name(text)
     except ValueError:

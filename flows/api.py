@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from datetime import datetime
 import httpx
 
 from flows import services
+from flows.last_words import plain_reason
 
 _FINAL = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
-_FRAME = re.compile(r"^Flow run encountered an exception: ((JobFailed|StageFailed): )?")
 _UUID = re.compile(r"UUID: ([0-9a-f-]{36})")
 
 
@@ -35,11 +34,6 @@ class RunState:
         return plain_reason(self.message)
 
 
-def plain_reason(message: str) -> str:
-    """The message of a failed run without the words that Prefect puts before the exception's own."""
-    return _FRAME.sub("", message)
-
-
 def submit(deployment: str, parameters: Mapping[str, str]) -> str:
     """`prefect deployment run DEPLOYMENT --param ...`, literally; the flow run's id.
 
@@ -49,14 +43,11 @@ def submit(deployment: str, parameters: Mapping[str, str]) -> str:
     command = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
     for name, value in parameters.items():
         command += ["--param", f"{name}={value}"]
-    environment = services.environment()
-    done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    done = services.command(command)
     found = _UUID.search(done.stdout)
     if done.returncode or not found:
-        reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise services.ServiceError(f"`{shown(deployment, parameters)}` failed: {reason}")
+        why = services.why(done)
+        raise services.ServiceError(f"`{shown(deployment, parameters)}` {why}; `r1 run` tries it again")
     return found[1]
 
 

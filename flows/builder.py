@@ -21,8 +21,8 @@ from prefect.states import Cancelling, Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows.api import plain_reason
 from flows.graph import Pipeline, key_of
+from flows.last_words import plain_reason
 from flows.stage_flows import flow_parameters
 from tasks.recipe import Node
 from tasks.settings import Settings
@@ -153,7 +153,7 @@ class PrefectBuilder:
         return {name: self._published(name, key) for name, key in keys.items()}
 
     def _reused(self, name: str, key: str, inputs: Mapping[str, Ref]) -> bool:
-        ref = self.store.lookup(key)
+        ref = self.store.find(key)
         if ref is None:
             return False
         self.store.set_ref(self.pipeline.ref_name(name), ref)

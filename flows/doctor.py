@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
+from artifacts.errors import StoreError
+from artifacts.store import ArtifactStore
 from flows import paths
 from flows.graph import Pipeline
 from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
@@ -28,6 +30,11 @@ _GIB = 2**30
 _MEMORY_GIB = 4.0
 _DISK_GIB = 2.0
 _HUB = "huggingface.co"
+_KERNEL = "this kernel refuses it; run only models and problems that you trust"
+_REMEDIES = {
+    # Missing only where root starts the sandbox with a Python that `nobody` cannot read: one below /root.
+    "unprivileged_user": "start as another user than root, or use a Python that user nobody can read",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,16 @@ class DoctorCheck:
 
 def examine(pipeline: Pipeline) -> list[DoctorCheck]:
     """Everything that was checked, problems among it."""
-    return [*_versions(), _python(), _memory(), _disk(), *_gpu(pipeline), *_bases(pipeline), *_sandbox()]
+    return [
+        *_versions(),
+        _python(),
+        _memory(),
+        _disk(),
+        _store(),
+        *_gpu(pipeline),
+        *_bases(pipeline),
+        *_sandbox(),
+    ]
 
 
 def _versions() -> Iterator[DoctorCheck]:
@@ -77,6 +93,17 @@ def _disk() -> DoctorCheck:
     free = shutil.disk_usage(place).free / _GIB
     remedy = "" if free >= _DISK_GIB else f"free {_DISK_GIB:.0f} GiB, or set R1_STORE and R1_WORK elsewhere"
     return DoctorCheck("disk", free >= _DISK_GIB, f"{free:.1f} GiB free at {place}", remedy)
+
+
+def _store() -> DoctorCheck:
+    """Whether the store answers and may be written; an empty one is fine."""
+    try:
+        store = ArtifactStore.open()
+        store.backend.check()
+    except StoreError as error:
+        state, _, remedy = str(error).rpartition(": ")
+        return DoctorCheck("store", False, state, remedy)
+    return DoctorCheck("store", True, f"{store.url} answers")
 
 
 def engines(pipeline: Pipeline) -> set[str]:
@@ -175,5 +202,5 @@ def _sandbox() -> Iterator[DoctorCheck]:
     from tasks.sandbox import sandbox_layers
 
     for layer, active in sandbox_layers().items():
-        remedy = "" if active else "this kernel refuses it; run only models and problems that you trust"
+        remedy = "" if active else _REMEDIES.get(layer, _KERNEL)
         yield DoctorCheck(f"sandbox: {layer}", active, "active" if active else "not active", remedy)

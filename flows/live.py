@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import api, paths, services
+from flows import api, daemons, paths, services
 from flows.graph import key_of
 from tasks.job import Progress as JobProgress
 from tasks.recipe import Maker, Node
@@ -32,6 +32,8 @@ _ASK_SECONDS = 3.0
 """The server's answers cost the job time, so a run at work is asked for seldom: only whether it ended."""
 _GONE_SECONDS = 60.0
 """Without an answer for this long the server counts as gone."""
+_REVIVALS = 3
+"""How often services that die are started again while one run is watched."""
 _QUIET_SECONDS = 30.0
 """Where the output is no terminal, a job at work says so this often."""
 
@@ -61,7 +63,9 @@ class WatchedRun:
 
     flow_run: str
     client: httpx.Client
+    say: services.Say = lambda text: None
     state: api.RunState | None = None
+    _revived: int = 0
     _heard: float = field(default_factory=time.monotonic)
     _asked: float = 0.0
 
@@ -73,13 +77,18 @@ class WatchedRun:
     def ask(self, at_once: bool = False) -> None:
         """Ask for the state; of a run at work only every few seconds, or `at_once`.
 
+        Services of this machine that died meanwhile are started again: without workers a run waits for ever.
+
         Raises:
             httpx.HTTPError: the server has not answered for a minute.
+            ServiceError: the services die again and again.
         """
         now = time.monotonic()
         if self.at_work and not at_once and now - self._asked < _ASK_SECONDS:
             return
         self._asked = now
+        if not (self.state and self.state.final):
+            self._revive()
         try:
             self.state = api.state(self.client, self.flow_run)
         except httpx.HTTPError:
@@ -87,6 +96,16 @@ class WatchedRun:
                 raise
             return
         self._heard = now
+
+    def _revive(self) -> None:
+        if self._revived == _REVIVALS and (daemons.died("workers") or daemons.died("server")):
+            log = paths.home() / "logs"
+            raise services.ServiceError(
+                f"the services died {_REVIVALS + 1} times: see {log}, then `r1 run` again"
+            )
+        if services.revive(self.say):
+            self._revived += 1
+            self._heard = time.monotonic()
 
     def wait(self) -> api.RunState:
         """The final state of a run whose nodes are all published: it is near."""
@@ -182,7 +201,11 @@ def watch(flow_run: str, walk: Walk, store: ArtifactStore, console: Console) -> 
     )
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
     with bars, services.client() as client:
-        view = RunView(WatchedRun(flow_run, client), store, console, bars)
+
+        def say(text: str) -> None:
+            console.print(f"r1: {escape(for_terminal(text))}", highlight=False, soft_wrap=True)
+
+        view = RunView(WatchedRun(flow_run, client, say), store, console, bars)
         try:
             walk(view)
         except _RunEnded as ended:

@@ -72,7 +72,7 @@ class LocalBuilder:
             )
             for name, inputs in wanted.items()
         ]  # fmt: skip
-        missing = tuple(build for build in builds if self.store.lookup(build.key) is None)
+        missing = tuple(build for build in builds if self.store.find(build.key) is None)
         if missing:
             self._run(missing)
         for build in builds:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from artifacts.errors import CorruptArtifact, DamagedName, UnknownArtifact
 from artifacts.manifest import Manifest
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
@@ -77,20 +78,30 @@ class Planner:
     def _plan(self, node: Node, inputs: Mapping[str, Planned]) -> Planned:
         known = {name: planned.ref for name, planned in inputs.items() if planned.ref is not None}
         key = key_of(node, known) if len(known) == len(inputs) else None
-        ref = self.store.lookup(key) if key else None
+        ref = self.store.find(key) if key else None
         reasons = () if ref else tuple(self._reasons(node, inputs))
         return Planned(node.name, node.stage.name, node.stage.pool, key, ref, reasons)
 
     def _reasons(self, node: Node, inputs: Mapping[str, Planned]) -> Iterator[str]:
-        newest = self.store.get_ref(self.pipeline.ref_name(node.name))
+        try:
+            newest = self.store.get_ref(self.pipeline.ref_name(node.name))
+        except DamagedName:
+            yield "its name is damaged, so what was built before is not known"
+            return
         if newest is None:
             yield "never built"
             return
         try:
             before = self.store.manifest(newest.digest)
-        except LookupError:
+            damage = self.store.misfit(before)
+        except UnknownArtifact:
             yield f"the newest artifact, {newest.short}, is gone from the store"
             return
+        except CorruptArtifact:
+            yield f"the manifest of the newest artifact, {newest.short}, is damaged"
+            return
+        if damage:
+            yield f"the newest artifact, {newest.short}, is damaged: {damage.path} {damage.what}"
         if before.stage_version != node.stage.version:
             yield f"stage {node.stage.name} is now version {node.stage.version} (was {before.stage_version})"
         changes = [*_changed_settings(node.config, before.config), *_changed_inputs(inputs, before)]

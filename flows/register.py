@@ -48,8 +48,8 @@ def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
     try:
         client.create_work_pool(pool)
     except ObjectAlreadyExists:
-        update = WorkPoolUpdate(concurrency_limit=limit, base_job_template=JOB_TEMPLATE)
-        client.update_work_pool(name, update)
+        # The limit stays: a person may have set it (`prefect work-pool set-concurrency-limit`).
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
 
 
 def _watch_for_lost_machines() -> None:

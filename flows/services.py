@@ -7,6 +7,7 @@ here, with the settings that the user made for it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -23,12 +24,15 @@ from urllib.parse import urlsplit
 import httpx
 
 from flows import daemons, paths, server_auth
+from flows.last_words import last_words
 from flows.pools import POOLS
 from tasks.supervise import trees
 from tasks.supervise.records import open_private
 
 _START_SECONDS = 180.0
 _DOWN_SECONDS = 15.0
+_ROOM = 2**20
+"""Bytes that must be free for the services to start."""
 
 Say = Callable[[str], None]
 
@@ -82,7 +86,7 @@ def up(say: Say) -> None:
         ServiceError: the port is taken, or something did not start.
     """
     api_url()  # says so in a wrong folder, before anything is made there
-    with _alone():
+    with _room(), _alone():
         ours = _server(say)
         _registered(say)
         if daemons.running("workers") is None:
@@ -92,12 +96,51 @@ def up(say: Say) -> None:
             daemons.start("workers", ["flows.workers", *POOLS], environment())
 
 
+def revive(say: Say) -> bool:
+    """Start again what died of the services that `up` started; whether anything had.
+
+    What was stopped by `down` stays down.
+
+    Raises:
+        ServiceError: it does not start.
+    """
+    dead = [name for name in ("server", "workers") if daemons.died(name)]
+    for name in dead:
+        say(f"the process of the {name} {daemons.death(name)}: starting it again")
+    if dead:
+        up(say)
+    return bool(dead)
+
+
 def down() -> int:
     """End everything that `up` started, jobs and flow runs included; how many processes there were."""
     server = daemons.running("server")
+    for name in ("workers", "server"):
+        daemons.forget(name)
     last = {server, *server.children(recursive=True)} if server else set()
     count = trees.end(set(daemons.marked()) - last, _DOWN_SECONDS)
     return count + trees.end(daemons.marked(), _DOWN_SECONDS)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Refuse a disk without room: Prefect's database and logs would break in ways that say nothing."""
+    probe = paths.home() / f".room-{os.getpid()}"
+    try:
+        paths.home().mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with open_private(probe, "wb") as file:
+                file.write(bytes(_ROOM))
+        finally:
+            probe.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ServiceError(
+            f"the disk of {paths.home()} is full: free some space (`r1 gc --yes` removes artifacts that no "
+            "name reaches), or set R1_HOME to another disk; then `r1 run` goes on"
+        ) from error
 
 
 @contextmanager
@@ -168,10 +211,10 @@ def _wait_for_server() -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not _healthy():
         if daemons.running("server") is None:
-            raise ServiceError(f"the Prefect server ended: {daemons.log_tail('server')}")
+            raise ServiceError(f"the Prefect server {daemons.death('server')}; `r1 run` starts it again")
         if time.monotonic() > deadline:
-            logs = paths.home() / "logs"
-            raise ServiceError(f"the Prefect server gave no answer in {_START_SECONDS:.0f} s: see {logs}")
+            log, took = paths.log("server"), f"{_START_SECONDS:.0f} s"
+            raise ServiceError(f"the Prefect server gave no answer in {took}: see {log}, then `r1 run` again")
         time.sleep(0.2)
 
 
@@ -198,17 +241,25 @@ def _definitions() -> str:
 
 
 def _python(*module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *module],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command([sys.executable, "-m", *module])
     if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["no output"]
-        raise ServiceError(f"`python -m {' '.join(module)}` failed: {reason[0]}")
+        raise ServiceError(f"`python -m {' '.join(module)}` {why(done)}; `r1 run` tries it again")
+
+
+def command(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Its output is wide, so that no line of an error is folded into two."""
+    wide = {**environment(), "COLUMNS": "1000", "NO_COLOR": "1"}
+    return subprocess.run(
+        words, env=wide, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def why(done: subprocess.CompletedProcess[str]) -> str:
+    """How a command failed and what it said, in one line: `failed: …`, `was killed by SIGKILL`."""
+    words = last_words(done.stderr) or last_words(done.stdout)
+    if done.returncode < 0 or not words:
+        return trees.death(done.returncode) + (f": {words}" if words else " and said nothing")
+    return f"failed: {words}"
 
 
 def _end_dead_runs(say: Say) -> None:

@@ -57,7 +57,7 @@ def run_stages(
     pipeline = load_pipeline(preset, student)
     store = ArtifactStore.open(paths.absolute_store_url())
     builds = [plan_build(pipeline, store, stage, node, names, config or {}) for node, names in inputs.items()]
-    missing = tuple(build for build in builds if store.lookup(build.key) is None)
+    missing = tuple(build for build in builds if store.find(build.key) is None)
     if missing:
         spec = JobSpec(work_root=paths.work_root(), preset=pipeline.name, builds=missing)
         run_job(spec, _ProgressArtifacts(pipeline.name))

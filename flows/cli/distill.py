@@ -24,6 +24,7 @@ def distill(
         mixture = settings.mixture
         if settings.missing or mixture is None:
             raise services.ServiceError(f"cannot distill {student} now: {settings.missing}")
+        open_store().backend.check()
         services.up(say)
         parameters = {"preset": settings.preset, "student": student, "dataset": mixture.digest}
         say(f"$ {api.shown('distill', parameters)}")

@@ -17,6 +17,10 @@ _RESULT_WIDTH = 110
 """Characters: the smallest width at which the result table is legible, also where the output is a pipe."""
 
 
+_LITTLE = 2**20
+"""Bytes: with less than this a disk counts as full."""
+
+
 def up() -> None:
     """Start the local Prefect server and workers; what runs already is left alone."""
     from flows import services
@@ -41,6 +45,7 @@ def run(preset: Preset = "tiny") -> None:
 
     with one_line_errors():
         pipeline = load_pipeline(preset)
+        open_store().backend.check()
         services.up(say)
         flow_run = api.active_run("r1-full-pipeline", preset)
         if flow_run:
@@ -79,9 +84,23 @@ def watch(flow_run: str, walk: Walk) -> None:
             "the Prefect server is gone: `r1 run` goes on from what is finished"
         ) from None
     if not outcome.completed:
-        complain(f"the run ended {outcome.state.type}: {outcome.state.reason}")
+        complain(f"the run ended {outcome.state.type}: {outcome.state.reason or 'no reason was given'}")
+        complain(_what_next(outcome.state.type))
         raise typer.Exit(1)
     say(f"{outcome.reused} of {outcome.nodes} nodes were reused")
+
+
+def _what_next(state: str) -> str:
+    """How to go on after a run that did not complete."""
+    import shutil
+
+    from flows import paths
+
+    for folder in (paths.home(), paths.work_root()):
+        if folder.exists() and shutil.disk_usage(folder).free < _LITTLE:
+            return f"the disk of {folder} is full: free some space, then `r1 run` goes on"
+    again = "`r1 run` goes on from what is finished"
+    return f"correct that, then {again}" if state == "FAILED" else again
 
 
 def _show_result(pipeline: Pipeline) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,12 @@ def one_line_errors() -> Iterator[None]:
         complain(explained(error) if isinstance(error, StoreError) else str(error))
         raise typer.Exit(2) from None
     except OSError as error:
-        # A folder that cannot be written, a full disk, a file in the place of a folder.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" of {error.filename}" if error.filename else ""
+            remedy = "free some space, or set R1_HOME, R1_STORE and R1_WORK to other disks"
+            complain(f"the disk{place} is full: {remedy}")
+            raise typer.Exit(2) from None
+        # A folder that cannot be written, a file in the place of a folder.
         where = f"{error.filename}: " if error.filename else ""
         complain(
             f"{where}{error.strerror or error}: choose a folder that you can write to (R1_HOME, R1_STORE)"

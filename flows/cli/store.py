@@ -164,7 +164,7 @@ def gc(
             [[m.node, *_columns(m)] for m in garbage.objects],
             right=("size", "took"),
         )
-        leftovers = len(garbage.stale) + len(garbage.keys)
+        leftovers = len(garbage.stale) + len(garbage.keys) + len(garbage.cached)
         if yes:
             garbage = catalog.gc(store, dry_run=False, forget=forgotten, report=_report)
         done = "deleted" if yes else "would be deleted (add --yes)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import shutil
@@ -14,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from artifacts.errors import CorruptArtifact
+from artifacts.errors import CorruptArtifact, LeaseLost
+from artifacts.leases import Lease
 from artifacts.manifest import ManifestDraft
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
@@ -40,6 +42,8 @@ _LIBRARIES = (
     "jieba",
 )
 _STOPPED = 3
+_FULL_DISK = "No space left on device"
+"""In the text of errors of libraries that are no OSError: safetensors, torch, DuckDB."""
 
 
 def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
@@ -60,7 +64,7 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
     except StopRequested:
         ended("stopped", watch.reason or "asked to stop")
         return _STOPPED
-    except ServiceLost as loss:
+    except (ServiceLost, LeaseLost) as loss:
         log.error("%s: %s", node, loss)
         return LOST
     except Exception as error:
@@ -82,14 +86,19 @@ def run_build(
     def waiting(message: str) -> None:
         log.info("%s: %s", build.node, message)
 
-    with store.lease(build.key, wait_message=waiting):
+    with store.lease(build.key, wait_message=waiting) as lease:
+
+        def stop_without_lease() -> None:
+            if lease.lost:
+                watch.request(lease.lost)
+
         ref = store.lookup(build.key)
         seconds = 0.0
         cached = ref is not None
         if ref is None:
             clock = Clock(folder)
-            with watch.calling(clock.save):
-                ref = _build(store, spec, build, folder, watch.stop, clock, kept)
+            with watch.calling(clock.save), watch.calling(stop_without_lease):
+                ref = _build(store, spec, build, folder, watch.stop, clock, lease, kept)
             seconds = clock.seconds
         shutil.rmtree(folder, ignore_errors=True)
         store.set_ref(build.ref_name, ref)
@@ -99,18 +108,28 @@ def run_build(
 
 def _build(
     store: ArtifactStore, spec: JobSpec, build: BuildSpec, folder: Path, stop: threading.Event, clock: Clock,
-    kept: dict[str, Any],
+    lease: Lease, kept: dict[str, Any],
 ) -> Ref:  # fmt: skip
+    """Do the work and publish it.
+
+    Raises:
+        LeaseLost: another builder took over; started again, the job waits for its result.
+    """
     stage = STAGES[build.stage]
     config = stage.config.model_validate(build.config)
     job = Job(build.node, build.stage, _inputs(store, build), folder, stop, kept=kept)
     shutil.rmtree(job.draft, ignore_errors=True)
     job.state.mkdir(parents=True, exist_ok=True)
     job.draft.mkdir()
-    load(stage.entry)(config, job)
+    try:
+        load(stage.entry)(config, job)
+    except StopRequested:
+        if lease.lost:
+            raise LeaseLost(lease.lost) from None
+        raise
     if not any(job.draft.iterdir()):
         raise RuntimeError(f"stage {stage.name} returned without an output in {job.draft}")
-    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds), TABLES)
+    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds), TABLES, lease)
 
 
 def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:
@@ -154,6 +173,8 @@ def load(entry: str) -> Callable[..., None]:
 def one_line(error: BaseException) -> str:
     """An error as one line; config errors (ValueError) read without their type."""
     text = " ".join(str(error).split()) or "no message"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL_DISK in text:
+        return f"the disk is full ({text}): free some space, then run again; it goes on from its checkpoint"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 

@@ -84,13 +84,14 @@ class Watch:
     def _notice(self) -> None:
         pending, _, _ = select.select([self._wakeup], [], [], 0)
         if pending and signal.SIGTERM in os.read(self._wakeup, 512):
-            self._request("asked to stop (SIGTERM)")
+            self.request("asked to stop (SIGTERM)")
         if os.getppid() != self._parent:
-            self._request("the process that started this job is gone")
+            self.request("the process that started this job is gone")
         if reason := self._asked():
-            self._request(reason)
+            self.request(reason)
 
-    def _request(self, reason: str) -> None:
+    def request(self, reason: str) -> None:
+        """Ask for a stop at the next checkpoint; only the first reason counts."""
         if not self.stop.is_set():
             log.warning("%s: stopping at the next checkpoint", reason)
             self.reason = reason

@@ -8,7 +8,13 @@ import pytest
 
 from artifacts import leases
 from artifacts.backends import ObjectBackend
+from artifacts.errors import LeaseLost
 from artifacts.store import ArtifactStore
+from artifacts.trust import Trust
+from tasks.job import LOST
+from tasks.job import build as job_build
+from tasks.job.spec import BuildSpec, JobSpec
+from tasks.supervise.watch import Watch
 from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for
 
@@ -127,6 +133,90 @@ def test_a_lease_object_expires_when_its_holder_is_killed(tmp_path):
     assert waited == ["taken"]
 
 
-def _take(store, waited):
-    with leases.object_lease(store, "leases/k", ttl=0.6, beat=0.1):
+def _take(store, waited, ttl=0.6):
+    with leases.object_lease(store, "leases/k", ttl=ttl, beat=0.1):
         waited.append("taken")
+
+
+class Flaky(ObjectBackend):
+    """An object store whose writes fail for one holder while `broken`; everybody else is served."""
+
+    broken = False
+    failed = 0
+
+    def write(self, path, data):
+        if self.broken:
+            self.failed += 1
+            raise ConnectionResetError("503")
+        super().write(path, data)
+
+
+def test_a_failed_heartbeat_does_not_lose_the_lease(tmp_path):
+    url = f"local://{tmp_path}/objects"
+    store, taken = Flaky(url), []
+    with leases.object_lease(store, "leases/k", ttl=3.0, beat=0.1) as lease:
+        waiter = threading.Thread(target=_take, args=(ObjectBackend(url), taken, 3.0))
+        waiter.start()
+        store.broken = True
+        while store.failed < 3:
+            time.sleep(0.02)
+        store.broken = False
+        time.sleep(4.0)  # longer than the lease lives without a heartbeat
+        lease.check()
+        assert (lease.lost, taken) == ("", [])
+    waiter.join(10)
+    assert taken == ["taken"]
+
+
+def test_who_cannot_renew_a_lease_until_it_expires_is_told_and_publishes_nothing(tmp_path):
+    url = f"local://{tmp_path}/objects"
+    mine = ArtifactStore(Flaky(url), Trust())
+    draft = make_draft(tmp_path / "draft")
+    with leases.object_lease(mine.backend, f"leases/{KEY}", ttl=0.5, beat=0.05) as lease:
+        mine.backend.broken = True
+        with leases.object_lease(ObjectBackend(url), f"leases/{KEY}", ttl=0.5, beat=0.05) as second:
+            deadline = time.monotonic() + 10
+            while not lease.lost:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            mine.backend.broken = False
+            with pytest.raises(LeaseLost, match=r"took over|could not be renewed"):
+                mine.publish(draft, manifest_for("base"), TABLES, lease)
+            assert mine.digests() == []
+            assert mine.lookup(KEY) is None
+            assert not second.lost
+    assert ArtifactStore(ObjectBackend(url), Trust()).digests() == []
+
+
+def test_a_holder_that_was_suspended_notices_that_another_took_over(tmp_path):
+    """Its own clock may have stood still, so only the store can tell."""
+    store = ObjectBackend(f"local://{tmp_path}/objects")
+    with leases.object_lease(store, "leases/k", ttl=60, beat=60) as lease:
+        assert store.create("leases/k/00000002", b"{}")
+        with pytest.raises(LeaseLost, match="another builder took over k"):
+            lease.check()
+    assert store.children("leases/k") == ["00000001", "00000002"], "who lost a lease removes nothing of it"
+
+
+def test_a_job_that_lost_its_lease_ends_so_that_it_is_started_again(tmp_path, monkeypatch):
+    """Started again it waits for the other builder, whose artifact it takes."""
+    monkeypatch.setenv("R1_STORE", f"local://{tmp_path}/objects")
+
+    def take_over(config, job):
+        ObjectBackend(f"local://{tmp_path}/objects").create(f"leases/{KEY}/00000002", b"{}")
+        (job.draft / "report.html").write_text("x")
+
+    one = BuildSpec(node="report", stage="report", config={}, inputs={}, key=KEY, ref_name="tiny/report")
+    spec = JobSpec(work_root=tmp_path / "work", preset="tiny", builds=(one,))
+    monkeypatch.setattr(job_build, "load", lambda entry: take_over)
+
+    def work():
+        with Watch(os.getppid()) as watch:
+            os._exit(job_build.run_builds(spec, tmp_path, watch))
+
+    child = fork.Process(target=work)
+    child.start()
+    child.join(30)
+    assert child.exitcode == LOST
+    assert ArtifactStore.open().digests() == []
+    assert not (tmp_path / "exit.json").exists()

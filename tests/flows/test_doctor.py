@@ -75,3 +75,26 @@ def test_a_hub_model_that_follows_a_branch_is_told_and_recorded(preset, monkeypa
     assert "revision" not in findings(pinned)
     assert "which can change" not in CliRunner().invoke(cli.app, ["plan", "--preset", pinned]).stdout
     assert "revision" not in findings(preset()), "a folder has no revision"
+
+
+def test_a_store_that_cannot_be_used_is_a_problem_with_what_to_do(preset, monkeypatch, tmp_path):
+    assert findings(preset())["store"].ok
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("R1_STORE", str(tmp_path / "file"))
+    found = findings(preset())["store"]
+    assert (found.ok, found.remedy) == (False, "change that, or R1_STORE")
+    assert "is a file" in found.state
+    monkeypatch.setenv("R1_STORE", "nosuch://bucket/r1")
+    found = findings(preset())["store"]
+    assert not found.ok
+    assert "cannot open the store nosuch://bucket/r1" in found.state
+
+
+def test_root_with_a_closed_python_is_told_so_and_not_that_the_kernel_refuses(preset, monkeypatch):
+    import tasks.sandbox
+
+    layers = {"unprivileged_user": False, "network_namespace": False}
+    monkeypatch.setattr(tasks.sandbox, "sandbox_layers", lambda: layers)
+    found = findings(preset())
+    assert "Python that user nobody can read" in found["sandbox: unprivileged_user"].remedy
+    assert "kernel" in found["sandbox: network_namespace"].remedy

@@ -3,18 +3,21 @@
 import http.server
 import io
 import json
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import psutil
 import pytest
 from rich.console import Console
 
 from artifacts.store import ArtifactStore
-from flows import api, live, paths, services
+from flows import api, daemons, live, paths, services
 from flows.graph import key_of, load_pipeline
 from tasks.job import Progress
+from tasks.supervise import trees
 from tasks.supervise.records import write_json
 from tests.flows.conftest import Publisher
 
@@ -183,3 +186,61 @@ def test_a_server_that_stays_away_is_an_error_only_after_a_minute(home, monkeypa
 )
 def test_a_reason_is_the_exceptions_own_words(message, reason):
     assert api.plain_reason(message) == reason
+
+
+def start_workers() -> psutil.Process:
+    return daemons.start("workers", ["tests.flows.sleeper"], dict(os.environ))
+
+
+@pytest.fixture
+def kept_up(home, monkeypatch):
+    """`services.up` that starts a sleeping process as the workers; how often it was asked."""
+    ups = []
+
+    def up(say):
+        ups.append(1)
+        start_workers()
+
+    monkeypatch.setattr(services, "up", up)
+    monkeypatch.setattr(live, "_ASK_SECONDS", 0.1)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.02)
+    yield ups
+    trees.end(daemons.marked(), 5)
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING", "SCHEDULED"])
+def test_workers_that_are_killed_are_started_again_and_it_is_said(state, server, preset, store, kept_up):
+    server.is_in(state, LONG_AGO if state == "RUNNING" else None)
+    workers = start_workers()
+    threading.Timer(0.3, workers.kill).start()
+
+    def end_when_up():
+        while not kept_up:
+            time.sleep(0.02)
+        server.is_in("CRASHED", LONG_AGO)
+
+    threading.Thread(target=end_when_up, daemon=True).start()
+    _, out = watch(load_pipeline(preset()).walk, store)
+    assert len(kept_up) == 1
+    assert daemons.running("workers") != workers
+    assert "r1: the process of the workers was killed by SIGKILL" in out.getvalue()
+
+
+def test_services_that_die_again_and_again_end_the_watching(server, preset, store, kept_up, monkeypatch):
+    def up(say):
+        kept_up.append(1)
+        start_workers().kill()
+
+    monkeypatch.setattr(services, "up", up)
+    start_workers().kill()
+    with pytest.raises(services.ServiceError, match=r"the services died 4 times: see .*, then `r1 run`"):
+        watch(load_pipeline(preset()).walk, store)
+    assert len(kept_up) == 3
+
+
+def test_workers_that_were_stopped_on_purpose_stay_down(server, preset, store, kept_up):
+    start_workers()
+    assert services.down() >= 1
+    threading.Timer(0.5, lambda: server.is_in("CRASHED", LONG_AGO)).start()
+    watch(load_pipeline(preset()).walk, store)
+    assert kept_up == []

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from artifacts.store import object_path
+from artifacts.store import key_path, object_path, ref_path
 from flows.graph import load_pipeline
 from flows.plan import plan
 from tasks import recipe
@@ -130,3 +130,24 @@ finally:
     measured = json.loads(last)
     assert measured["heavy"] == []
     assert measured["seconds"] < 2  # of processor time: a busy machine does not change it
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"name": 1}', b"\xff"])
+@pytest.mark.parametrize("what", ["name", "key", "manifest", "file"])
+def test_a_damaged_entry_never_stops_a_plan(what, damage, built, preset, store):
+    ref = store.get_ref("quick/dev1")
+    key = store.manifest(ref.digest).key
+    path = {
+        "name": ref_path("quick/dev1"),
+        "key": key_path(key),
+        "file": f"{object_path(ref.digest)}/content.txt",
+        "manifest": f"{object_path(ref.digest)}/manifest.json",
+    }[what]
+    store.backend.write(path, damage)
+    rows = {row.node: row for row in plan(load_pipeline(preset()), store)}
+    if what in ("name", "key"):
+        assert rows["dev1"].ref == ref, "the artifact is whole"
+    else:
+        assert not rows["dev1"].hit
+        assert "is damaged" in rows["dev1"].outcome
+        assert "waits for dev1" in rows["dev2"].outcome

@@ -11,6 +11,7 @@ import os
 import queue
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -22,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from flows import server_auth
+from flows.pools import POOLS
 from tasks.presets import REPOSITORY
 from tasks.supervise import trees
 
@@ -301,3 +304,31 @@ def test_the_string_is_given_to_no_other_server(ours, monkeypatch):
         assert server_auth.own_string(ours.url) is None  # the server is down, somebody else may listen there
     finally:
         record.write_text(document)
+
+
+def test_limits_that_a_person_set_outlive_another_registration(ours):
+    set_limit = ours.python("prefect", "work-pool", "set-concurrency-limit", "gpu-train", "4")
+    assert set_limit.returncode == 0, set_limit.stderr
+    cleared = ours.python("prefect", "work-pool", "clear-concurrency-limit", "gpu-rollout")
+    assert cleared.returncode == 0, cleared.stderr
+    again = ours.python("flows.register")
+    assert again.returncode == 0, again.stderr
+    with ours.client() as client:
+        limits = {name: client.get(f"work_pools/{name}").json()["concurrency_limit"] for name in POOLS}
+    assert limits == {"cpu": None, "gpu-train": 4, "gpu-rollout": None}
+
+
+def test_killed_workers_are_found_dead_and_started_again(ours):
+    record = ours.home / "services" / "workers.json"
+    before = json.loads(record.read_text())["pid"]
+    os.kill(before, signal.SIGKILL)
+    revive = "from flows import services; print(services.revive(print), services.revive(print))"
+    done = subprocess.run(
+        [sys.executable, "-c", revive], cwd=REPOSITORY, env=ours.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the process of the workers ended" in done.stdout
+    assert done.stdout.splitlines()[-1] == "True False"
+    after = psutil.Process(json.loads(record.read_text())["pid"])
+    assert after.pid != before
+    assert trees.is_alive(after)

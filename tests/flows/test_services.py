@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from flows import daemons, paths, services
+from flows.cli import app
 from tasks.supervise import trees
+from tests.artifacts.test_faults import fill
 
 SLEEP = ["tests.flows.sleeper"]
 
@@ -192,3 +196,64 @@ def test_a_job_that_outlived_its_flow_is_no_flow_run(home):
         for process in (job, engine):
             process.send_signal(signal.SIGKILL)
             process.wait()
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL and said nothing"),
+        ("raise SystemExit(3)", "ended with code 3 and said nothing"),
+        ("raise SystemExit('╭─ Error ─╮\\n│ no such file │\\n╰────────╯')", "failed: no such file"),
+        ("raise ValueError('two\\nlines are an error')", "failed: lines are an error"),
+    ],
+)
+def test_a_command_that_fails_says_why_in_one_line(program, words, home, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    assert services.why(services.command([sys.executable, "-c", program])) == words
+
+
+def test_a_server_that_is_killed_while_it_starts_says_so(home, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    process = start("server")
+    (home / "logs" / "server.log").write_text("\nCheck out the dashboard at http://127.0.0.1:4200\n")
+    process.kill()
+    with pytest.raises(services.ServiceError) as ended:
+        services._wait_for_server()
+    death = f"was killed by SIGKILL (log: {paths.log('server')})"
+    assert str(ended.value) == f"the Prefect server {death}; `r1 run` starts it again"
+
+
+def test_a_server_that_fails_says_its_last_words(home, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    daemons.start("server", ["tests.flows.no_such_module"], dict(os.environ))
+    deadline = time.monotonic() + 20
+    while daemons.running("server"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with pytest.raises(
+        services.ServiceError, match=r"ended with code 1: .*No module named .*no_such.*\(log: "
+    ):
+        services._wait_for_server()
+
+
+def test_a_home_without_a_free_byte_is_one_sentence_and_starts_nothing(tmp_path, monkeypatch):
+    home = tmp_path / "full"
+    home.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(home)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        fill(home / "other")
+        monkeypatch.setenv("R1_HOME", str(home))
+        monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+        with pytest.raises(services.ServiceError, match=r"full is full: free some .*r1 run` goes on") as full:
+            services.up(print)
+        assert "\n" not in str(full.value)
+        with pytest.raises(OSError, match="No space left"):
+            start("server")
+        assert daemons.marked() == [], "a service that was not recorded would never be found again"
+        done = CliRunner().invoke(app, ["trust", "on"])
+        assert done.exit_code == 2
+        assert re.fullmatch(r"r1: the disk of .*/trust is full .*: free some space .*\n", done.stderr)
+    finally:
+        subprocess.run(["umount", "-l", str(home)], check=True)
