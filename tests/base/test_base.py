@@ -1,6 +1,7 @@
 """Importing bases: the artifact is a whole Hugging Face folder whatever the base came as."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks.base.folder import UnusableBase
 from tasks.base.load import (
     BaseUnavailable,
+    _licence,
     _resolved_revision,
     _take_end_token,
     check,
@@ -165,3 +167,16 @@ def test_the_chat_template_of_a_base_is_kept_and_a_missing_one_written(tiny_mode
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     save(model, tokenizer, tmp_path / "own")
     assert (tmp_path / "own" / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}"
+
+
+def test_the_licence_is_what_the_bases_own_card_names(tmp_path, tiny_model):
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    config = BaseConfig(model=str(folder))
+    assert _licence(config) == {}
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# A base")
+    assert _licence(config) == {"licence": "mit"}
+
+
+def test_a_base_of_the_hub_without_a_card_is_not_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert _licence(BaseConfig(model="owner/name-that-nobody-has")) == {}
