@@ -26,10 +26,11 @@ FIRST = {"problems": "problems.parquet", "r1-zero": "model/model.safetensors"}
 
 
 def programs() -> Path | None:
-    """The folder of Postgres' server programs: on the path, or where Debian has them."""
-    if found := shutil.which("initdb"):
-        return Path(found).parent
-    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+    """The folder of Postgres' programs: where Debian has them, or on the path."""
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    folders += [Path(found).parent for found in [shutil.which("initdb")] if found]
+    needed = ("initdb", "pg_ctl", "createdb")
+    return next((folder for folder in folders if all((folder / name).exists() for name in needed)), None)
 
 
 @pytest.fixture(scope="module")
