@@ -20,7 +20,8 @@ from tests.e2e.machine import Machine, wait_until
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = 240.0
+SECONDS = 600.0
+"""After which a run counts as hanging."""
 FIRST = {"problems": "problems.parquet", "r1-zero": "model/model.safetensors"}
 """Node -> the file that is compared."""
 
