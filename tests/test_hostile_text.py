@@ -11,7 +11,7 @@ import pytest
 
 from tasks.curation.readability import FILTERS
 from tasks.problem import Problem
-from tasks.problems.decontamination import near_copies, words_of
+from tasks.problems.decontamination import words_of
 from tasks.problems.test_cases import code_blocks
 from tasks.rendering import parse_completion
 from tasks.rewards.extraction import boxes, final_answer, final_program, fold, fold_width
@@ -26,9 +26,9 @@ from tasks.text_safety import for_markdown, for_page, for_terminal, nfkc
 from tasks.tiny_world.lexicon import translate
 from tasks.training.metrics import reflective_words
 
-LENGTH = 40_000
+LENGTH = 30_000
 QUICK = 0.2
-"""Seconds of processor time that are no question. What took 9 s for 130,000 characters took 0.85 s here."""
+"""Seconds of processor time that are no question. What took 9 s for 130,000 characters took 0.5 s here."""
 SLOW = 3.0
 
 PARTS = {
@@ -56,9 +56,9 @@ PARTS = {
 
 
 def texts(part: str, length: int) -> list[str]:
-    """The part over and over: alone, as the parts of a completion, and behind the beginning of an answer."""
+    """The part over and over: inside an answer, and as the parts of a completion."""
     text = part * (length // len(nfkc(part) or part))
-    return [text + "x!", f"<think> {text} </think> <answer> {text[: length // 2]} </answer>", f"B {text}"]
+    return [f"B {text} x!", f"<think> {text} </think> <answer> {text[: length // 2]} </answer>"]
 
 
 PROBLEM = Problem("p", "general", "zh", "q", "B", "choice", {"options": {"A": "7", "B": "8"}})
@@ -84,7 +84,7 @@ FUNCTIONS = {
     "word_count": word_count, "choice": lambda text: judge_choice("B", {"A": "7", "B": "8"}, text),
     "normalise": normalise, "screen": screen, "decide": lambda text: decide(normalise("5"), text),
     "code_blocks": code_blocks, "for_terminal": for_terminal, "for_markdown": for_markdown, "for_page": for_page,
-    "nfkc": nfkc, "words_of": words_of, "near_copies": lambda text: near_copies([text], ["what is it? " * 5, text], 10),
+    "nfkc": nfkc, "words_of": words_of,
     "translate": lambda text: translate(text, "zh"),
     **{f"term {term.name}": of_term(term) for term in RULE_TERMS if term.name != "accuracy"},
     **{f"filter {name}": (lambda text, check=check: check(text, "zh")) for name, check in FILTERS.items()},

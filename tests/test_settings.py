@@ -182,6 +182,26 @@ def test_no_stage_sees_the_order_of_a_mapping(name, seed):
     assert repr(config) == repr(node.config)
 
 
+def jsonb(value: Any) -> Any:
+    """The value as Postgres gives it back: the keys of mappings by length, then by bytes."""
+    if isinstance(value, dict):
+        return {
+            name: jsonb(value[name]) for name in sorted(value, key=lambda name: (len(name), name.encode()))
+        }
+    return [jsonb(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_flow_does_not_depend_on_what_postgres_does_to_its_parameters(name):
+    from flows.stage_flows import flow_parameters
+
+    node = NODES[name]
+    sent = json.loads(json.dumps(flow_parameters(node, "tiny", "tiny-student", {})))
+    received = configured(node, jsonb(sent).get("config") or {})
+    assert repr(received.config) == repr(node.config)
+    assert received.config.cache_document() == node.config.cache_document()
+
+
 def orders(config: dict[str, Any]) -> list[ProblemsConfig]:
     return [ProblemsConfig.model_validate(shuffled(config, random.Random(seed))) for seed in range(4)]
 

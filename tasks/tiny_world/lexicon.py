@@ -142,6 +142,9 @@ def _dictionary(source: Language) -> dict[str, str]:
 def _pattern(source: Language) -> re.Pattern[str]:
     words = sorted(_dictionary(source), key=len, reverse=True)
     alternatives = "|".join(re.escape(word) for word in words)
+    # A bound on the space, since an open one would be tried from each place of a long run of spaces.
     return re.compile(
-        rf"(?<![A-Za-z])\s*(?<![A-Za-z])({alternatives})(?![A-Za-z])" if source == "en" else alternatives
+        rf"(?<![A-Za-z])\s{{0,9}}(?<![A-Za-z])({alternatives})(?![A-Za-z])"
+        if source == "en"
+        else alternatives
     )

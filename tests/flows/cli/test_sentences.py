@@ -1,4 +1,5 @@
 """What a newcomer meets first: empty stores, long results, folders that cannot be used. One sentence each."""
+# ruff: noqa: E501  (long texts)
 
 import json
 import os
@@ -116,10 +117,8 @@ def test_a_wrong_folder_stays_as_it_was(tmp_path):
         [sys.executable, "-m", "flows.cli", "up"],
         cwd=tmp_path, env={**environment, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (
-        2,
-        "r1: prefect.toml is not here: run this in the repository's folder\n",
-    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("r1: prefect.toml is not here: run this in the repository's folder")
     assert list(tmp_path.iterdir()) == []
 
 
