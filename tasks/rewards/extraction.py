@@ -17,27 +17,15 @@ import unicodedata
 from tasks.rendering import parse_completion
 
 _BOXED = re.compile(r"\\f?boxed\s*\{")
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2212: "-", 0x3002: "."}
 
 
 def final_answer(completion: str) -> str | None:
     """The text to grade, stripped and non-empty, or None."""
-    element = _answer_element(completion)
+    element = answer_element(completion)
     if element is None:
-        return _the_box(_tail(completion)) if _has_no_answer_tags(completion) else None
+        return _the_box(tail(completion)) if has_no_answer_tags(completion) else None
     return _the_box(element) if _BOXED.search(element) else element
-
-
-def final_program(completion: str) -> str | None:
-    """The program to run: the last fenced block of the answer, or the whole answer where none is fenced.
-
-    Without answer tags: the last fenced block after the thinking.
-    """
-    element = _answer_element(completion)
-    if element is None:
-        return _last_fenced(_tail(completion)) if _has_no_answer_tags(completion) else None
-    return _last_fenced(element) or element
 
 
 def boxes(text: str) -> list[str]:
@@ -60,29 +48,25 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", fold_width(text)).casefold().split()).rstrip(".")
 
 
-def _tail(completion: str) -> str:
+def tail(completion: str) -> str:
     """What stands after the thinking; empty while the thinking is still open."""
     before, closed, after = completion.rpartition("</think>")
     return "" if "<think>" in after else after if closed or not before else ""
 
 
-def _answer_element(completion: str) -> str | None:
-    return parse_completion(completion).answer if _tail(completion) else None
+def answer_element(completion: str) -> str | None:
+    """The content of the one answer element after the thinking, or None."""
+    return parse_completion(completion).answer if tail(completion) else None
 
 
-def _has_no_answer_tags(completion: str) -> bool:
-    tail = _tail(completion)
-    return "<answer>" not in tail and "</answer>" not in tail
+def has_no_answer_tags(completion: str) -> bool:
+    after = tail(completion)
+    return "<answer>" not in after and "</answer>" not in after
 
 
 def _the_box(text: str) -> str | None:
     contents = {content for content in boxes(text) if content}
     return contents.pop() if len(contents) == 1 else None
-
-
-def _last_fenced(text: str) -> str | None:
-    blocks = [block for block in _FENCE.findall(text) if block.strip()]
-    return blocks[-1] if blocks else None
 
 
 def _closing_brace(text: str, start: int) -> int | None:
