@@ -29,7 +29,7 @@ class ProblemsConfig(Settings):
 
 
 PROBLEMS = Stage(
-    "problems", 1, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
+    "problems", 2, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
     "cpu", ProblemsConfig, {}, Kind.problems, "tasks.problems.draw:run",
     nodes={"problems": "Problems"},
 )  # fmt: skip
