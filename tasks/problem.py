@@ -58,12 +58,15 @@ def to_table(problems: Iterable[Problem]) -> pa.Table:
 
     from tasks.tables import PROBLEMS
 
-    rows = [asdict(p) | {name: json.dumps(getattr(p, name), ensure_ascii=False) for name in _JSON} for p in problems]
+    rows = [
+        asdict(p) | {name: json.dumps(getattr(p, name), ensure_ascii=False) for name in _JSON}
+        for p in problems
+    ]
     return pa.Table.from_pylist(rows, schema=PROBLEMS)
 
 
 def from_table(table: pa.Table) -> list[Problem]:
-    """The rows of a `problems` table, in order. Raises ValueError for a cell that should be JSON and is not."""
+    """The rows of a `problems` table, in order. Raises ValueError for a cell that is not JSON."""
     return [
         Problem(**{name: _decoded(name, value) for name, value in row.items()}) for row in table.to_pylist()
     ]

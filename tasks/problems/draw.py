@@ -1,7 +1,7 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
-The sources are the files of `tasks/problems/sources`. Problems that repeat a question, contradict each other or
-fail their own reference solution (`repeats.py`), and training problems that share a long n-gram with a
+The sources are the files of `tasks/problems/sources`. Problems that repeat a question, contradict each other
+or fail their own reference solution (`repeats.py`), and training problems that share a long n-gram with a
 held-out one, go to `rejected.parquet` with the reason.
 
     prefect deployment run problems --param preset=tiny

@@ -66,7 +66,9 @@ def check_values(path: Path, allowed: Mapping[str, Sequence[str]]) -> None:
                 for value in pc.unique(column).to_pylist():
                     if value not in values:
                         number = row + column.to_pylist().index(value) + 1
-                        raise UnusableProblems(f"{shard.name}, row {number}: {not_allowed(name, value, values)}")
+                        raise UnusableProblems(
+                            f"{shard.name}, row {number}: {not_allowed(name, value, values)}"
+                        )
             row += batch.num_rows
 
 
@@ -101,7 +103,9 @@ def read_problems(path: Path) -> pa.Table:
             size += _text_bytes(batch, shard)
             _check_size(0, size)
             columns = [batch.column(name).cast(pa.string()) for name in PROBLEMS.names if name != _METADATA]
-            batches.append(pa.record_batch([*columns, pa.array(_metadata(batch), pa.string())], schema=PROBLEMS))
+            batches.append(
+                pa.record_batch([*columns, pa.array(_metadata(batch), pa.string())], schema=PROBLEMS)
+            )
     return pa.Table.from_batches(batches, schema=PROBLEMS)
 
 
@@ -216,7 +220,7 @@ def _text_bytes(batch: pa.RecordBatch, shard: Path) -> int:
 
 
 def _sizes(column: pa.Array) -> tuple[int, int]:
-    """Return the bytes of all values of a column and of the longest text in it, lists and structs included."""
+    """Return the bytes of all values of a column and of the longest text in it, at any depth."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

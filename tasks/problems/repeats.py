@@ -23,11 +23,11 @@ Kept = tuple[list[Problem], list[dict[str, str]]]
 ONE_ANSWER = ("math", "choice", "exact")
 """Verifiers by which two answers to a question contradict each other unless they are the same."""
 _SECONDS = 10.0
-"""Of a reference solution, many times what an answer gets: which problems stay must not depend on the load."""
+"""For a reference solution. Long, because which problems stay must not depend on the load."""
 
 
 def without_repeats(problems: Sequence[Problem]) -> Kept:
-    """Keep the first of the problems of a split that ask one question; none of them if their answers differ."""
+    """Keep one of the problems of a split that ask the same question; none if their answers differ."""
     groups: dict[tuple[str, str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
         groups[_question(problem)].append(problem)
@@ -36,7 +36,8 @@ def without_repeats(problems: Sequence[Problem]) -> Kept:
     for first, *others in (group for group in groups.values() if len(group) > 1):
         differing = [other for other in others if not _same_answer(first, other)]
         if differing:
-            detail = f"answers {first.answer[:60]!r} ({first.id}) and {differing[0].answer[:60]!r} ({differing[0].id})"
+            other = differing[0]
+            detail = f"answers {first.answer[:60]!r} ({first.id}) and {other.answer[:60]!r} ({other.id})"
             rejected += [_row(problem, "conflicting-answers", detail) for problem in (first, *others)]
         else:
             rejected += [_row(other, "duplicate", f"asks what {first.id} asks") for other in others]
@@ -51,7 +52,9 @@ def without_failing_references(problems: Sequence[Problem]) -> Kept:
         return list(problems), []
     try:
         with VerifierPool(workers=2, seconds_per_item=_SECONDS) as pool:
-            judged = pool.verify(tried, [f"<think></think><answer>{_fenced(p.answer)}</answer>" for p in tried])
+            judged = pool.verify(
+                tried, [f"<think></think><answer>{_fenced(p.answer)}</answer>" for p in tried]
+            )
     except WeakSandboxError as weak:
         logging.getLogger(__name__).warning("%d reference solutions were not tried: %s", len(tried), weak)
         return list(problems), []

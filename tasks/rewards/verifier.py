@@ -78,7 +78,7 @@ def has_rule(problem: Problem) -> bool:
 
 
 def fault(problem: Problem) -> str | None:
-    """Why no answer to the problem can be judged, in one sentence that begins with the key; None if one can."""
+    """Why no answer to the problem can be judged, one sentence that begins with the key; None if one can."""
     verifier = verifiers().get(problem.verifier)
     if verifier is None and problem.verifier != NO_RULE:
         return f"verifier {str(problem.verifier)[:60]!r} must be one of {', '.join([*verifiers(), NO_RULE])}"

@@ -104,7 +104,8 @@ class Sandbox:
     ) -> tuple[Run, list[Any] | None]:
         """Call a function of the program, once for each list of arguments, in one process.
 
-        `entry_point` is the name of a function, or `Class.method` or `Class().method`. The values are None where the program did not return them all as plain JSON data.
+        `entry_point` is the name of a function, or `Class.method` or `Class().method`. The values are None
+        where the program did not return them all as plain JSON data.
         """
         request = {"program": program, "entry_point": entry_point, "calls": list(calls), "seconds": seconds}
         run, nonce = self._run(request)

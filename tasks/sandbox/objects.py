@@ -5,10 +5,12 @@ expected nor decide what is equal. Plain data crosses as copies. Any other objec
 the tests by a number. Standard library only; the program may do what it likes to this process, and can only
 answer as a wrong or right program could.
 
-    request   {"do": "names"} | {"do": "entry", "name": text} | {"do": "get" | "set" | "call" | "method" | "instance", "of": number, ...}
-    reply     {"value"} | {"value", "arguments"} | {"raised": [names of classes], "class": value, "args": [...]}
+    request   {"do": "names"} | {"do": "entry", "name": text}
+              {"do": "get" | "set" | "call" | "method" | "instance", "of": number, ...}
+    reply     {"value"} | {"value", "arguments"}
+              {"raised": [names of classes], "class": value, "args": [...]}
 
-One JSON line each. While a call runs, the program may call a function of the tests: {"callback": number, ...}.
+One JSON line each. While a call runs, the program may call a function of the tests: {"callback", "args"}.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ class Server:
         reply: dict[str, Any] = {"value": self._encode(result)}
         if result is None:  # a function that works in place
             after = [self._encode(argument) for argument in arguments]
-            reply["arguments"] = {n: new for n, (old, new) in enumerate(zip(before, after)) if old != new}
+            pairs = zip(before, after, strict=True)
+            reply["arguments"] = {n: new for n, (old, new) in enumerate(pairs) if old != new}
         return reply
 
     def _encode(self, value: Any) -> Any:

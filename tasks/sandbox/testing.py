@@ -25,6 +25,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 from objects import decode, encode  # type: ignore[import-not-found]
@@ -189,9 +190,9 @@ class Remote:
         vars(self).update(_program=program, _number=tag["id"], _kind=str(tag.get("class")), _read=False)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_r1") or (name.startswith("__") and name not in ("__name__", "__len__")):
-            if name.strip("_") not in _FORWARDED:
-                raise AttributeError(name)
+        special = name.startswith("__") and name.strip("_") not in (*_FORWARDED, "name")
+        if special or name.startswith("_r1"):
+            raise AttributeError(name)
         value = self._program.ask("get", self._number, name=name)
         if isinstance(value, Remote):
             vars(value)["_read"] = True
@@ -352,7 +353,7 @@ def pytest_module(assertions: Assertions) -> types.ModuleType:
     def parametrize(names: Any, values: Any, **_: Any) -> Callable[[Any], Any]:
         split = [n.strip() for n in names.split(",")] if isinstance(names, str) else list(names)
         rows = [row.values if isinstance(row, Param) else row if len(split) > 1 else (row,) for row in values]
-        return _marking("_r1_rows", (split, [dict(zip(split, row)) for row in rows]))
+        return _marking("_r1_rows", (split, [dict(zip(split, row, strict=True)) for row in rows]))
 
     def fixture(function: Any = None, *, name: str | None = None, autouse: bool = False, **_: Any) -> Any:
         def mark(made: Any) -> Any:
@@ -399,11 +400,8 @@ class Marks:
 
 def _marking(attribute: str, value: Any) -> Callable[[Any], Any]:
     def decorate(target: Any) -> Any:
-        if attribute == "_r1_rows":
-            value_ = [*vars(target).get(attribute, []), value]
-        else:
-            value_ = value
-        setattr(target, attribute, value_)
+        rows = attribute == "_r1_rows"
+        setattr(target, attribute, [*vars(target).get(attribute, []), value] if rows else value)
         return target
 
     return decorate
@@ -449,9 +447,9 @@ class TestFile:
         if not any(_asserts(node) for node in nodes):
             raise TestFault("they assert nothing: give at least one assertion")
         for node in nodes:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-                if not any(_asserts(n) or _calls(n, helpers) for n in ast.walk(node)):
-                    raise TestFault(f"`{node.name}` asserts nothing: give every test an assertion")
+            is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test")
+            if is_test and not any(_asserts(n) or _calls(n, helpers) for n in ast.walk(node)):
+                raise TestFault(f"line {node.lineno}: the test asserts nothing: give it an assertion")
         self.calls_check = any(_calls(n, {"check"}) for stmt in self.tree.body for n in _outside(stmt))
         self.names = _free_names(nodes)
         self.modules = self._program_modules()
@@ -582,10 +580,8 @@ class Runner:
             yield lambda: check(self._program.ask("entry", name=self._entry_point))
 
     def _test(self, test: Callable[[], Any]) -> None:
-        try:
+        with suppress(Skipped):
             self._count(self._holds(test))
-        except Skipped:
-            pass
 
     def _count(self, passed: bool, reason: str = "") -> None:
         self._total += 1

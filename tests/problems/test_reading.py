@@ -17,8 +17,14 @@ from tasks.problems.reading import UnusableProblems, check_files, read_problems
 from tasks.problems.sources.parquet import ParquetFile
 from tasks.tables import PROBLEMS
 
-
-GOOD = {"domain": "math", "language": "en", "verifier": "math", "verifier_args": "{}", "split": "train", "metadata": "{}"}
+GOOD = {
+    "domain": "math",
+    "language": "en",
+    "verifier": "math",
+    "verifier_args": "{}",
+    "split": "train",
+    "metadata": "{}",
+}
 
 
 def table(rows: int, **columns) -> pa.Table:

@@ -254,7 +254,8 @@ def f(kind):
     assert judged(pool, {"entry_point": "f", "cases": cases}, program).verdict.value == "correct"
 
 
-UNFIT = ["def test_a(): pass", "x = 1", "def test_a(", "assert True", "def check(candidate): assert candidate() == 1",
+UNFIT = ["def test_a(): pass", "x = 1", "def test_a(", "assert True",
+         "def check(candidate): assert candidate() == 1",
          "import numpy\nassert f() == 1", "def test_a(missing): assert f() == missing"]  # fmt: skip
 
 

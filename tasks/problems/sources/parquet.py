@@ -11,7 +11,11 @@ from typing import Literal
 
 from tasks.problem import Problem, from_table
 from tasks.problems.reading import (
-    UnusableProblems, check_files, check_values, place_of_row, read_problems,
+    UnusableProblems,
+    check_files,
+    check_values,
+    place_of_row,
+    read_problems,
 )  # fmt: skip
 from tasks.problems.source import Drawn, Source
 from tasks.settings import REPOSITORY

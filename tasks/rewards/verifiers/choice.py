@@ -36,18 +36,22 @@ _LEAD = re.compile(
 _BEHIND = r"(?=$|[\s.,:;)\]}、。\-–—]|[^\x00-\x7f])"
 _SEPARATOR = re.compile(r"[\s.,:;)\]}、。\-–—]*")
 _AFFIRMED = re.compile(
-    r"(?:is|are|was)?\s*(?:the\s+)?(?:correct|right|best)?\s*(?:answer|option|choice|one)?\s*[.!]*|(?:是|为)?(?:正确|对)?的?(?:答案|选项)?。?",
+    r"(?:is|are|was)?\s*(?:the\s+)?(?:correct|right|best)?\s*(?:answer|option|choice|one)?\s*[.!]*"
+    r"|(?:是|为)?(?:正确|对)?的?(?:答案|选项)?。?",
     re.I,
 )
 _REASON = re.compile(
-    r"[\s.,;:(\-–—。、]*(?:since|because|as|due|for|given|by|so|which|that|this|we|it|from|therefore|thus|hence|因为|由于|所以|因此)"
+    r"[\s.,;:(\-–—。、]*"
+    r"(?:since|because|as|due|for|given|by|so|which|that|this|we|it|from|therefore|thus|hence|因为|由于|所以|因此)"
     r"(?![a-z])",
     re.I,
 )
 _OTHERS = re.compile(
-    r"(?:\b(?:or|and|not|nor|option|choice|answer is|answer:)|或|和|不是|选项?)\s*[(\[]?(\w+)[)\]]?(?!\w)|[(\[](\w+)[)\]]|(?<![\w'])([B-HJ-Z])(?![\w'])",
-    re.I,
+    r"(?:\b(?i:or|and|not|nor|option|choice|answer is|answer:)|或|和|不是|选项?)\s*[(\[]?(\w+)[)\]]?(?!\w)"
+    r"|[(\[](\w+)[)\]]"
+    r"|(?<![\w'])([B-HJ-Z])(?![\w'])",
 )
+"""Ways to name an option in an explanation; A and I alone are words."""
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -70,7 +74,7 @@ def judge(problem: Problem, completion: str) -> Judgement:
 
 
 def judge_choice(gold: str, options: Mapping[str, str], answer: str) -> Verdict:
-    """Compare the option that the answer names with the gold's; unparseable where it names none or several."""
+    """Compare the option that the answer names with the gold's; unparseable unless it names one."""
     chosen = choose(options, answer)
     if chosen is None:
         return Verdict.unparseable
@@ -181,7 +185,8 @@ def _ends_at(text: str, at: int) -> bool:
 
 def _names_another(texts: Mapping[str, str], label: str, text: str) -> bool:
     """Tell whether an explanation names another option, so that the answer hedges."""
-    mentioned = {name.upper() for groups in _OTHERS.findall(text) for name in groups if name}
+    found = _OTHERS.findall(text)
+    mentioned = {name for after, in_brackets, alone in found for name in (after, in_brackets.upper(), alone)}
     return any(other != label and other in mentioned for other in texts)
 
 

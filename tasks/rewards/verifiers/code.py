@@ -1,8 +1,9 @@
 """Code problems: run the program in the sandbox, compare what it gave with what was expected, here.
 
 All cases must pass; the share that does is given too. Function-call problems run all cases in one process,
-stdin problems one process a case, stopping at the first case that fails. Unit tests run in a process of their
-own beside the program's (`tasks/sandbox/testing.py`). What the tests of a problem may be: `tasks.rewards.cases`.
+stdin problems one process a case, stopping at the first case that fails. Unit tests run in a process of
+their own beside the program's (`tasks/sandbox/testing.py`). `tasks.rewards.cases` says what the tests of a
+problem may be.
 
 A problem's checker runs after the program, in another process of the sandbox, and gets the program's output
 as data only. So a program cannot reach it, and a checker that fails on what a program gave makes it wrong.
@@ -35,7 +36,7 @@ _MOST_DIGITS = 400
 
 
 def fault(problem: Problem) -> str | None:
-    """Why no answer to the problem can be judged, beginning with the key of its verifier_args; None if one can."""
+    """Why no answer to the problem can be judged, beginning with the key; None if one can."""
     try:
         read_tests(problem.verifier_args)
     except ValueError as found:
@@ -63,9 +64,8 @@ def run(bench: Bench, deferred: Deferred) -> Judgement:
 def _judge_unit_tests(bench: Bench, answer: str, tests: CodeTests) -> Judgement:
     names = [tests.function] if tests.function else _CALLED.findall(tests.unit_tests)
     program = choose_program(answer, names, reads_input=False)
-    seconds = TOTAL_FACTOR * bench.seconds
     run, counts = bench.sandbox.run_tests(
-        program, tests.unit_tests, tests.entry_point, tests.tolerance, seconds
+        program, tests.unit_tests, tests.entry_point, tests.tolerance, bench.seconds
     )
     if counts and "fault" in counts:
         raise CheckFailed(f"unit_tests: {counts['fault']}")
@@ -103,7 +103,7 @@ def judge_code(
 
 
 def same_text(expected: str, printed: bytes, tolerance: float = TOLERANCE) -> bool:
-    """Equal line by line, trailing white space and trailing empty lines aside; floats within the tolerance."""
+    """Equal line by line but for trailing white space and empty lines; floats within the tolerance."""
     ours, theirs = _lines(expected), _lines(printed.decode(errors="replace"))
     return len(ours) == len(theirs) and all(
         a == b or _same_numbers(a, b, tolerance) for a, b in zip(ours, theirs, strict=True)
@@ -195,11 +195,9 @@ def _checked(
     passed = []
     for case, value in zip(cases, values, strict=True):
         output = value.decode(errors="replace") if isinstance(value, bytes) else value
-        run, said = sandbox.run_calls(checker, "check", [[case.input, case.expected, output]], seconds)
+        _, said = sandbox.run_calls(checker, "check", [[case.input, case.expected, output]], seconds)
         if said is None and sandbox.run_calls(f"{checker}\ncheck", "check", [], seconds)[1] is None:
-            raise CheckFailed(
-                f"verifier_args.checker does not load or defines no `check` (status {run.status})"
-            )
+            raise CheckFailed("verifier_args.checker does not load, or defines no `check`")
         passed.append(said is not None and said[0] in (True, 1))
     return passed
 
