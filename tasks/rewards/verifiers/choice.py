@@ -172,7 +172,7 @@ def _prefix(texts: Mapping[str, str], text: str, preferred: str | None) -> tuple
     if not fitting:
         return None, text
     best = max(fitting, key=lambda label: (len(texts[label]), label == preferred))
-    return best, folded[len(texts[best]) :]
+    return best, text[len(texts[best]) :]  # `text` is bare, and folding keeps lengths
 
 
 def _ends_at(text: str, at: int) -> bool:
