@@ -450,7 +450,7 @@ class TestFile:
             is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test")
             if is_test and not any(_asserts(n) or _calls(n, helpers) for n in ast.walk(node)):
                 raise TestFault(f"line {node.lineno}: the test asserts nothing: give it an assertion")
-        self.calls_check = any(_calls(n, {"check"}) for stmt in self.tree.body for n in _outside(stmt))
+        self.calls_check = any(isinstance(n, ast.Expr) and _calls(n.value, {"check"}) for n in self.tree.body)
         self.names = _free_names(nodes)
         self.modules = self._program_modules()
 
@@ -478,11 +478,6 @@ def _asserts(node: ast.AST) -> bool:
 
 def _calls(node: ast.AST, names: set[str]) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
-
-
-def _outside(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The parts of a statement of the module that run when the file does."""
-    return iter(()) if isinstance(statement, ast.FunctionDef | ast.ClassDef) else ast.walk(statement)
 
 
 def _free_names(nodes: list[ast.AST]) -> set[str]:
@@ -530,9 +525,13 @@ class Runner:
             code = compile(ast.fix_missing_locations(ast.Module([statement], [])), "<tests>", "exec")
             if isinstance(statement, ast.Assert):
                 self._test(lambda code=code: exec(code, space))
-            elif not self._holds(lambda code=code: exec(code, space), needs_assertion=False):
-                self._total += 1  # what all tests need does not hold
-                return
+            else:
+                made = self._assertions.made
+                holds = self._holds(lambda code=code: exec(code, space), needs_assertion=False)
+                if not holds or self._assertions.made > made:
+                    self._count(holds)
+                if not holds:
+                    return  # what all tests need is not there
         for test in self._collected(space):
             self._test(test)
 

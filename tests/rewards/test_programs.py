@@ -67,7 +67,9 @@ def test_a_program_without_a_fence_may_have_one_in_its_docstring():
     assert found(completion(DOCUMENTED), ["add"]) == DOCUMENTED.strip()
 
 
-@pytest.mark.parametrize("tag", ["</think>", "<answer>", "</answer>", "<think>", "</think> <answer> 1 </answer>"])
+@pytest.mark.parametrize(
+    "tag", ["</think>", "<answer>", "</answer>", "<think>", "</think> <answer> 1 </answer>"]
+)
 def test_tags_inside_the_program_are_part_of_it(tag):
     program = f"# {tag}\n{SQUARE}"
     assert found(completion(python(program))) == program.strip()
@@ -94,7 +96,21 @@ def test_no_program(text):
 
 
 PIECES = st.sampled_from(
-    ["<think>", "</think>", "<answer>", "</answer>", "```", "~~~", "```python", "\n", "add", '"""', " ", ">", "\x00"]
+    [
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "```",
+        "~~~",
+        "```python",
+        "\n",
+        "add",
+        '"""',
+        " ",
+        ">",
+        "\x00",
+    ]
 )
 
 
