@@ -498,9 +498,8 @@ def _free_names(nodes: list[ast.AST]) -> set[str]:
 class Runner:
     """Runs one test file and counts."""
 
-    def __init__(self, source: str, program: Program, entry_point: str | None, tolerance: float) -> None:
-        """Raises TestFault where the file cannot be used."""
-        self._file, self._program, self._entry_point = TestFile(source), program, entry_point
+    def __init__(self, file: TestFile, program: Program, entry_point: str | None, tolerance: float) -> None:
+        self._file, self._program, self._entry_point = file, program, entry_point
         self._assertions = Assertions(program, tolerance)
         self._total = self._passed = 0
         self._first = ""
@@ -692,12 +691,21 @@ def _call(function: Any, row: dict[str, Any], fixtures: dict[str, Any]) -> None:
             next(generator, None)
 
 
-def run_tests(source: bytes, request: Mapping[str, Any], requests: TextIO, replies: TextIO) -> bytes:
-    """Return the counts of a test file as JSON, or {"fault"}: why it cannot be used."""
+def run_tests(
+    source: bytes, request: Mapping[str, Any], requests: TextIO, replies: TextIO, parsed: Callable[[], None]
+) -> bytes:
+    """Return the counts of a test file as JSON, or {"fault"}: why it cannot be used.
+
+    `parsed` is called before the program is: whoever does not see it knows that the file broke the parser.
+    """
     try:
+        try:
+            file = TestFile(source.decode(errors="replace"))
+        finally:
+            parsed()
         tolerance = TOLERANCE if request["tolerance"] is None else request["tolerance"]
         program = Program(requests, replies)
-        runner = Runner(source.decode(errors="replace"), program, request["entry_point"], tolerance)
+        runner = Runner(file, program, request["entry_point"], tolerance)
         return json.dumps(runner.run()).encode()
     except TestFault as fault:
         return json.dumps({"fault": str(fault)[:500]}).encode()

@@ -159,9 +159,11 @@ def become_tests(
         if os.read(3, 1) == STARTED:
             os.write(6, STARTED)
             os.close(6)
-            body = testing.run_tests(tests or b"", request, _stream(4, "w"), _stream(3, "r"))
+            nonce = request["nonce"].encode()
+            pipes = _stream(4, "w"), _stream(3, "r")
+            body = testing.run_tests(tests or b"", request, *pipes, lambda: os.write(5, nonce))
             with os.fdopen(5, "wb", closefd=False) as result:
-                result.write(request["nonce"].encode() + struct.pack(">I", len(body)) + body)
+                result.write(struct.pack(">I", len(body)) + body)
             status = 0
     except BaseException:  # noqa: BLE001 - the status says it
         pass

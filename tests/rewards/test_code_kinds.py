@@ -1,5 +1,6 @@
 """Code problems as other projects write them: their keys, checkers, tolerances, unit tests."""
 
+# ruff: noqa: E501 (programs in one line)
 import pytest
 
 from tasks.rewards.cases import read_tests
