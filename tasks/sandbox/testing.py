@@ -26,6 +26,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TextIO
 
 from objects import decode, encode  # type: ignore[import-not-found]
@@ -447,9 +448,10 @@ class TestFile:
         if not any(_asserts(node) for node in nodes):
             raise TestFault("they assert nothing: give at least one assertion")
         for node in nodes:
-            is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test")
-            if is_test and not any(_asserts(n) or _calls(n, helpers) for n in ast.walk(node)):
-                raise TestFault(f"line {node.lineno}: the test asserts nothing: give it an assertion")
+            if not isinstance(node, ast.FunctionDef) or not node.name.startswith("test"):
+                continue
+            if not any(_asserts(n) or _calls(n, helpers) for n in ast.walk(node)):
+                raise TestFault(f"`{node.name}` asserts nothing: give every test an assertion")
         self.calls_check = any(isinstance(n, ast.Expr) and _calls(n.value, {"check"}) for n in self.tree.body)
         self.names = _free_names(nodes)
         self.modules = self._program_modules()
@@ -523,10 +525,10 @@ class Runner:
         for statement in _Rewrite().visit(self._file.tree).body:
             code = compile(ast.fix_missing_locations(ast.Module([statement], [])), "<tests>", "exec")
             if isinstance(statement, ast.Assert):
-                self._test(lambda code=code: exec(code, space))
+                self._test(partial(exec, code, space))
             else:
                 made = self._assertions.made
-                holds = self._holds(lambda code=code: exec(code, space), needs_assertion=False)
+                holds = self._holds(partial(exec, code, space), needs_assertion=False)
                 if not holds or self._assertions.made > made:
                     self._count(holds)
                 if not holds:
@@ -652,7 +654,7 @@ def _cases(
         row = {name: value for values in chosen for name, value in values.items()}
         if instance is not None:
             row = {"self": instance, **row}
-        yield (lambda: _skip()) if skipped else (lambda row=row: _call(function, row, fixtures))
+        yield _skip if skipped else partial(_call, function, row, fixtures)
 
 
 def _skip() -> None:
