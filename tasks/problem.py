@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "rubric"]
 Split = Literal["train", "held_out"]
-Language = Literal["en", "zh"]
 Domain = Literal["math", "code", "stem", "logic", "general"]
+Language = Literal["en", "zh"]
 DOMAINS: tuple[Domain, ...] = ("math", "code", "stem", "logic", "general")
 Domains = Annotated[tuple[Domain, ...], Field(min_length=1)]
 """The setting of stages that work on some domains."""
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+SPLITS: tuple[Split, ...] = ("train", "held_out")
+_JSON = ("verifier_args", "metadata")
+"""Columns that hold JSON objects as text."""
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
 """Domains whose answers rules can check; general prompts need a judge or a reward model."""
 
@@ -29,9 +33,10 @@ class Problem:
 
     Verifiers and their arguments:
         math           answer is the gold expression; no arguments
-        choice         answer is the letter; args {"options": {"A": text, ...}}
+        choice         answer is the label or text of an option; args {"options": {"A": text, ...}} or a list
         code           args {"entry_point": name, "cases": [{"args": [...], "expected": ...}, ...]} or
-                       {"cases": [{"stdin": text, "stdout": text}, ...]}; answer is a reference solution
+                       {"cases": [{"stdin": text, "stdout": text}, ...]} or {"unit_tests": text}, and what
+                       else `tasks.rewards.cases` knows; answer is a reference solution or empty
         exact          answer compared after white space and case are folded
         reasoning_gym  args {"dataset": name, "entry": {...}}: scored by reasoning-gym itself
         rubric         general prompts; args {"set": "helpfulness" | "harmlessness", ...}: no rule reward
@@ -47,6 +52,8 @@ class Problem:
     source: str = ""
     licence: str = "Apache-2.0"
     split: Split = "train"
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Other columns of the file that it came from (JSON values); nothing is decided by it."""
 
 
 def to_table(problems: Iterable[Problem]) -> pa.Table:
@@ -55,15 +62,25 @@ def to_table(problems: Iterable[Problem]) -> pa.Table:
 
     from tasks.tables import PROBLEMS
 
-    rows = [asdict(p) | {"verifier_args": json.dumps(p.verifier_args, ensure_ascii=False)} for p in problems]
+    rows = [
+        asdict(p) | {name: json.dumps(getattr(p, name), ensure_ascii=False) for name in _JSON}
+        for p in problems
+    ]
     return pa.Table.from_pylist(rows, schema=PROBLEMS)
 
 
 def from_table(table: pa.Table) -> list[Problem]:
-    """The rows of a `problems` table, in order."""
+    """The rows of a `problems` table, in order. Raises ValueError for a cell that is not JSON."""
     return [
-        Problem(**{**row, "verifier_args": json.loads(row["verifier_args"])}) for row in table.to_pylist()
+        Problem(**{name: _decoded(name, value) for name, value in row.items()}) for row in table.to_pylist()
     ]
+
+
+def _decoded(name: str, value: str) -> Any:
+    try:
+        return json.loads(value) if name in _JSON else value
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"column {name} is not JSON ({str(error).splitlines()[0]})") from None
 
 
 def select(problems: Sequence[Problem], split: str, domains: Sequence[str] = DOMAINS) -> list[Problem]:

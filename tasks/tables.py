@@ -37,6 +37,7 @@ PROBLEMS = _schema(
     source=_STRING,
     licence=_STRING,
     split=_STRING,  # train, held_out
+    metadata=_STRING,  # JSON object: other columns of the file that the problem came from
 )
 
 

@@ -1,7 +1,8 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
-The sources are the files of `tasks/problems/sources`. Training problems that are near copies of a held-out
-one (`decontamination.py`) go to `rejected.parquet` with its id and the words that they share.
+The sources are the files of `tasks/problems/sources`. Problems that repeat a question, contradict each other
+or fail their own reference solution (`repeats.py`), and training problems that are near copies of a held-out
+one (`decontamination.py`), go to `rejected.parquet` with the reason.
 
     prefect deployment run problems --param preset=tiny
 """
@@ -15,9 +16,9 @@ from artifacts.tables import write_table
 from tasks.job import Job
 from tasks.problem import Problem, to_table
 from tasks.problems.decontamination import near_copies
+from tasks.problems.repeats import without_failing_references, without_repeats
 from tasks.problems.source import Drawn
 from tasks.problems.stage import ProblemsConfig
-from tasks.rewards.language import check_language
 from tasks.tables import PROBLEMS, REJECTED
 
 
@@ -35,18 +36,16 @@ def run(config: ProblemsConfig, job: Job) -> None:
     rejected = refused + contaminated
     write_table(job.draft / "rejected.parquet", rejected, REJECTED)
     counts = Counter(f"{p.split}_{p.domain}" for p in kept)
+    counts.update(f"rejected_{row['reason']}" for row in refused)
     job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
 
 
 def draw(config: ProblemsConfig) -> Drawn:
-    """The problems of every source, one after another, and what the sources refused."""
+    """The problems of every source, one after another, and what was refused of them."""
     drawn = [source.draw(config.seed) for source in config.sources]
-    for problem in (p for d in drawn for p in d.problems):
-        try:
-            check_language(problem.language)
-        except ValueError as error:
-            raise ValueError(f"problem {problem.id}: {error}") from None
-    return Drawn([p for d in drawn for p in d.problems], [row for d in drawn for row in d.rejected])
+    once, repeated = without_repeats([p for d in drawn for p in d.problems])
+    kept, failing = without_failing_references(once)
+    return Drawn(kept, [*(row for d in drawn for row in d.rejected), *repeated, *failing])
 
 
 def decontaminate(problems: Sequence[Problem], n: int) -> tuple[list[Problem], list[dict[str, str]]]:

@@ -4,11 +4,14 @@ Parquet compresses without limit: a file of 4 MB can hold gigabytes of text. Two
 states the uncompressed size, which is checked before anything is read. But a long text that is stored once,
 in a dictionary, and repeated by every row costs the footer nothing, so the columns are read as dictionaries,
 a few thousand rows at a time, and the size of the text they stand for is added up before it is written out.
+
+Columns are read by name. Those that the schema does not know become one JSON object a row, column `metadata`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,8 @@ MAX_CELL = 16 * 2**20
 """Bytes of one value: a problem with long test cases has a few megabytes in `verifier_args`."""
 MAX_SHARDS = 10_000
 _BATCH_ROWS = 4096
+_METADATA = "metadata"
+_OTHER_FORMATS = {".jsonl": "JSON Lines", ".json": "JSON", ".csv": "CSV", ".tsv": "TSV"}
 
 
 class UnusableProblems(ValueError):
@@ -42,7 +47,40 @@ def check_files(path: Path) -> None:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows += sum(group.num_rows for group in groups)
         size += sum(group.total_byte_size for group in groups)
+        # A run-length encoded number takes no room in the file.
+        size += sum(8 * group.column(i).num_values for group in groups for i in range(group.num_columns))
         _check_size(rows, size)
+
+
+def check_values(path: Path, allowed: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a file by the values of a few short columns. Raises UnusableProblems."""
+    import pyarrow.compute as pc
+
+    from tasks.problems.checking import not_allowed
+
+    for shard in _shards(path):
+        row = 0
+        for batch in _batches(shard, list(allowed)):
+            for name, values in allowed.items():
+                column = batch.column(name)
+                for value in pc.unique(column).to_pylist():
+                    if value not in values:
+                        number = row + column.to_pylist().index(value) + 1
+                        raise UnusableProblems(
+                            f"{shard.name}, row {number}: {not_allowed(name, value, values)}"
+                        )
+            row += batch.num_rows
+
+
+def place_of_row(path: Path, number: int) -> str:
+    """Return the file and the row in it, from 1 on, of a row of `read_problems`."""
+    for shard in _shards(path):
+        with _opened(shard) as file:
+            rows = file.metadata.num_rows
+        if number < rows:
+            return f"{shard.name}, row {number + 1}"
+        number -= rows
+    raise IndexError(number)
 
 
 def read_problems(path: Path) -> pa.Table:
@@ -59,11 +97,38 @@ def read_problems(path: Path) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     size = 0
     for shard in _shards(path):
-        for batch in _batches(shard):
+        with _opened(shard) as file:
+            names = file.schema_arrow.names
+        for batch in _batches(shard, names):
             size += _text_bytes(batch, shard)
             _check_size(0, size)
-            batches.append(batch.cast(PROBLEMS))
+            columns = [batch.column(name).cast(pa.string()) for name in PROBLEMS.names if name != _METADATA]
+            batches.append(
+                pa.record_batch([*columns, pa.array(_metadata(batch), pa.string())], schema=PROBLEMS)
+            )
     return pa.Table.from_batches(batches, schema=PROBLEMS)
+
+
+def _metadata(batch: pa.RecordBatch) -> list[str]:
+    """Return a JSON object a row with the columns that the schema does not know; empty cells are left out."""
+    from tasks.tables import PROBLEMS
+
+    extra = [name for name in batch.schema.names if name == _METADATA or name not in PROBLEMS.names]
+    found = []
+    for row in batch.select(extra).to_pylist() if extra else [{}] * batch.num_rows:
+        values = {name: value for name, value in row.items() if value is not None}
+        values = _given_metadata(values.pop(_METADATA, None)) | values
+        found.append(json.dumps(values, ensure_ascii=False, default=str))
+    return found
+
+
+def _given_metadata(value: object) -> dict[str, object]:
+    """Return a column `metadata` of the file as an object, whether it is JSON or anything else."""
+    try:
+        decoded = json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        decoded = value
+    return decoded if isinstance(decoded, dict) else {} if decoded is None else {_METADATA: decoded}
 
 
 def _shards(path: Path) -> list[Path]:
@@ -88,16 +153,17 @@ def _opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         raise _damaged(shard, error) from None
 
 
-def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
+def _batches(shard: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    from tasks.tables import PROBLEMS
-
-    with _opened(shard, PROBLEMS.names) as file:
+    with _opened(shard) as file:
+        leaves = [file.schema.column(i) for i in range(len(file.schema))]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    with _opened(shard, texts) as file:
         try:
             # One column after another: a hostile page can then fill memory once and not ten times.
-            for batch in file.iter_batches(_BATCH_ROWS, columns=PROBLEMS.names, use_threads=False):
-                yield batch.select(PROBLEMS.names)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(names), use_threads=False):
+                yield batch.select(names)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(shard, error) from None
 
@@ -108,16 +174,19 @@ def _check_columns(file: pq.ParquetFile, shard: Path) -> None:
     from tasks.tables import PROBLEMS
 
     found = {field.name: field.type for field in file.schema_arrow}
-    if absent := [name for name in PROBLEMS.names if name not in found]:
-        raise UnusableProblems(f"{shard.name} has no column {', '.join(absent)}: add it")
-    if unknown := [name for name in found if name not in PROBLEMS.names]:
+    required = [name for name in PROBLEMS.names if name != _METADATA]
+    if absent := [name for name in required if name not in found]:
         raise UnusableProblems(
-            f"{shard.name} has the unknown column {', '.join(unknown)[:60]}: the columns of the schema are "
-            f"{', '.join(PROBLEMS.names)}"
+            f"{shard.name} has no column {', '.join(absent)}: add it (it has {', '.join(found)[:200]})"
         )
-    for name, kind in found.items():
+    if len(found) < len(file.schema_arrow):
+        raise UnusableProblems(f"{shard.name} has two columns of one name: rename one")
+    for name in required:
+        kind = found[name]
         text = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+        if not (pa.types.is_string(text) or pa.types.is_large_string(text)) and not (
+            name == "answer" and pa.types.is_integer(text)
+        ):
             raise UnusableProblems(f"{shard.name}: column {name} is {str(kind)[:60]}, it must be text")
 
 
@@ -132,29 +201,49 @@ def _check_size(rows: int, size: int) -> None:
 
 def _text_bytes(batch: pa.RecordBatch, shard: Path) -> int:
     """Bytes of all text of a batch once the dictionaries are written out."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    from tasks.tables import PROBLEMS
 
     total = 0
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.null_count:
+        if column.null_count and name in PROBLEMS.names and name != _METADATA:
             raise UnusableProblems(
                 f"{shard.name}: column {name} has empty cells (null): give every row a value"
             )
-        if pa.types.is_dictionary(column.type):
-            sizes = pc.binary_length(column.dictionary).take(column.indices)
-        else:
-            sizes = pc.binary_length(column)
-        longest = pc.max(sizes).as_py() or 0
+        size, longest = _sizes(column)
         if longest > MAX_CELL:
             raise UnusableProblems(
                 f"{shard.name}: column {name} has a value of {longest:,} bytes, "
                 f"at most {MAX_CELL:,} are supported"
             )
-        total += pc.sum(sizes).as_py() or 0
+        total += size
     return total
 
 
+def _sizes(column: pa.Array) -> tuple[int, int]:
+    """Return the bytes of all values of a column and of the longest text in it, at any depth."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_struct(kind):
+        inner = [_sizes(part) for part in column.flatten()]
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = [_sizes(column.flatten())]
+    elif pa.types.is_map(kind):
+        inner = [_sizes(column.keys), _sizes(column.items)]
+    elif pa.types.is_dictionary(kind):
+        sizes = pc.binary_length(column.dictionary).take(column.indices)
+        inner = [(pc.sum(sizes).as_py() or 0, pc.max(sizes).as_py() or 0)]
+    else:
+        inner = [(column.nbytes, 0)]
+    return sum(size for size, _ in inner), max((longest for _, longest in inner), default=0)
+
+
 def _damaged(shard: Path, error: Exception) -> UnusableProblems:
+    if shard.is_file() and (other := _OTHER_FORMATS.get(shard.suffix.lower())):
+        return UnusableProblems(
+            f"{shard.name} is a {other} file, not Parquet: convert it, for example with "
+            "pandas.read_json or read_csv and DataFrame.to_parquet"
+        )
     reason = str(error).splitlines()[0][:200]
     return UnusableProblems(f"{shard.name} is not a whole Parquet file ({reason}): write it again")

@@ -18,27 +18,15 @@ from tasks.text_safety import nfkc
 
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2212: "-", 0x3002: "."}
 
 
 def final_answer(completion: str) -> str | None:
     """The text to grade, stripped and non-empty, or None."""
-    element = _answer_element(completion)
+    element = answer_element(completion)
     if element is None:
-        return _the_box(_tail(completion)) if _has_no_answer_tags(completion) else None
+        return _the_box(tail(completion)) if has_no_answer_tags(completion) else None
     return _the_box(element) if _BOXED.search(element) else element
-
-
-def final_program(completion: str) -> str | None:
-    """The program to run: the last fenced block of the answer, or the whole answer where none is fenced.
-
-    Without answer tags: the last fenced block after the thinking.
-    """
-    element = _answer_element(completion)
-    if element is None:
-        return _last_fenced(_tail(completion)) if _has_no_answer_tags(completion) else None
-    return _last_fenced(element) or element
 
 
 def boxes(text: str) -> list[str]:
@@ -65,19 +53,20 @@ def fold(text: str) -> str:
     return " ".join(nfkc(fold_width(text)).casefold().split()).rstrip(".")
 
 
-def _tail(completion: str) -> str:
+def tail(completion: str) -> str:
     """What stands after the thinking; empty while the thinking is still open."""
     before, closed, after = completion.rpartition("</think>")
     return "" if "<think>" in after else after if closed or not before else ""
 
 
-def _answer_element(completion: str) -> str | None:
-    return parse_completion(completion).answer if _tail(completion) else None
+def answer_element(completion: str) -> str | None:
+    """The content of the one answer element after the thinking, or None."""
+    return parse_completion(completion).answer if tail(completion) else None
 
 
-def _has_no_answer_tags(completion: str) -> bool:
-    tail = _tail(completion)
-    return "<answer>" not in tail and "</answer>" not in tail
+def has_no_answer_tags(completion: str) -> bool:
+    after = tail(completion)
+    return "<answer>" not in after and "</answer>" not in after
 
 
 def _the_box(text: str) -> str | None:
@@ -85,6 +74,3 @@ def _the_box(text: str) -> str | None:
     return contents.pop() if len(contents) == 1 else None
 
 
-def _last_fenced(text: str) -> str | None:
-    blocks = [block for block in _FENCE.findall(text) if block.strip()]
-    return blocks[-1] if blocks else None

@@ -14,14 +14,21 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from tasks.rewards.judging import FAILED, REPLIED, TIMED_OUT, UNIT_TESTS
+from tasks.rewards.judging import FAILED, REPLIED, TIMED_OUT
 from tasks.rewards.verdict import Judgement, Verdict
-from tasks.rewards.verifier import CheckFailed, Deferred, Reply, judge_or_defer, verifiers
+from tasks.rewards.verifier import (
+    CheckFailed,
+    Deferred,
+    Reply,
+    fault,
+    judge_or_defer,
+    one_line,
+    verifiers,
+)  # fmt: skip
 from tasks.sandbox import Sandbox, SandboxError, require_layers
 from tasks.supervise.peers import Peer, PeerDied, PeerTimeout
 
@@ -35,8 +42,8 @@ _GRACE = 2.0
 _REMEMBERED = 20_000
 """Judged (gold, answer) pairs kept; a group's samples often give the same answer."""
 _ATTEMPTS = 2
-_REMEMBERED_TESTS = 1_000
-"""Rewritten unit tests kept; all answers to a problem share them."""
+_ROW_FAULTS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What odd values in a row (any JSON) can raise. Failures of the machine and of our processes go on."""
 
 
 class JudgeLost(Exception):
@@ -61,19 +68,21 @@ class VerifierPool:
         self._workers = _IdleProcesses(lambda: Worker(allow_weak_sandbox), workers)
         self._sandboxes = _IdleProcesses(lambda: Sandbox(allow_weak_sandbox), workers)
         self._remembered: dict[tuple[str, str, str], Judgement] = {}
-        self._rewritten: dict[str, dict[str, Any]] = {}
 
     def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement | None]:
         """One judgement a row, in order; None where no rule applies to the problem.
+
+        A row that cannot be judged, whatever it holds, is an `error` with the problem's id and the reason.
 
         Raises:
             ValueError: the lengths differ.
             WeakSandboxError: this kernel cannot isolate a program or a judge that is needed.
         """
-        rows = [judge_or_defer(p, c) for p, c in zip(problems, completions, strict=True)]
-        deferred = {key: row for row in rows if isinstance(row, Deferred) and (key := _key(row))}
+        rows = [_begin(problem, text) for problem, text in zip(problems, completions, strict=True)]
+        deferred = {row.key: row.deferred for row in rows if isinstance(row, _Keyed)}
         judged = dict(zip(deferred, self._threads.map(self._judge, deferred, deferred.values()), strict=True))
-        return [judged[_key(row)] if isinstance(row, Deferred) else row for row in rows]
+        found = [judged[row.key] if isinstance(row, _Keyed) else row for row in rows]
+        return [_with_id(problem, judgement) for problem, judgement in zip(problems, found, strict=True)]
 
     def close(self) -> None:
         """Wait for running items and end all processes. Safe to call twice."""
@@ -111,6 +120,8 @@ class VerifierPool:
                 verdict, lost = Verdict.wrong, str(loss)
             except (SandboxError, CheckFailed) as failure:
                 return Judgement(Verdict.error, row.extracted, str(failure))
+            except _ROW_FAULTS as failure:
+                return Judgement(Verdict.error, row.extracted, one_line(failure))
         detail = f"lost {_ATTEMPTS} {row.verifier} processes on this answer: {lost}"
         return Judgement(verdict, row.extracted, detail)
 
@@ -127,25 +138,9 @@ class VerifierPool:
 
     def _run_program(self, row: Deferred, fresh: bool) -> Judgement:
         with self._sandboxes.borrow(fresh) as sandbox:
-            rewrite = partial(self._rewrite, fresh=fresh)
-            bench = _Bench(sandbox, self._seconds, self._partial_credit, rewrite)
+            bench = _Bench(sandbox, self._seconds, self._partial_credit)
             judgement: Judgement = verifiers()[row.verifier].run(bench, row)
         return judgement
-
-    def _rewrite(self, tests: str, fresh: bool) -> dict[str, Any]:
-        """Return the unit tests as calls. They are the problem's, so what fails here is a failed check."""
-        rewritten = self._rewritten.get(tests)
-        if rewritten is None:
-            try:
-                with self._workers.borrow(fresh) as worker:
-                    rewritten = worker.rewrite_unit_tests(tests, self._seconds)
-            except (JudgeLost, PeerTimeout) as loss:
-                rewritten = {"fault": f"reading them failed: {loss}"}
-            if len(self._rewritten) < _REMEMBERED_TESTS:
-                self._rewritten[tests] = rewritten
-        if "fault" in rewritten:
-            raise CheckFailed(f"unit_tests: {rewritten['fault']}")
-        return rewritten
 
 
 @dataclass(frozen=True)
@@ -155,7 +150,6 @@ class _Bench:
     sandbox: Sandbox
     seconds: float
     every_case: bool
-    rewrite_unit_tests: Callable[[str], dict[str, Any]]
 
 
 class Worker:
@@ -221,15 +215,6 @@ class Worker:
         if reply.keys() != {"verdict", "detail"} or reply["verdict"] not in list(Verdict):
             raise JudgeLost("it gave no verdict")
         return Verdict(reply["verdict"]), str(reply["detail"])[:1_000]
-
-    def rewrite_unit_tests(self, tests: str, seconds: float) -> dict[str, Any]:
-        """Return what `unit_tests.as_calls` makes of them, or {"fault"}."""
-        reply = self._reply(UNIT_TESTS, {"tests": tests}, seconds)
-        if reply is None:
-            return {"fault": f"they were not read in {seconds:g} s"}
-        if reply.keys() not in ({"fault"}, {"tests", "entry_point", "cases"}):
-            return {"fault": str(reply.get("detail", "no reply"))[:1_000]}
-        return reply
 
     def close(self) -> None:
         self._peer.close()
@@ -307,5 +292,29 @@ class _IdleProcesses(Generic[P]):
             process.close()
 
 
-def _key(row: Deferred) -> tuple[str, str, str]:
-    return row.verifier, row.extracted, json.dumps(row.arguments, sort_keys=True, default=str)
+@dataclass(frozen=True)
+class _Keyed:
+    """A row that another process judges; rows with one key get one judgement."""
+
+    key: tuple[str, str, str]
+    deferred: Deferred
+
+
+def _begin(problem: Problem, completion: str) -> Judgement | _Keyed | None:
+    """Judge a row by string operations alone, or say what is left to judge."""
+    try:
+        if reason := fault(problem):
+            return Judgement(Verdict.error, None, reason)
+        row = judge_or_defer(problem, completion)
+        if not isinstance(row, Deferred):
+            return row
+        arguments = json.dumps(row.arguments, sort_keys=True, default=str)
+        return _Keyed((row.verifier, row.extracted, arguments), row)
+    except _ROW_FAULTS as failure:
+        return Judgement(Verdict.error, None, one_line(failure))
+
+
+def _with_id(problem: Problem, judgement: Judgement | None) -> Judgement | None:
+    if judgement is None or judgement.verdict != Verdict.error:
+        return judgement
+    return replace(judgement, detail=f"problem {problem.id}: {judgement.detail}")

@@ -10,7 +10,8 @@ The file is named as problems name it (`verifier: math`) and has
 
 and, beside `decide`, what it needs: `load()` imports its library and `prepare(what)` reads what one kind of
 problem needs, both before an item's time begins; `LASTING = True` lets one isolated process serve many
-requests, which is for verifiers that never evaluate what they read.
+requests, which is for verifiers that never evaluate what they read. A verifier that needs more of a problem
+than an answer has `fault(problem)`: why no answer to it can be judged, or None.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Reply = tuple[Verdict, str]
 """A verdict, and why where the verdict alone does not say it."""
 
+NO_RULE = "rubric"
+"""The verifier of problems that only reward models score."""
 NO_ANSWER = Judgement(Verdict.unparseable, None, "no final answer after the thinking")
 
 
@@ -58,10 +61,6 @@ class Bench(Protocol):
     every_case: bool
     """Run every test case, so that the judgement carries the share that passed."""
 
-    def rewrite_unit_tests(self, tests: str) -> dict[str, Any]:
-        """The tests as calls (`tasks.rewards.unit_tests`). Raises CheckFailed."""
-        ...
-
 
 def one_line(failure: Exception) -> str:
     """What a library raised, as the reason of a verdict."""
@@ -76,6 +75,16 @@ def verifiers() -> dict[str, ModuleType]:
 def has_rule(problem: Problem) -> bool:
     """Whether a rule can judge its answers; others need a judge or a reward model."""
     return problem.verifier in verifiers()
+
+
+def fault(problem: Problem) -> str | None:
+    """Why no answer to the problem can be judged, one sentence that begins with the key; None if one can."""
+    verifier = verifiers().get(problem.verifier)
+    if verifier is None and problem.verifier != NO_RULE:
+        return f"verifier {str(problem.verifier)[:60]!r} must be one of {', '.join([*verifiers(), NO_RULE])}"
+    check = getattr(verifier, "fault", None)
+    found: str | None = check(problem) if check else None
+    return found
 
 
 def judge_or_defer(problem: Problem, completion: str) -> Judgement | Deferred | None:

@@ -7,6 +7,7 @@ with a JSON line and the raw bytes. It never interprets those bytes.
 
     request   {"program", "entry_point", "calls": [[argument, ...], ...], "seconds"}      function style
               {"program", "stdin", "seconds"}                                             stdin style
+              {"program", "entry_point", "tolerance", "seconds"}, then the tests as a frame      unit tests
               {"layers": true}                                                            what holds here
     reply     {"outcome": "ended" | "deadline" | "output", "status": n, "nonce": text}\\n<bytes>
 """
@@ -28,10 +29,12 @@ import time
 import types
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TextIO
 
-# Both lie beside this file, which runs as a script; mypy sees packages only.
+# These lie beside this file, which runs as a script; mypy sees packages only.
 import isolation  # type: ignore[import-not-found]
+import testing  # type: ignore[import-not-found]
+from objects import Server, find_function  # type: ignore[import-not-found]
 from plain import plain  # type: ignore[import-not-found]
 
 MAX_OUTPUT = 2**20
@@ -89,14 +92,82 @@ def run_program(request: dict[str, Any], result: BinaryIO) -> None:
     try:
         exec(compile(request["program"], "<answer>", "exec"), module.__dict__)
         if "stdin" not in request:
-            function = getattr(module, request["entry_point"])
-            # Each value is copied before the next call, which may change it.
-            values = [plain(function(*arguments)) for arguments in request["calls"]]
-            body = json.dumps(values, allow_nan=False).encode()
+            # Each value is copied before the next call, which may change it; a method gets a new instance.
+            entry_point = request["entry_point"]
+            values = [plain(find_function(module, entry_point)(*args)) for args in request["calls"]]
+            body = json.dumps(values).encode()
             result.write(request["nonce"].encode() + struct.pack(">I", len(body)) + body)
     finally:
         result.flush()
         sys.stdout.flush()
+
+
+def serve_program(request: dict[str, Any], requests: TextIO, replies: TextIO) -> None:
+    """Run the program, then do what the tests ask of its objects."""
+    module = types.ModuleType("answer")
+    sys.modules[module.__name__] = module
+    sys.path[:] = [path for path in sys.path if "python" in path]
+    exec(compile(request["program"], "<answer>", "exec"), module.__dict__)
+    Server(module, requests, replies).run()
+
+
+def become_tested(request: dict[str, Any], source: int, target: int, layers: dict[str, bool]) -> NoReturn:
+    """Isolate this process, say so on `target`, serve the program's objects. Never returns.
+
+    Descriptors: 0 to 2 nothing, 3 the replies to the tests, 4 their requests.
+    """
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        source, target = os.dup2(source, 200), os.dup2(target, 201)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.dup2(target, 3)
+        os.dup2(source, 4)
+        os.closerange(5, 202)
+        sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
+        isolate(layers, request["seconds"])
+        os.write(3, STARTED)
+        serve_program(request, _stream(4, "r"), _stream(3, "w"))
+    except BaseException:  # noqa: BLE001 - the tests see the end of the pipe
+        pass
+    os._exit(1)
+
+
+def become_tests(
+    request: dict[str, Any], frames: int, source: int, target: int, output: int, started: int,
+    layers: dict[str, bool],
+) -> NoReturn:  # fmt: skip
+    """Read the tests, isolate this process, run them against the program beside it. Never returns.
+
+    `frames` is where requests to the zygote come from: the tests follow the request as a frame of their own,
+    so that only this process ever holds them. It begins once the program's process is isolated too.
+    """
+    status = 1
+    try:
+        tests = read_frame(frames)
+        null = os.open(os.devnull, os.O_RDWR)
+        for number, descriptor in enumerate((source, target, output, started), 200):
+            os.dup2(descriptor, number)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        for number in range(4):
+            os.dup2(200 + number, 3 + number)
+        os.closerange(7, 204)
+        sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
+        sys.path[:] = [path for path in sys.path if "python" in path]
+        isolate(layers, request["seconds"])
+        if os.read(3, 1) == STARTED:
+            os.write(6, STARTED)
+            os.close(6)
+            nonce = request["nonce"].encode()
+            pipes = _stream(4, "w"), _stream(3, "r")
+            body = testing.run_tests(tests or b"", request, *pipes, lambda: os.write(5, nonce))
+            with os.fdopen(5, "wb", closefd=False) as result:
+                result.write(struct.pack(">I", len(body)) + body)
+            status = 0
+    except BaseException:  # noqa: BLE001 - the status says it
+        pass
+    os._exit(status)
 
 
 def become_program(
@@ -143,8 +214,12 @@ def become_guardian(
     started: int,
     layers: dict[str, bool],
     folder: str,
+    frames: int | None,
 ) -> NoReturn:
-    """Take the process and mount namespaces, fork the program in them, end as it ends. Never returns."""
+    """Take the process and mount namespaces, fork the program in them, end as it ends. Never returns.
+
+    Unit tests (`frames` is given) have a process beside the program's, and the guardian ends as they end.
+    """
     status = 1
     try:
         os.setsid()
@@ -155,20 +230,45 @@ def become_guardian(
             isolation.private_folder(FOLDER_SIZE)
         os.chdir(folder)
         tempfile.tempdir = folder
-        program = os.fork()
+        program = os.fork() if frames is None else fork_tests(request, frames, output, started, layers)
         if program == 0:
             become_program(request, stdin, output, started, layers)
         os.close(output)
         os.close(started)
-        status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
+        ended = 0
+        while ended != program:  # process 1 of a namespace ends only when all others in it were reaped
+            ended, code = os.waitpid(-1, 0)
+        status = os.waitstatus_to_exitcode(code)
     finally:
         os._exit(status & 0xFF)
+
+
+def fork_tests(
+    request: dict[str, Any], frames: int, output: int, started: int, layers: dict[str, bool]
+) -> int:
+    """Fork the tests, then the program, with pipes between them; return the tests' process.
+
+    The tests are process 1 of the namespace, where there is one: the program dies with them. The program has
+    neither their output nor the descriptor that they read from.
+    """
+    (requests_end, requests), (replies_end, replies) = os.pipe(), os.pipe()
+    tests = os.fork()
+    if tests == 0:
+        os.close(requests_end)
+        os.close(replies)
+        become_tests(request, frames, replies_end, requests, output, started, layers)
+    program = os.fork()
+    if program == 0:
+        become_tested(request, requests_end, replies, layers)
+    for descriptor in (requests_end, requests, replies_end, replies, frames):
+        os.close(descriptor)
+    return tests
 
 
 # ---- in the zygote -------------------------------------------------------------------------------
 
 
-def run(request: dict[str, Any], layers: dict[str, bool]) -> tuple[dict[str, Any], bytes]:
+def run(request: dict[str, Any], layers: dict[str, bool], frames: int) -> tuple[dict[str, Any], bytes]:
     """One program from fork to reaping; (header, output)."""
     request["nonce"] = os.urandom(16).hex()
     private = layers.get("private_folder", False)
@@ -179,7 +279,8 @@ def run(request: dict[str, Any], layers: dict[str, bool]) -> tuple[dict[str, Any
     if guardian == 0:
         os.close(output_end)
         os.close(started_end)
-        become_guardian(request, stdin, output, started, layers, folder)
+        tests = frames if "entry_point" in request and "calls" not in request else None
+        become_guardian(request, stdin, output, started, layers, folder, tests)
     for descriptor in filter(None, (output, started, stdin)):
         os.close(descriptor)
     outcome, printed, status = "not started", b"", None
@@ -296,13 +397,27 @@ def raise_walls() -> dict[str, bool]:
     return layers | {name: isolation.holds_in_a_child(wall) for name, wall in process_walls().items()}
 
 
-def serve(requests: BinaryIO, replies: BinaryIO, layers: dict[str, bool]) -> None:
-    while len(head := requests.read(4)) == 4:
-        request = json.loads(requests.read(struct.unpack(">I", head)[0]))
-        header, output = (layers, b"") if "layers" in request else run(request, layers)
+def serve(requests: int, replies: BinaryIO, layers: dict[str, bool]) -> None:
+    while (frame := read_frame(requests)) is not None:
+        request = json.loads(frame)
+        header, output = (layers, b"") if "layers" in request else run(request, layers, requests)
         reply = json.dumps(header).encode() + b"\n" + output
         replies.write(struct.pack(">I", len(reply)) + reply)
         replies.flush()
+
+
+def read_frame(descriptor: int) -> bytes | None:
+    """Read one frame and not a byte more, because the next one may be for another process."""
+    parts = bytearray()
+    size = 4
+    while len(parts) < size:
+        part = os.read(descriptor, min(size - len(parts), 2**20))
+        if not part:
+            return None
+        parts += part
+        if len(parts) == 4 and size == 4:
+            size = 4 + struct.unpack(">I", parts)[0]
+    return bytes(parts[4:])
 
 
 def main() -> None:
@@ -311,7 +426,7 @@ def main() -> None:
     os.environ.clear()
     for name in PREIMPORTED:
         __import__(name)
-    requests = io.BufferedReader(io.FileIO(os.dup(0)))
+    requests = os.dup(0)
     replies = io.BufferedWriter(io.FileIO(os.dup(1), "w"))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):

@@ -98,8 +98,8 @@ class Peer:
         """False once it was killed or has ended; its children may die a moment before it does."""
         return not self._killed and self._process.poll() is None
 
-    def call(self, message: bytes, seconds: float) -> bytes:
-        """The answer to `message`.
+    def call(self, message: bytes, seconds: float, *more: bytes) -> bytes:
+        """The answer to `message`, which `more` frames may follow.
 
         Raises:
             PeerTimeout: none came within `seconds`.
@@ -107,7 +107,8 @@ class Peer:
         """
         deadline = time.monotonic() + seconds
         try:
-            self._channel.send(message, deadline)
+            for part in (message, *more):
+                self._channel.send(part, deadline)
             return self._channel.receive(deadline)
         except (PeerTimeout, PeerDied):
             self.kill()

@@ -6,8 +6,9 @@ from tasks import sandbox
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RewardFunction
 from tasks.rewards.terms.accuracy import Accuracy
-from tasks.rewards.verifiers.code import same_text, same_value
+from tasks.rewards.verifiers.code import same_text
 from tasks.sandbox import Sandbox, WeakSandboxError
+from tasks.sandbox.plain import same_value
 from tests.rewards.rows import problem
 
 ADD = {"entry_point": "f", "cases": [{"args": [1, 2], "expected": 3}, {"args": [-1, 1], "expected": 0}]}
@@ -253,27 +254,16 @@ def f(kind):
     assert judged(pool, {"entry_point": "f", "cases": cases}, program).verdict.value == "correct"
 
 
-UNFIT = [
-    "def test_a(): assert f() or g()",
-    "def test_a(): assert all(f())",
-    "def test_a(): assert hasattr(f(), 'x')",
-    "def test_a(): assert isinstance(f(), Stack)",
-    "def test_a(): assert (f() == g()) == True",
-    "def same(x): return x == 2\ndef test_a(): assert same(f())",
-    "def test_a():\n  with open('x'):\n    assert f() == 1",
-    "def test_a():\n  with pytest.raises(KeyError):\n    assert f() == 1",
-    "def test_a(): assert f() == {1, 2}",
-    "def test_a(): assert f() == g()",
-    "def test_a(): pass",
-    "x = 1",
-    "def test_a(",
-    "def test_a():\n  for i in x:\n    assert i",
-]
+UNFIT = ["def test_a(): pass", "x = 1", "def test_a(", "assert True",
+         "def check(candidate): assert candidate() == 1",
+         "import numpy\nassert f() == 1", "def test_a(missing): assert f() == missing"]  # fmt: skip
 
 
 @pytest.mark.parametrize("tests", UNFIT)
-def test_unit_tests_that_only_the_program_could_judge_are_an_error(pool, tests):
-    assert judged(pool, {"unit_tests": tests}, "def f(): pass").verdict.value == "error"
+def test_unit_tests_that_cannot_judge_are_an_error(pool, tests):
+    judgement = judged(pool, {"unit_tests": tests}, "def f(): pass")
+    assert judgement.verdict.value == "error"
+    assert judgement.detail.startswith("problem p: unit_tests: ")
 
 
 def test_partial_credit_is_the_share_of_cases(pool):

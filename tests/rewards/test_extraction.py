@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rewards.extraction import boxes, final_answer, final_program, fold_width
+from tasks.rewards.extraction import boxes, final_answer, fold_width
 
 ANSWERS = {
     "tags": ("<think>a</think><answer> 12 </answer>", "12"),
@@ -31,23 +31,10 @@ ANSWERS = {
     "nothing": ("", None),
 }  # fmt: skip
 
-PROGRAMS = {
-    "the last fenced block": ("<think>a</think><answer>```python\nx\n```\n```\ny\n```</answer>", "y\n"),
-    "no fence within tags": ("<think>a</think><answer>x = 1</answer>", "x = 1"),
-    "no tags": ("<think>a</think>Here:\n```\nx\n```", "x\n"),
-    "only inside the thinking": ("<think>```\nx\n```</think> done", None),
-    "an unclosed fence": ("<think>a</think>\n```python\nx", None),
-}  # fmt: skip
-
 
 @pytest.mark.parametrize(("text", "expected"), ANSWERS.values(), ids=ANSWERS)
 def test_final_answer(text, expected):
     assert final_answer(text) == expected
-
-
-@pytest.mark.parametrize(("text", "expected"), PROGRAMS.values(), ids=PROGRAMS)
-def test_final_program(text, expected):
-    assert final_program(text) == expected
 
 
 def test_boxes_balance_their_braces():
@@ -79,8 +66,8 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=30).map("".join))
 def test_any_text_has_one_answer_or_none_and_it_stands_after_the_thinking(text):
-    for found in (final_answer(text), final_program(text)):
-        assert found is None or (found.strip() and found in text.rpartition("</think>")[2])
+    found = final_answer(text)
+    assert found is None or (found.strip() and found in text.rpartition("</think>")[2])
 
 
 @given(st.text(max_size=200))

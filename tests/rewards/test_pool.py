@@ -9,8 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tasks.problem import Problem
 from tasks.rewards.pool import VerifierPool
+from tasks.rewards.verdict import Verdict
 from tests.rewards.rows import completion, problem
 
 SUMS = [(rf"\sqrt{{{n * n * 2}}}", rf"{n + n % 2}\sqrt{{2}}") for n in range(1, 41)]
@@ -90,6 +94,103 @@ def test_no_rule_applies_to_rubric_problems(pool):
     asked = [problem("rubric", set="helpfulness"), problem(answer="7")]
     found = pool.verify(asked, [completion("x"), completion("7")])
     assert [j and j.verdict.value for j in found] == [None, "correct"]
+
+
+UNFIT = {
+    "no cases": ("code", "", {}, "verifier_args.cases"),
+    "cases are text": ("code", "", {"cases": "1"}, "verifier_args.cases must be a list"),
+    "a case is text": ("code", "", {"cases": ["1"]}, "verifier_args.cases[0] must be an object"),
+    "no expected": (
+        "code",
+        "",
+        {"entry_point": "f", "cases": [{"args": []}]},
+        "cases[0].expected is missing",
+    ),
+    "no arguments": (
+        "code",
+        "",
+        {"entry_point": "f", "cases": [{"args": 1, "expected": 1}]},
+        "the list of arguments",
+    ),
+    "no output": ("code", "", {"cases": [{"stdin": "1", "stdout": None}]}, "cases[0].stdout must be text"),
+    "no unit tests": ("code", "", {"unit_tests": None}, "verifier_args.unit_tests must be text"),
+    "an odd entry point": ("code", "", {"entry_point": "f(1)", "cases": []}, "verifier_args.entry_point"),
+    "an odd tolerance": ("code", "", {"tolerance": "1", "cases": [{"stdin": "", "stdout": ""}]}, "tolerance"),
+    "options are null": ("choice", "A", {"options": None}, "verifier_args.options"),
+    "no data set": ("reasoning_gym", "1", {}, "verifier_args must have `dataset`"),
+    "another verifier": ("Math", "1", {}, "verifier 'Math' must be one of choice, code, exact, math"),
+    "no text": ("math", None, {}, ""),
+    "arguments are a list": ("code", "", None, ""),
+}
+
+
+@pytest.mark.parametrize(("verifier", "gold", "arguments", "reason"), UNFIT.values(), ids=UNFIT)
+def test_a_row_that_cannot_be_judged_is_an_error_and_the_others_are_judged(
+    pool, verifier, gold, arguments, reason
+):
+    unfit = Problem("row-7", "math", "en", "?", gold, verifier, [] if arguments is None else arguments)
+    asked = [problem(answer="42"), unfit, problem(answer="42")]
+    first, middle, last = pool.verify(
+        asked, [completion("42"), completion("```\nprint(1)\n```"), completion("41")]
+    )
+    assert (first.verdict.value, middle.verdict.value, last.verdict.value) == ("correct", "error", "wrong")
+    assert middle.detail.startswith("problem row-7: ")
+    assert reason in middle.detail
+
+
+KEYS = st.sampled_from(
+    [
+        "cases",
+        "entry_point",
+        "stdin",
+        "stdout",
+        "args",
+        "expected",
+        "options",
+        "A",
+        "B",
+        "dataset",
+        "entry",
+        "checker",
+        "inputs",
+        "outputs",
+        "fn_name",
+        "unit_tests",
+        "test_list",
+        "tolerance",
+        "input",
+        "output",
+        "x",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("verifier", ["choice", "code", "exact", "math", "reasoning_gym", "rubric", "none"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    arguments=st.dictionaries(KEYS, JSON, max_size=5), gold=st.text(max_size=6), answer=st.text(max_size=30)
+)
+def test_no_row_makes_verify_raise(pool, verifier, arguments, gold, answer):
+    asked = [Problem("p", "math", "en", "?", gold, verifier, arguments), problem(answer="7")]
+    odd, plain = pool.verify(asked, [f"<think></think><answer>{answer}</answer>", completion("7")])
+    assert odd is None or odd.verdict in list(Verdict)
+    assert plain.verdict.value == "correct"
+
+
+def test_a_number_of_thousands_of_digits_is_no_exception(pool):
+    huge = problem("code", "", entry_point="f", cases=[{"args": [], "expected": 10**5000}])
+    judged = pool.verify([huge], [completion("def f(): return 1")])[0]
+    assert judged.verdict.value == "error"
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
+    deep = problem("code", "", entry_point="f", cases=[{"args": [], "expected": deep}])
+    assert pool.verify([deep], [completion("def f(): return 1")])[0].verdict.value in ("error", "wrong")
 
 
 def test_lengths_must_match(pool):

@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.problem import Problem, from_table
+from tasks.problems.reading import (
+    UnusableProblems,
+    check_files,
+    check_values,
+    place_of_row,
+    read_problems,
+)  # fmt: skip
 from tasks.problems.source import Drawn, Source
 from tasks.settings import REPOSITORY
 
@@ -23,9 +30,10 @@ class ParquetFile(Source):
         return {"path": self.path}
 
     def check(self) -> None:
-        from tasks.problems.reading import check_files
+        from tasks.problems.checking import allowed_values
 
         check_files(self._found())
+        check_values(self._found(), allowed_values())
 
     def draw(self, seed: int) -> Drawn:
         """Raises ValueError where the file is missing, refused, or an id occurs twice."""
@@ -34,14 +42,18 @@ class ParquetFile(Source):
         return Drawn(*with_cases(self._problems()))
 
     def _problems(self) -> list[Problem]:
-        from tasks.problems.reading import read_problems
+        from tasks.problems.checking import objection
 
-        table = read_problems(self._found())
         try:
-            problems = from_table(table)
-        except (ValueError, RecursionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{self.path}: column verifier_args is not JSON ({reason}): fix it") from None
+            problems = from_table(read_problems(self._found()))
+        except UnusableProblems:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}: fix it") from None
+        for number, problem in enumerate(problems):
+            if reason := objection(problem):
+                place = place_of_row(self._found(), number)
+                raise ValueError(f"{place}, problem {problem.id[:60]!r}: {reason}")
         twice = [i for i, n in Counter(p.id for p in problems).items() if n > 1]
         if twice:
             raise ValueError(f"{self.path}: problem id {twice[0]!r} occurs twice: make the ids unique")

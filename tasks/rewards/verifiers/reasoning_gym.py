@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from tasks.problem import Problem
 
 
+def fault(problem: Problem) -> str | None:
+    """Why no answer to the problem can be judged, beginning with the key; None if one can."""
+    args = problem.verifier_args
+    if not isinstance(args.get("dataset"), str) or not isinstance(args.get("entry"), dict):
+        return "verifier_args must have `dataset` (text) and `entry` (the stored item)"
+    return None
+
+
 def judge(problem: Problem, completion: str) -> Judgement | Deferred:
     answer = final_answer(completion)
     if answer is None:
