@@ -1,7 +1,7 @@
 """Agreement of the math verifier with a careful human, by kind of answer: `python -m benchmarks.answers`.
 
 `answer_pairs.yaml` has the pairs. A false accept is a wrong answer that is called correct, a false reject a
-right one that is not. math-verify, called plainly (`verify(parse(gold), parse(answer))`), sees the same pairs.
+right one that is not. math-verify, called plainly (`verify(parse(gold), parse(answer))`), sees them too.
 The verifier is tuned on half of the pairs; the other half is for the report.
 
     python -m benchmarks.answers [--half tune|report] [--show]
