@@ -47,7 +47,20 @@ def variables(node: Node | None) -> frozenset[str]:
     return frozenset()
 
 
+def in_radians(degrees: Node, gold: Node) -> Node:
+    r"""`30^\circ` as `\pi/6` where that is how the gold answer is written."""
+    if isinstance(degrees, Value) and isinstance(gold, Value) and gold.expression.has(sympy.pi):
+        return Value(degrees.expression * sympy.pi / 180)
+    return degrees
+
+
 def same_answer(gold: Node, given: Node) -> bool:
+    """Tell whether an answer is the gold answer or one of its other forms."""
+    if isinstance(given, Items) and isinstance(gold, Items) and not any(isinstance(item, Chain) for item in gold.items):
+        given = _roots(given)
+    if isinstance(given, Chain) and given.relations == ("approx",) and isinstance(gold, Value) and gold.places:
+        exact, decimal = given.sides
+        return decimal is not None and same_value(gold, decimal) and (exact is None or _true_chain((exact, decimal), ("approx",)))
     gold, given = _plus_minus(_read_relations(gold)), _plus_minus(_read_relations(given))
     if isinstance(gold, Chain) and isinstance(given, Chain) and (gold.modulus or given.modulus):
         return _congruent(gold, given)
@@ -193,6 +206,15 @@ def _read_relations(node: Node) -> Node:
     if None not in names and len(set(names)) == len(names):
         ordered = sorted(zip(map(str, names), values, strict=True), key=lambda pair: pair[0])
         return Items("()", tuple(value for _, value in ordered if value is not None))
+    return node
+
+
+def _roots(node: Items) -> Items:
+    """`x_1 = 3, x_2 = 5` as the values in any order."""
+    named = [_named(item) for item in node.items]
+    letters = {name.partition("_")[0] for name, _ in named if name and "_" in name}
+    if node.brackets == "" and len(letters) == 1 and all(name and "_" in name and value is not None for name, value in named):
+        return Items("", tuple(value for _, value in named if value is not None))
     return node
 
 

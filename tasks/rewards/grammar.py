@@ -361,6 +361,8 @@ class _Reader:
     def call(self, name: str) -> Any:
         """A function and what it applies to; `\\sin^2 x`, `\\log_2 3`, `\\tan^{-1} x` too."""
         base = exponent = None
+        if name == "log" and self.kind == "number" and not self.tokens[self.at].spaced and [t.text for t in self.tokens[self.at + 1 : self.at + 2]] == ["("]:
+            base = _number(self.take().text).expression  # `log2(8)`
         while self.text in ("_", "^"):
             if self.take().text == "_":
                 base = self.value_of(self.argument())

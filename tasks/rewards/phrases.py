@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -54,7 +55,9 @@ _CHANGES_MEANING = frozenset(
     """.split()
 )
 _CHINESE_CHANGES = "不非或至少最多超过少于多于大于小于半倍无没负除"
-_PUNCTUATION = frozenset(',.:;"\'?')
+_POWER = re.compile(r"\^( \{)?( -)?$")
+"""What stands before the power of a unit: `cm^2`, `s^{-1}`."""
+_PUNCTUATION = frozenset(',.:;"\'')
 
 
 def phrase(found: Sequence[Token], letters: frozenset[str] | None) -> Phrase:
@@ -125,7 +128,7 @@ def _splits(token: Token, before: Token | None, after: Token | None, letters: fr
         return True
     if token.in_text or text in UNITS:
         return False
-    touches = (before is not None and not token.spaced and before.kind not in ("word", "currency") and before.text not in '.,:;"\'') or (
+    touches = (before is not None and not token.spaced and before.kind not in ("word", "currency") and before.text not in '.,:;"\'(') or (
         after is not None and not after.spaced and after.text in ("^", "_", "+", "-", "*", "/", "(", "=", "{", "|"))
     return (token.in_math and len(text) <= 3 and text.lower() not in _OR | _IS) or (touches and len(text) <= 3)
 
@@ -149,7 +152,7 @@ def _last(read: Sequence[Token]) -> int:
     at = len(read)
     while at:
         token = read[at - 1]
-        if _is_word(token) or token.text in (".", ",", ";", ":", "?", '"') and token.kind in ("sign", "or"):
+        if _is_word(token) or token.text in (".", ",", ";", ":", '"') and token.kind in ("sign", "or"):
             at -= 1
         elif token.text == "/" and at < len(read) and _is_word(read[at]) and at >= 2 and _is_word(read[at - 2]):
             at -= 1
@@ -189,14 +192,16 @@ def _split_unit(inner: Sequence[Token], letters: frozenset[str] | None) -> tuple
 def _can_be_in_unit(inner: Sequence[Token], at: int, letters: frozenset[str] | None) -> bool:
     token, before = inner[at], inner[at - 1]
     if token.kind == "number":
-        return before.text in ("^", "{") or (before.text == "-" and inner[at - 2].text in ("^", "{"))
+        return _POWER.search(" ".join(t.text for t in inner[max(0, at - 3) : at])) is not None
+    if token.text == "frac":
+        return letters is not None
     if token.kind == "sign":
         return token.text in ("/", "^", "{", "}", "*") or (token.text == "-" and before.text in ("^", "{"))
     return token.kind == "word" or _names_unit(token, letters, before)
 
 
 def _names_unit(token: Token, letters: frozenset[str] | None, before: Token | None) -> bool:
-    if token.kind in ("word", "currency") or token.text == "deg":
+    if token.kind in ("word", "currency") or token.text == "deg" or (token.text == "frac" and letters is not None):
         return True
     if token.text not in UNITS or token.kind not in ("letter", "function", "word"):
         return False
@@ -223,13 +228,13 @@ def _unit(found: Sequence[Token]) -> tuple[str, tuple[str, ...]]:
             power = ""
         elif text in ("squared", "cubed") and parts:
             parts.append("^2" if text == "squared" else "^3")
-        elif text == "per":
+        elif text == "per" or (text == "}" and at + 1 < len(found) and found[at + 1].text == "{"):
             parts.append("/")
         elif token.kind in ("number", "sign") and text not in ("{", "}", "*", ".", ",", ";", ":", "?", "!", '"', "(", ")"):
             parts.append(text)
         elif token.kind == "word" and text.isalpha():
             nouns.append(text.rstrip("s"))
-    unit = "".join(parts).replace("deg", "°").replace("km/h", "kmh").replace("mi/h", "mph")
+    unit = "".join(parts).replace("km/h", "kmh").replace("mi/h", "mph")
     return unit.strip("/"), tuple(nouns)
 
 

@@ -54,14 +54,14 @@ FUNCTIONS = {
 }  # fmt: skip
 _CONSTANTS = {"pi": "pi", "Pi": "pi", "infty": "oo", "infinity": "oo", "Infinity": "oo", "inf": "oo", "oo": "oo"}
 _TEXT = frozenset({"text", "textrm", "textbf", "textit", "textsf", "mbox", "mathrm", "operatorname", "rm", "emph", "mathsf", "textnormal"})
-_STYLE = frozenset({"mathbf", "boldsymbol", "bm", "mathit", "bf", "boxed", "fbox", "displaystyle", "textstyle", "left", "right", "limits"}
+_STYLE = frozenset({"mathbf", "boldsymbol", "bm", "mathit", "bf", "boxed", "fbox", "displaystyle", "underline", "textstyle", "left", "right", "limits"}
                    | {f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r")} | {"operatorname*"})
 _BLANK = frozenset({",", ";", ":", "!", " ", "quad", "qquad", "thinspace", ">"})
 _RENAMED = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge", "leqslant": "le",
     "geqslant": "ge", "lt": "<", "gt": ">", "neq": "ne", "times": "*", "cdot": "*", "ast": "*", "div": "/", "lbrace": "{",
     "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots",
-    "varnothing": "emptyset", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "colon": ":", "backslash": "setminus",
+    "varnothing": "emptyset", "langle": "(", "rangle": ")", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "colon": ":", "backslash": "setminus",
     "land": "and", "lor": "or", "approxeq": "approx", "simeq": "approx", "pmod": "pmod", "bmod": "pmod", "mod": "pmod", "degree": "deg",
     "sim": "approx",
 }  # fmt: skip
@@ -82,12 +82,18 @@ _TOKEN = re.compile(
     r"|(?P<other>.)",
     re.DOTALL,
 )
+_HEADING = re.compile(r"#{1,6}\s+")
+_TIMES_TEN = re.compile(r"(?<=[\d.])\s?[xX]\s?(?=10\s?(?:\^|\*\*|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))")
+"""`3 x 10^8`"""
 _EMPHASIS = re.compile(r"(?<![\w*_`)}\]])(\*{1,3}|_{1,3})(?=[^\s*_])|(?<=[^\s*_])(\*{1,3}|_{1,3})(?![\w*_/^({\[+\-])")
 
 
 def tokens(text: str) -> list[Token]:
     """Read an answer, with what marks or emphasises the expression taken off."""
-    text = without_emphasis(fold_width(text.strip())).replace("`", " ")
+    text = without_emphasis(_HEADING.sub("", fold_width(text.strip()))).replace("`", " ").strip()
+    if len(text) > 1 and text[0] in "\"“" and text[-1] in "\"”":
+        text = text[1:-1]
+    text = _TIMES_TEN.sub("*", text)
     text = _SCRIPT.sub(_script, text.translate(_UNICODE)).replace("\\$", "\x01").replace("$$", "$")
     for mark in (r"\(", r"\)", r"\[", r"\]"):
         text = text.replace(mark, "$")

@@ -6,7 +6,7 @@ Integrals, sums and limits are left to math-verify, where nothing else stands in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -70,12 +70,13 @@ def load() -> None:
     """Import what reads answers and math-verify, let them build their tables, and guard what sympy evaluates."""
     decide(r"\frac{1}{2}", "x^2+1")
     decide(r"\int x dx", r"\int y dy")
+    decide("[0, 1]", "|x| < 1")
     evaluated.guard_sympy()
 
 
 def decide(gold: str, answer: str) -> Reply:
     """Return whether two answers are the same; `unparseable` where not all of the answer is understood."""
-    from tasks.rewards.equivalence import same_answer, variables
+    from tasks.rewards.equivalence import in_radians, same_answer, variables
 
     expected = _read_gold(gold)
     given = _read(answer, variables(expected.node))
@@ -88,6 +89,8 @@ def decide(gold: str, answer: str) -> Reply:
             return Verdict.correct, ""
     if expected.node is None or given.node is None:
         return _by_math_verify(expected, given)
+    if given.phrase and expected.phrase and given.phrase.unit == "deg" and not expected.phrase.unit:
+        given = replace(given, node=in_radians(given.node, expected.node))
     try:
         return _yes(same_answer(expected.node, given.node)), ""
     except MemoryError:
