@@ -75,7 +75,7 @@ def plainly_equal(gold: Any, given: Any) -> bool | None:
 
 def _is_zero(difference: Any, scale: Any) -> bool:
     value = difference.evalf(15, maxn=MOST_DIGITS)
-    size = abs(scale.evalf(15)) or 1
+    size = 1 if scale.free_symbols else abs(scale.evalf(15)) or 1
     return bool(abs(value) <= size * 10 ** -(MOST_DIGITS // 2))
 
 
@@ -88,7 +88,12 @@ def _agree_at_points(gold: Any, given: Any) -> bool:
         if not _near(a, b):
             return False
         compared += 1
-    return compared >= 2
+    if compared < 2:
+        return False
+    difference = _expand(gold - given)
+    if not difference.free_symbols:
+        return _is_zero(difference, gold)
+    return not difference.is_polynomial()  # an expanded polynomial that is left is not zero, however small
 
 
 def _points(symbols: set[Any]) -> Iterator[Mapping[Any, Any]]:
