@@ -21,7 +21,19 @@ from typing import Any
 import sympy
 from sympy import S, oo
 
-from tasks.rewards.grammar import PLUS_MINUS, Based, Chain, Grid, Items, Name, Node, Ratio, Region, Value, symbol
+from tasks.rewards.grammar import (
+    PLUS_MINUS,
+    Based,
+    Chain,
+    Grid,
+    Items,
+    Name,
+    Node,
+    Ratio,
+    Region,
+    Value,
+    symbol,
+)
 from tasks.rewards.numeric import proportional, rounded, same_expression
 
 ROUNDED = 6
@@ -30,7 +42,14 @@ _FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
 _BOUNDED = {
     "<": (-oo, None, True, True), "le": (-oo, None, True, False), ">": (None, oo, True, True), "ge": (None, oo, False, True),
 }  # fmt: skip
-_SETS = {"R": S.Reals, "Z": S.Integers, "Q": S.Rationals, "N": S.Naturals, "C": S.Complexes, "empty": S.EmptySet}
+_SETS = {
+    "R": S.Reals,
+    "Z": S.Integers,
+    "Q": S.Rationals,
+    "N": S.Naturals,
+    "C": S.Complexes,
+    "empty": S.EmptySet,
+}
 
 
 def variables(node: Node | None) -> frozenset[str]:
@@ -56,11 +75,24 @@ def in_radians(degrees: Node, gold: Node) -> Node:
 
 def same_answer(gold: Node, given: Node) -> bool:
     """Tell whether an answer is the gold answer or one of its other forms."""
-    if isinstance(given, Items) and isinstance(gold, Items) and not any(isinstance(item, Chain) for item in gold.items):
+    if (
+        isinstance(given, Items)
+        and isinstance(gold, Items)
+        and not any(isinstance(item, Chain) for item in gold.items)
+    ):
         given = _roots(given)
-    if isinstance(given, Chain) and given.relations == ("approx",) and isinstance(gold, Value) and gold.places:
+    if (
+        isinstance(given, Chain)
+        and given.relations == ("approx",)
+        and isinstance(gold, Value)
+        and gold.places
+    ):
         exact, decimal = given.sides
-        return decimal is not None and same_value(gold, decimal) and (exact is None or _true_chain((exact, decimal), ("approx",)))
+        return (
+            decimal is not None
+            and same_value(gold, decimal)
+            and (exact is None or _true_chain((exact, decimal), ("approx",)))
+        )
     gold, given = _plus_minus(_read_relations(gold)), _plus_minus(_read_relations(given))
     if isinstance(gold, Chain) and isinstance(given, Chain) and (gold.modulus or given.modulus):
         return _congruent(gold, given)
@@ -99,7 +131,9 @@ def same_value(gold: Node, given: Node) -> bool:
             return same_answer(gold, only)
         case Grid(rows), Grid(others):
             return [len(r) for r in rows] == [len(r) for r in others] and all(
-                _same_number(a, b) for row, other in zip(rows, others, strict=True) for a, b in zip(row, other, strict=True)
+                _same_number(a, b)
+                for row, other in zip(rows, others, strict=True)
+                for a, b in zip(row, other, strict=True)
             )
         case Ratio(parts), Ratio(others):
             return len(parts) == len(others) and all(
@@ -107,7 +141,9 @@ def same_value(gold: Node, given: Node) -> bool:
                 for a, b in zip(parts, others, strict=True)
             )
         case (Ratio((top, bottom)), Value() as value) | (Value() as value, Ratio((top, bottom))):
-            return bottom.expression != 0 and same_expression(top.expression / bottom.expression, value.expression)
+            return bottom.expression != 0 and same_expression(
+                top.expression / bottom.expression, value.expression
+            )
     region, other = _region(gold), _region(given)
     return region is not None and other is not None and bool(region == other)
 
@@ -140,7 +176,12 @@ def _same_or_rounded(gold: Value, given: Value) -> bool:
 
 def _constant_of_integration(gold: Any, given: Any) -> Any:
     capital, small = symbol("C"), symbol("c")
-    if gold.is_Add and capital in gold.args and small in given.free_symbols and small not in gold.free_symbols:
+    if (
+        gold.is_Add
+        and capital in gold.args
+        and small in given.free_symbols
+        and small not in gold.free_symbols
+    ):
         return given.subs(small, capital)
     return given
 
@@ -150,7 +191,11 @@ def _constant_of_integration(gold: Any, given: Any) -> Any:
 
 def _same_items(gold: Items, given: Items) -> bool:
     ordered = {gold.brackets, given.brackets} - {"", "{}"}
-    if len(ordered) == 2 or len(gold.items) != len(given.items) or (ordered and "{}" in (gold.brackets, given.brackets)):
+    if (
+        len(ordered) == 2
+        or len(gold.items) != len(given.items)
+        or (ordered and "{}" in (gold.brackets, given.brackets))
+    ):
         return False
     return _each(gold.items, given.items) if ordered else _in_any_order(gold.items, given.items)
 
@@ -178,7 +223,9 @@ def _plus_minus(node: Node) -> Node:
     if isinstance(node, Items):
         parts = [_plus_minus(item) for item in node.items]
         if node.brackets in ("", "{}"):  # `\{\pm 1, \pm 2\}`
-            parts = [q for p in parts for q in (p.items if isinstance(p, Items) and p.brackets == "" else (p,))]
+            parts = [
+                q for p in parts for q in (p.items if isinstance(p, Items) and p.brackets == "" else (p,))
+            ]
         return Items(node.brackets, tuple(parts))
     if isinstance(node, Value) and PLUS_MINUS in node.expression.free_symbols:
         return Items("", tuple(Value(node.expression.subs(PLUS_MINUS, sign)) for sign in (1, -1)))
@@ -213,7 +260,11 @@ def _roots(node: Items) -> Items:
     """`x_1 = 3, x_2 = 5` as the values in any order."""
     named = [_named(item) for item in node.items]
     letters = {name.partition("_")[0] for name, _ in named if name and "_" in name}
-    if node.brackets == "" and len(letters) == 1 and all(name and "_" in name and value is not None for name, value in named):
+    if (
+        node.brackets == ""
+        and len(letters) == 1
+        and all(name and "_" in name and value is not None for name, value in named)
+    ):
         return Items("", tuple(value for _, value in named if value is not None))
     return node
 
@@ -255,7 +306,9 @@ def _true_chain(values: Sequence[Node], relations: Sequence[str]) -> bool:
         return False
     for (a, b), relation in zip(pairwise(values), relations, strict=True):
         assert isinstance(a, Value) and isinstance(b, Value)
-        if relation == "in" or not (_same_number(a, b) or (relation == "approx" and rounded(a.expression, b.expression, b.places))):
+        if relation == "in" or not (
+            _same_number(a, b) or (relation == "approx" and rounded(a.expression, b.expression, b.places))
+        ):
             return False
     return True
 
@@ -263,9 +316,13 @@ def _true_chain(values: Sequence[Node], relations: Sequence[str]) -> bool:
 def _same_relation(gold: Chain, given: Chain) -> bool:
     a, b = _difference(gold), _difference(given)
     if a is None or b is None:
-        return len(gold.sides) == len(given.sides) and gold.relations == given.relations and all(
-            (x is None and y is None) or (x is not None and y is not None and same_answer(x, y))
-            for x, y in zip(gold.sides, given.sides, strict=True)
+        return (
+            len(gold.sides) == len(given.sides)
+            and gold.relations == given.relations
+            and all(
+                (x is None and y is None) or (x is not None and y is not None and same_answer(x, y))
+                for x, y in zip(gold.sides, given.sides, strict=True)
+            )
         )
     (relation, left), (other, right) = a, b
     if relation != other or not proportional(left, right):
@@ -324,11 +381,19 @@ def _region(node: Node | None) -> Any:
 def _as_set(node: Node | None) -> Any:
     match node:
         case Items(brackets, (Value(low), Value(high))) if len(brackets) == 2 and brackets != "{}":
-            if low.is_extended_real and high.is_extended_real and low.is_number and high.is_number and low < high:
+            if (
+                low.is_extended_real
+                and high.is_extended_real
+                and low.is_number
+                and high.is_number
+                and low < high
+            ):
                 return sympy.Interval(low, high, brackets[0] == "(", brackets[1] == ")")
         case Items("{}", items) if all(isinstance(i, Value) and i.expression.is_number for i in items):
             return sympy.FiniteSet(*(i.expression for i in items if isinstance(i, Value)))
-        case Items("", items) if all(isinstance(i, Chain) and set(i.relations) & {"<", ">", "le", "ge"} for i in items):
+        case Items("", items) if all(
+            isinstance(i, Chain) and set(i.relations) & {"<", ">", "le", "ge"} for i in items
+        ):
             return _combined(sympy.Union, [_as_set(item) for item in items])
         case Region(operation, parts):
             if not parts:
@@ -365,7 +430,9 @@ def _solution(left: Any, relation: str, right: Any) -> Any:
         left, relation, right = right, _FLIPPED.get(relation, relation), left
     if left.is_Symbol and right.is_number and relation in _BOUNDED:
         low, high, low_open, high_open = _BOUNDED[relation]
-        return sympy.Interval(right if low is None else low, right if high is None else high, low_open, high_open)
+        return sympy.Interval(
+            right if low is None else low, right if high is None else high, low_open, high_open
+        )
     compare = {"<": sympy.Lt, ">": sympy.Gt, "le": sympy.Le, "ge": sympy.Ge, "ne": sympy.Ne}
     held = compare[relation](left, right)
     return S.Reals if held == sympy.true else S.EmptySet if held == sympy.false else held.as_set()

@@ -23,7 +23,9 @@ _BOXED = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
 _BOX_OR_BRACE = re.compile(rf"{_BOXED.pattern}|[{{}}]")
 _LISTED = re.compile(r"[\s$]*(?:[,;]|and\b|和)(?:\s*and\b)?[\s$]*(?P<name>[A-Za-z]\s*=)?[\s$]*")
 _EQUATED = re.compile(r"[\s$]*(?:=|,? *that is,?|,? *i\.e\.,?|,? *or equivalently,?)[\s$]*")
-_CORRECTED = re.compile(r"\b(?:wait|wrong|mistake|correction|corrected|incorrect|actually|sorry|instead)\b", re.IGNORECASE)
+_CORRECTED = re.compile(
+    r"\b(?:wait|wrong|mistake|correction|corrected|incorrect|actually|sorry|instead)\b", re.IGNORECASE
+)
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2212: "-", 0x3002: "."}
 
@@ -109,7 +111,10 @@ def _closed_boxes(text: str) -> list[tuple[int, int, int, int]]:
         elif opened and (opening := opened.pop()).group() != "{":
             start, inner = opening.start(), opening.end()
             within = found and found[-1][0] > start
-            if within and text[inner : found[-1][0]].strip() == text[found[-1][3] : match.start()].strip() == "":
+            if (
+                within
+                and text[inner : found[-1][0]].strip() == text[found[-1][3] : match.start()].strip() == ""
+            ):
                 continue  # a box that holds nothing but a box
             while found and found[-1][0] > start:
                 found.pop()

@@ -113,7 +113,9 @@ def read_expression(tokens: Sequence[Token]) -> Node:
 
 def _based(texts: list[str]) -> Based | None:
     """`1010_2`, `(243)_5`, `FF_{16}`."""
-    match = re.fullmatch(r"(-?)\(?([0-9A-Z]{2,})\)?_\{?(\d{1,2})\}?", "".join(texts)) if len(texts) < 80 else None
+    match = (
+        re.fullmatch(r"(-?)\(?([0-9A-Z]{2,})\)?_\{?(\d{1,2})\}?", "".join(texts)) if len(texts) < 80 else None
+    )
     if not match or not 2 <= int(match[3]) <= 36:
         return None
     try:
@@ -225,12 +227,20 @@ class _Reader:
         sign = self.sign()
         left = self.term()
         if sign is not None:
-            left = replace(left, expression=sign * left.expression) if isinstance(left, Value) else Value(sign * self.value_of(left))
+            left = (
+                replace(left, expression=sign * left.expression)
+                if isinstance(left, Value)
+                else Value(sign * self.value_of(left))
+            )
         while self.text in ("+", "-", "pm", "mp"):
             sign = self.sign()
             left = Value(self.value_of(left) + sign * self.value_of(self.term()))
         if self.skip("%"):
-            left = replace(left, percent=True) if isinstance(left, Value) else Value(self.value_of(left), percent=True)
+            left = (
+                replace(left, percent=True)
+                if isinstance(left, Value)
+                else Value(self.value_of(left), percent=True)
+            )
         return left
 
     def sign(self) -> Any:
@@ -361,7 +371,12 @@ class _Reader:
     def call(self, name: str) -> Any:
         """A function and what it applies to; `\\sin^2 x`, `\\log_2 3`, `\\tan^{-1} x` too."""
         base = exponent = None
-        if name == "log" and self.kind == "number" and not self.tokens[self.at].spaced and [t.text for t in self.tokens[self.at + 1 : self.at + 2]] == ["("]:
+        if (
+            name == "log"
+            and self.kind == "number"
+            and not self.tokens[self.at].spaced
+            and [t.text for t in self.tokens[self.at + 1 : self.at + 2]] == ["("]
+        ):
             base = _number(self.take().text).expression  # `log2(8)`
         while self.text in ("_", "^"):
             if self.take().text == "_":
@@ -374,7 +389,11 @@ class _Reader:
             values = [self.value_of(argument) for argument in arguments]
         else:
             values = [self.signed_power() if self.text in ("+", "-") else self.value_of(self.power())]
-            while self.is_factor() and self.kind not in ("function", "number", "repeating") and self.text not in ("(", "[", "|"):
+            while (
+                self.is_factor()
+                and self.kind not in ("function", "number", "repeating")
+                and self.text not in ("(", "[", "|")
+            ):
                 values[0] *= self.value_of(self.power())
         if exponent == -1 and name in _TRIGONOMETRIC:
             name, exponent = f"a{name}", None
@@ -408,7 +427,11 @@ class _Reader:
                 top = self.value_of(self.argument(digits=True))
                 return Value(top / _not_zero(self.value_of(self.argument(digits=True))))
             case "binom":
-                return Value(_binomial(self.value_of(self.argument(digits=True)), self.value_of(self.argument(digits=True))))
+                return Value(
+                    _binomial(
+                        self.value_of(self.argument(digits=True)), self.value_of(self.argument(digits=True))
+                    )
+                )
             case "sqrt" | "cbrt":
                 return Value(self.root(3 if text == "cbrt" else 2))
             case "emptyset":
@@ -491,7 +514,9 @@ def _repeating(text: str) -> Any:
     fixed, _, tail = rest.partition("\\")
     digits = re.sub(r"\D", "", tail)
     scale = 10 ** len(fixed)
-    return Rational(int((whole or "0") + fixed), scale) + Rational(int(digits), scale * (10 ** len(digits) - 1))
+    return Rational(int((whole or "0") + fixed), scale) + Rational(
+        int(digits), scale * (10 ** len(digits) - 1)
+    )
 
 
 def _fraction(top: str, bottom: str) -> Any:
@@ -519,6 +544,10 @@ def _factorial(value: Any, twice: bool = False) -> Any:
 
 
 def _binomial(top: Any, bottom: Any) -> Any:
-    if top.is_number and bottom.is_number and not (top.is_Integer and bottom.is_Integer and abs(top) <= MOST_FACTORIAL):
+    if (
+        top.is_number
+        and bottom.is_number
+        and not (top.is_Integer and bottom.is_Integer and abs(top) <= MOST_FACTORIAL)
+    ):
         raise Unreadable("a binomial coefficient that is not worked out")
     return sympy.binomial(top, bottom)

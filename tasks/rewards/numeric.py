@@ -102,7 +102,10 @@ def _points(symbols: set[Any]) -> Iterator[Mapping[Any, Any]]:
 
     for at in range(POINTS):
         sign = -1 if at >= POINTS // 2 else 1
-        yield {s: sympy.Rational(sign * (10**6 + crc32(f"{s.name}{at}".encode()) % 10**7), 4 * 10**6) for s in symbols}
+        yield {
+            s: sympy.Rational(sign * (10**6 + crc32(f"{s.name}{at}".encode()) % 10**7), 4 * 10**6)
+            for s in symbols
+        }
 
 
 def _at(expression: Any, point: Mapping[Any, Any]) -> Any:

@@ -42,7 +42,18 @@ _UNITS = {
     "$": "$ usd dollar dollars bucks", "EUR": "€ eur euro euros", "GBP": "£ gbp", "CNY": "¥ cny yuan rmb 元", "JPY": "jpy yen", "INR": "\u20b9 inr rupee rupees", "cent": "cent cents",
 }  # fmt: skip
 UNITS = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
-_SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "万": 10**4, "亿": 10**8, "千": 1_000, "百": 100}
+_SCALES = {
+    "hundred": 100,
+    "thousand": 1_000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "万": 10**4,
+    "亿": 10**8,
+    "千": 1_000,
+    "百": 100,
+}
 _OR = frozenset({"or", "and", "或", "和", "或者", "与"})
 _IS = frozenset({"is", "equals", "are", "为", "是", "等于", "equal"})
 _CHANGES_MEANING = frozenset(
@@ -57,7 +68,7 @@ _CHANGES_MEANING = frozenset(
 _CHINESE_CHANGES = "不非或至少最多超过少于多于大于小于半倍无没负除"
 _POWER = re.compile(r"\^( \{)?( -)?$")
 """What stands before the power of a unit: `cm^2`, `s^{-1}`."""
-_PUNCTUATION = frozenset(',.:;"\'')
+_PUNCTUATION = frozenset(",.:;\"'")
 
 
 def phrase(found: Sequence[Token], letters: frozenset[str] | None) -> Phrase:
@@ -89,7 +100,11 @@ def _expand(found: Sequence[Token], letters: frozenset[str] | None) -> list[Toke
         lower = token.text.lower()
         if token.kind == "command" and token.text in ("angle", "triangle", "quad"):
             token = replace(token, kind="word")
-        elif token.kind == "letter" and token.text in ("a", "A", "I") and _is_article(token, before, after, letters):
+        elif (
+            token.kind == "letter"
+            and token.text in ("a", "A", "I")
+            and _is_article(token, before, after, letters)
+        ):
             token = replace(token, kind="word")
         if token.kind != "word":
             out.append(token)
@@ -99,22 +114,40 @@ def _expand(found: Sequence[Token], letters: frozenset[str] | None) -> list[Toke
                 out.append(replace(token, text=token.text[1:]))
         elif lower in ("percent", "pct"):
             out.append(replace(token, kind="sign", text="%"))
-        elif lower in _OR and before and after and before.kind != "word" and (after.kind != "word" or _splits(after, None, None, letters)):
+        elif (
+            lower in _OR
+            and before
+            and after
+            and before.kind != "word"
+            and (after.kind != "word" or _splits(after, None, None, letters))
+        ):
             out.append(Token("or", ","))
         elif lower == "u" and token.spaced:
             out.append(Token("command", "cup"))
-        elif lower in _IS and before and after and before.kind == "letter" and after.kind != "word" and out[-1].kind == "letter":
+        elif (
+            lower in _IS
+            and before
+            and after
+            and before.kind == "letter"
+            and after.kind != "word"
+            and out[-1].kind == "letter"
+        ):
             out.append(Token("sign", "="))
         elif token.text.isupper() and len(token.text) <= 3 and after and after.text in ("=", "_"):
             out.append(replace(token, kind="name"))
         elif _splits(token, before, after, letters):
-            out += [Token("letter", letter, token.spaced and not n, token.in_text, token.in_math) for n, letter in enumerate(token.text)]
+            out += [
+                Token("letter", letter, token.spaced and not n, token.in_text, token.in_math)
+                for n, letter in enumerate(token.text)
+            ]
         else:
             out.append(token)
     return out
 
 
-def _is_article(token: Token, before: Token | None, after: Token | None, letters: frozenset[str] | None) -> bool:
+def _is_article(
+    token: Token, before: Token | None, after: Token | None, letters: frozenset[str] | None
+) -> bool:
     in_prose = after is not None and after.kind == "word" and after.spaced
     return in_prose and not token.in_math and (before is None or before.kind == "word" or token.spaced)
 
@@ -128,9 +161,19 @@ def _splits(token: Token, before: Token | None, after: Token | None, letters: fr
         return True
     if token.in_text or text in UNITS:
         return False
-    touches = (before is not None and not token.spaced and before.kind not in ("word", "currency") and before.text not in '.,:;"\'(') or (
-        after is not None and not after.spaced and after.text in ("^", "_", "+", "-", "*", "/", "(", "=", "{", "|"))
-    return (token.in_math and len(text) <= 3 and text.lower() not in _OR | _IS) or (touches and len(text) <= 3)
+    touches = (
+        before is not None
+        and not token.spaced
+        and before.kind not in ("word", "currency")
+        and before.text not in ".,:;\"'("
+    ) or (
+        after is not None
+        and not after.spaced
+        and after.text in ("^", "_", "+", "-", "*", "/", "(", "=", "{", "|")
+    )
+    return (token.in_math and len(text) <= 3 and text.lower() not in _OR | _IS) or (
+        touches and len(text) <= 3
+    )
 
 
 def _is_word(token: Token) -> bool:
@@ -140,7 +183,9 @@ def _is_word(token: Token) -> bool:
 def _first(read: Sequence[Token]) -> int:
     """Where the expression starts: behind leading words and their punctuation."""
     at = 0
-    while at < len(read) and (_is_word(read[at]) or read[at].kind == "currency" or (at and read[at].text in _PUNCTUATION)):
+    while at < len(read) and (
+        _is_word(read[at]) or read[at].kind == "currency" or (at and read[at].text in _PUNCTUATION)
+    ):
         at += 1
     if at and at < len(read) and _is_word(read[at - 1]) and read[at].text in ("=", "approx"):
         at += 1
@@ -154,7 +199,9 @@ def _last(read: Sequence[Token]) -> int:
         token = read[at - 1]
         if _is_word(token) or token.text in (".", ",", ";", ":", '"') and token.kind in ("sign", "or"):
             at -= 1
-        elif token.text == "/" and at < len(read) and _is_word(read[at]) and at >= 2 and _is_word(read[at - 2]):
+        elif (
+            token.text == "/" and at < len(read) and _is_word(read[at]) and at >= 2 and _is_word(read[at - 2])
+        ):
             at -= 1
         elif token.text == "!" and at >= 2 and _is_word(read[at - 2]):
             at -= 1
@@ -175,7 +222,9 @@ def _words_in_brackets(read: Sequence[Token], closing: int) -> int | None:
 def _refuse(around: Sequence[Token]) -> None:
     for token in around:
         lower = token.text.lower()
-        if lower in _CHANGES_MEANING or (not lower.isascii() and any(sign in lower for sign in _CHINESE_CHANGES)):
+        if lower in _CHANGES_MEANING or (
+            not lower.isascii() and any(sign in lower for sign in _CHINESE_CHANGES)
+        ):
             raise Unreadable(f"{token.text[:20]!r} beside the expression")
 
 
@@ -184,7 +233,9 @@ def _split_unit(inner: Sequence[Token], letters: frozenset[str] | None) -> tuple
     at = len(inner)
     while at > 1 and _can_be_in_unit(inner, at - 1, letters):
         at -= 1
-    while at < len(inner) and not (_names_unit(inner[at], letters, inner[at - 1] if at else None) and at and _ends_value(inner[at - 1])):
+    while at < len(inner) and not (
+        _names_unit(inner[at], letters, inner[at - 1] if at else None) and at and _ends_value(inner[at - 1])
+    ):
         at += 1
     return list(inner[:at]), list(inner[at:])
 
@@ -201,17 +252,33 @@ def _can_be_in_unit(inner: Sequence[Token], at: int, letters: frozenset[str] | N
 
 
 def _names_unit(token: Token, letters: frozenset[str] | None, before: Token | None) -> bool:
-    if token.kind in ("word", "currency") or token.text == "deg" or (token.text == "frac" and letters is not None):
+    if (
+        token.kind in ("word", "currency")
+        or token.text == "deg"
+        or (token.text == "frac" and letters is not None)
+    ):
         return True
     if token.text not in UNITS or token.kind not in ("letter", "function", "word"):
         return False
     if letters is None:  # the gold answer: `5 m` has a unit, `5m` is a product
-        return token.in_text or (token.spaced and not token.in_math and before is not None and (before.kind == "number" or before.text in "/*"))
+        return token.in_text or (
+            token.spaced
+            and not token.in_math
+            and before is not None
+            and (before.kind == "number" or before.text in "/*")
+        )
     return token.text not in letters
 
 
 def _ends_value(token: Token) -> bool:
-    return token.kind in ("number", "repeating", "constant", "letter") or token.text in (")", "}", "]", "|", "!", "%")
+    return token.kind in ("number", "repeating", "constant", "letter") or token.text in (
+        ")",
+        "}",
+        "]",
+        "|",
+        "!",
+        "%",
+    )
 
 
 def _unit(found: Sequence[Token]) -> tuple[str, tuple[str, ...]]:
@@ -230,7 +297,20 @@ def _unit(found: Sequence[Token]) -> tuple[str, tuple[str, ...]]:
             parts.append("^2" if text == "squared" else "^3")
         elif text == "per" or (text == "}" and at + 1 < len(found) and found[at + 1].text == "{"):
             parts.append("/")
-        elif token.kind in ("number", "sign") and text not in ("{", "}", "*", ".", ",", ";", ":", "?", "!", '"', "(", ")"):
+        elif token.kind in ("number", "sign") and text not in (
+            "{",
+            "}",
+            "*",
+            ".",
+            ",",
+            ";",
+            ":",
+            "?",
+            "!",
+            '"',
+            "(",
+            ")",
+        ):
             parts.append(text)
         elif token.kind == "word" and text.isalpha():
             nouns.append(text.rstrip("s"))

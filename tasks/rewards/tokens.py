@@ -40,7 +40,12 @@ _SIGNS = {
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega"
 GREEK = frozenset(_GREEK.split()) | {"varphi", "vartheta", "varepsilon", "ell"}
 _SIGNS |= {chr(0x3B1 + at + (at > 16)): rf"\{name} " for at, name in enumerate(_GREEK.split())}
-_SIGNS |= {letter: rf"\{name} " for letter, name in zip("ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True)}
+_SIGNS |= {
+    letter: rf"\{name} "
+    for letter, name in zip(
+        "ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True
+    )
+}
 _UNICODE = str.maketrans(_SIGNS)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣⁱ", "0123456789+-()nxi")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
@@ -52,10 +57,50 @@ FUNCTIONS = {
     **{f"arc{n}": f"a{n}" for n in ("sin", "cos", "tan")}, **{f"a{n}": f"a{n}" for n in ("sin", "cos", "tan")},
     "lg": "log", "tg": "tan", "arctg": "atan", "Abs": "abs", "comb": "binom",
 }  # fmt: skip
-_CONSTANTS = {"pi": "pi", "Pi": "pi", "infty": "oo", "infinity": "oo", "Infinity": "oo", "inf": "oo", "oo": "oo"}
-_TEXT = frozenset({"text", "textrm", "textbf", "textit", "textsf", "mbox", "mathrm", "operatorname", "rm", "emph", "mathsf", "textnormal"})
-_STYLE = frozenset({"mathbf", "boldsymbol", "bm", "mathit", "bf", "boxed", "fbox", "displaystyle", "underline", "textstyle", "left", "right", "limits"}
-                   | {f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r")} | {"operatorname*"})
+_CONSTANTS = {
+    "pi": "pi",
+    "Pi": "pi",
+    "infty": "oo",
+    "infinity": "oo",
+    "Infinity": "oo",
+    "inf": "oo",
+    "oo": "oo",
+}
+_TEXT = frozenset(
+    {
+        "text",
+        "textrm",
+        "textbf",
+        "textit",
+        "textsf",
+        "mbox",
+        "mathrm",
+        "operatorname",
+        "rm",
+        "emph",
+        "mathsf",
+        "textnormal",
+    }
+)
+_STYLE = frozenset(
+    {
+        "mathbf",
+        "boldsymbol",
+        "bm",
+        "mathit",
+        "bf",
+        "boxed",
+        "fbox",
+        "displaystyle",
+        "underline",
+        "textstyle",
+        "left",
+        "right",
+        "limits",
+    }
+    | {f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r")}
+    | {"operatorname*"}
+)
 _BLANK = frozenset({",", ";", ":", "!", " ", "quad", "qquad", "thinspace", ">"})
 _RENAMED = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge", "leqslant": "le",
@@ -85,13 +130,15 @@ _TOKEN = re.compile(
 _HEADING = re.compile(r"#{1,6}\s+")
 _TIMES_TEN = re.compile(r"(?<=[\d.])\s?[xX]\s?(?=10\s?(?:\^|\*\*|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))")
 """`3 x 10^8`"""
-_EMPHASIS = re.compile(r"(?<![\w*_`)}\]])(\*{1,3}|_{1,3})(?=[^\s*_])|(?<=[^\s*_])(\*{1,3}|_{1,3})(?![\w*_/^({\[+\-])")
+_EMPHASIS = re.compile(
+    r"(?<![\w*_`)}\]])(\*{1,3}|_{1,3})(?=[^\s*_])|(?<=[^\s*_])(\*{1,3}|_{1,3})(?![\w*_/^({\[+\-])"
+)
 
 
 def tokens(text: str) -> list[Token]:
     """Read an answer, with what marks or emphasises the expression taken off."""
     text = without_emphasis(_HEADING.sub("", fold_width(text.strip()))).replace("`", " ").strip()
-    if len(text) > 1 and text[0] in "\"“" and text[-1] in "\"”":
+    if len(text) > 1 and text[0] in '"“' and text[-1] in '"”':
         text = text[1:-1]
     text = _TIMES_TEN.sub("*", text)
     text = _SCRIPT.sub(_script, text.translate(_UNICODE)).replace("\\$", "\x01").replace("$$", "$")
@@ -134,7 +181,11 @@ def _of(kind: str, raw: str) -> Iterator[Token]:
     match kind:
         case "number":
             mantissa, _, exponent = raw.lower().partition("e")
-            yield Token("number", "".join(re.findall(r"[\d.]", mantissa)).removesuffix(".") + (f"e{exponent}" if exponent else ""))
+            yield Token(
+                "number",
+                "".join(re.findall(r"[\d.]", mantissa)).removesuffix(".")
+                + (f"e{exponent}" if exponent else ""),
+            )
             if mantissa.endswith("."):
                 yield Token("sign", ".")
         case "repeating":
@@ -154,7 +205,12 @@ def _of(kind: str, raw: str) -> Iterator[Token]:
         case "currency":
             yield Token("currency", raw)
         case "sign":
-            yield Token("sign", {"**": "^", "<=": "le", ">=": "ge", "!=": "ne", "=<": "le", "==": "=", "...": "ldots"}.get(raw, raw))
+            yield Token(
+                "sign",
+                {"**": "^", "<=": "le", ">=": "ge", "!=": "ne", "=<": "le", "==": "=", "...": "ldots"}.get(
+                    raw, raw
+                ),
+            )
         case _:
             yield Token("currency", "$") if raw == "\x01" else Token("other", raw)
 

@@ -107,30 +107,80 @@ NOT_CORRECT = {
     "near constants": [(r"\pi", "3.14"), (r"\sqrt{2}", "1.414")],
     "powers": [("5", "5!"), ("120", "6!")],
     "unread remainders": [
-        ("2", "2√3"), ("4", r"4\sqrt(2)"), ("10", "10⁻³"), ("12", r"\neq 12"), ("5", "5½"), ("3", "3²"), ("0", r"0.\overline{3}"),
-        ("0", "1 000"), ("3", r"3\mathrm{e}"), ("2", r"2+\mathrm{i}"), ("12", r"\geq 12"), ("12", r"n \equiv 12 \pmod{17}"),
-        (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"), ("2", "2'"), ("50%", "50%%"), ("42", "42?"), ("42", r"42\cdot"),
+        ("2", "2√3"),
+        ("4", r"4\sqrt(2)"),
+        ("10", "10⁻³"),
+        ("12", r"\neq 12"),
+        ("5", "5½"),
+        ("3", "3²"),
+        ("0", r"0.\overline{3}"),
+        ("0", "1 000"),
+        ("3", r"3\mathrm{e}"),
+        ("2", r"2+\mathrm{i}"),
+        ("12", r"\geq 12"),
+        ("12", r"n \equiv 12 \pmod{17}"),
+        (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"),
+        ("2", "2'"),
+        ("50%", "50%%"),
+        ("42", "42?"),
+        ("42", r"42\cdot"),
     ],
     "small numbers": [
-        (r"1.6 \times 10^{-19}", r"3.2 \times 10^{-19}"), (r"\frac{1}{2^{60}}", r"\frac{1}{2^{59}}"), ("0.0000001", "0.0000002"),
-        (r"9.11 \times 10^{-31}", "1.67e-27"), ("e^{-40}", "e^{-41}"), ("1e-9", "0"),
+        (r"1.6 \times 10^{-19}", r"3.2 \times 10^{-19}"),
+        (r"\frac{1}{2^{60}}", r"\frac{1}{2^{59}}"),
+        ("0.0000001", "0.0000002"),
+        (r"9.11 \times 10^{-31}", "1.67e-27"),
+        ("e^{-40}", "e^{-41}"),
+        ("1e-9", "0"),
         (r"\frac{2^{2005}+1}{3 \cdot 2^{2006}}", r"\frac{1}{3 \cdot 2^{2006}}"),
     ],
     "sides of equations": [
-        ("5", "x+3=5"), ("5", "2x=5"), ("5", "3=5"), ("5", "|x|=5"), ("5", "x^2=5"), ("12", "5+6=12"), ("x+y=5", "5"), ("5", "x=5y"),
+        ("5", "x+3=5"),
+        ("5", "2x=5"),
+        ("5", "3=5"),
+        ("5", "|x|=5"),
+        ("5", "x^2=5"),
+        ("12", "5+6=12"),
+        ("x+y=5", "5"),
+        ("5", "x=5y"),
     ],
     "bases": [("1010_2", "1010_3"), ("1010_2", "10"), ("1010", "1010_2")],
     "e-notation": [("3e8", "24e"), ("1e-5", "e-5"), ("3e8", "3e9")],
-    "units": [("5 m", "5 km"), ("5 m", "5 m^2"), (r"\$18", "18 euros"), ("5 eggs", "6 eggs"), ("18", "18 dozen"), ("5", "5x")],
-    "meant otherwise": [
-        ("42", "The answer is not 42"), ("42", "more than 42"), ("42", "42 or 43"), ("42", "twice 42"), ("42", "42 is wrong"),
-        ("12", "不是12"), ("12", "12万"), ("12", "大约120"),
+    "units": [
+        ("5 m", "5 km"),
+        ("5 m", "5 m^2"),
+        (r"\$18", "18 euros"),
+        ("5 eggs", "6 eggs"),
+        ("18", "18 dozen"),
+        ("5", "5x"),
     ],
-    "boxes": [("3", r"\boxed{3}, \boxed{4}"), ("42", r"\boxed{42} + \boxed{1}"), ("(3,4)", r"x = \boxed{4}, y = \boxed{3}")],
-    "intervals and inequalities": [("(0, 12.5)", r"0 < x \le 12.5"), ("x>3", "y>3"), ("(2,1)", "(3,1)"), ("3", "x>3")],
+    "meant otherwise": [
+        ("42", "The answer is not 42"),
+        ("42", "more than 42"),
+        ("42", "42 or 43"),
+        ("42", "twice 42"),
+        ("42", "42 is wrong"),
+        ("12", "不是12"),
+        ("12", "12万"),
+        ("12", "大约120"),
+    ],
+    "boxes": [
+        ("3", r"\boxed{3}, \boxed{4}"),
+        ("42", r"\boxed{42} + \boxed{1}"),
+        ("(3,4)", r"x = \boxed{4}, y = \boxed{3}"),
+    ],
+    "intervals and inequalities": [
+        ("(0, 12.5)", r"0 < x \le 12.5"),
+        ("x>3", "y>3"),
+        ("(2,1)", "(3,1)"),
+        ("3", "x>3"),
+    ],
     "percent": [("0.25", "0.25%"), ("50%", "5%")],
     "rounded": [("1/3", "0.333334"), (r"\pi", "3.14159"), ("3", "3.000001"), ("12345.67", "12345.7")],
-    "roman constants": [(r"1-\frac{1}{\mathrm{e}}", r"1+\frac{1}{\mathrm{e}}"), (r"\mathrm{e}^2", r"\mathrm{e}^3")],
+    "roman constants": [
+        (r"1-\frac{1}{\mathrm{e}}", r"1+\frac{1}{\mathrm{e}}"),
+        (r"\mathrm{e}^2", r"\mathrm{e}^3"),
+    ],
 }
 
 
@@ -192,13 +242,27 @@ FORMS = {
     "pair": "({n}, {k})", "constant": r"{n}\pi", "decimal": "{n}.5", "exponential": r"{n}e^{{{k}}}", "base": "{k}012_7",
 }  # fmt: skip
 EXPRESSION = st.builds(
-    lambda form, n, k: FORMS[form].format(n=n, k=k), st.sampled_from(sorted(FORMS)), st.integers(2, 10**6), st.integers(2, 6)
+    lambda form, n, k: FORMS[form].format(n=n, k=k),
+    st.sampled_from(sorted(FORMS)),
+    st.integers(2, 10**6),
+    st.integers(2, 6),
 )
 AROUND = [
     "${}$", "**{}**", "**${}$**", "`{}`", "The answer is ${}$.", "Final answer: {}", "{}.", r"\({}\)", r"\boxed{{{}}}", "Answer: **{}**", "so we get {}",
     r"\fbox{{{}}}", "答案是 ${}$。", " {} ", "It follows that the answer is {}.",
 ]  # fmt: skip
-BEHIND = ["{} dollars", "{} people", "{} m/s", r"{}\text{{ cm}}^2", "{} apples left in all", "${}$ ways", "€{}", "{} kg", "{} hours.", "{} different ways"]
+BEHIND = [
+    "{} dollars",
+    "{} people",
+    "{} m/s",
+    r"{}\text{{ cm}}^2",
+    "{} apples left in all",
+    "${}$ ways",
+    "€{}",
+    "{} kg",
+    "{} hours.",
+    "{} different ways",
+]
 
 
 @settings(deadline=None, max_examples=150)
@@ -229,7 +293,10 @@ PIECES = st.sampled_from(
 
 
 @settings(deadline=None, max_examples=400)
-@given(st.lists(PIECES, max_size=14).map("".join), st.sampled_from(["12", r"\frac{1}{2}", "x+1", "(1,2)", "[0, 1)", "x > 3", "1010_2", "yes"]))
+@given(
+    st.lists(PIECES, max_size=14).map("".join),
+    st.sampled_from(["12", r"\frac{1}{2}", "x+1", "(1,2)", "[0, 1)", "x > 3", "1010_2", "yes"]),
+)
 def test_no_answer_raises_or_is_called_an_error(answer, gold):
     assert decided(gold, answer) in ("correct", "wrong", "unparseable")
 
@@ -271,7 +338,11 @@ def test_what_may_be_read_at_most_is_read_soon(piece):
 
 def test_the_pairs_for_tuning_are_judged_as_a_careful_human_would(pool):
     pairs = [pair for pair in read_pairs() if pair.half == "tune"]
-    wrongly = [(p.gold, p.answer, p.right) for p, found in zip(pairs, ours(pool, pairs), strict=True) if found != p.right]
+    wrongly = [
+        (p.gold, p.answer, p.right)
+        for p, found in zip(pairs, ours(pool, pairs), strict=True)
+        if found != p.right
+    ]
     assert wrongly == []
 
 

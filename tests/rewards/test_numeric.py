@@ -18,7 +18,14 @@ def expression(chance: random.Random, depth: int) -> str:
     if depth == 0 or chance.random() < 0.2:
         return chance.choice(["2", "3", "7", "12", "x", "y", r"\pi", r"\frac{1}{3}", r"\sqrt{2}", "x^2"])
     a, b = expression(chance, depth - 1), expression(chance, depth - 1)
-    forms = [f"({a})+({b})", f"({a})-({b})", f"({a})({b})", rf"\frac{{{a}}}{{{b}}}", rf"\sqrt{{{a}}}", f"({a})^2"]
+    forms = [
+        f"({a})+({b})",
+        f"({a})-({b})",
+        f"({a})({b})",
+        rf"\frac{{{a}}}{{{b}}}",
+        rf"\sqrt{{{a}}}",
+        f"({a})^2",
+    ]
     return chance.choice(forms)
 
 
@@ -32,7 +39,12 @@ def test_another_form_is_the_same_and_a_small_change_is_not(seed):
         return
     for same in (f"({text})", f"{text}+0", rf"\frac{{2({text})}}{{2}}", f"x+{text}-x"):
         assert same_expression(gold, value(same)), (text, same)
-    for other in (f"{text}+1", f"{text}+10^{{-9}}", f"{text}+\\frac{{1}}{{10^{{50}}}}", f"{text}+\\frac{{x}}{{10^{{5}}}}"):
+    for other in (
+        f"{text}+1",
+        f"{text}+10^{{-9}}",
+        f"{text}+\\frac{{1}}{{10^{{50}}}}",
+        f"{text}+\\frac{{x}}{{10^{{5}}}}",
+    ):
         assert not same_expression(gold, value(other)), (text, other)
 
 

@@ -45,7 +45,11 @@ _gold = lru_cache(maxsize=4_096)(plain_math.normalise)
 
 @lru_cache(maxsize=4_096)
 def _fault(gold: str) -> str | None:
-    return plain_math.screen(gold) if any(sign.isalnum() or sign in "∞∅√\\" for sign in gold) else "no expression"
+    return (
+        plain_math.screen(gold)
+        if any(sign.isalnum() or sign in "∞∅√\\" for sign in gold)
+        else "no expression"
+    )
 
 
 # ---- in the isolated process ---------------------------------------------------------------------
@@ -139,10 +143,15 @@ def _by_math_verify(expected: Reading, given: Reading) -> Reply:
     """Let math-verify compare integrals, sums and limits, which it reads in full; nothing else is given to it."""
     readings = (expected, given)
     if not all(r.phrase and (r.node is not None or _is_analysis(r.phrase)) for r in readings):
-        return Verdict.unparseable, given.fault or expected.fault or "another kind of answer than the gold answer"
+        return (
+            Verdict.unparseable,
+            given.fault or expected.fault or "another kind of answer than the gold answer",
+        )
     import math_verify
 
-    gold, answer = (math_verify.parse(f"${_latex(r.phrase)}$", parsing_timeout=None) for r in readings if r.phrase)
+    gold, answer = (
+        math_verify.parse(f"${_latex(r.phrase)}$", parsing_timeout=None) for r in readings if r.phrase
+    )
     return _yes(bool(math_verify.verify(gold, answer, timeout_seconds=None))), ""
 
 
@@ -159,6 +168,11 @@ def _ends(phrase: Phrase) -> bool:
 def _latex(phrase: Phrase) -> str:
     names = {"oo": r"\infty", "pi": r"\pi"}
     return " ".join(
-        names.get(t.text) or (f"\\{t.text}" if t.kind in ("command", "function") or len(t.text) > 1 and t.kind == "letter" else t.text)
+        names.get(t.text)
+        or (
+            f"\\{t.text}"
+            if t.kind in ("command", "function") or len(t.text) > 1 and t.kind == "letter"
+            else t.text
+        )
         for t in phrase.tokens
     )
