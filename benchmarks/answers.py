@@ -77,7 +77,7 @@ def table(pairs: Sequence[AnswerPair], opinions: Sequence[Sequence[bool]]) -> It
             for who, opinion in enumerate(opinions):
                 if opinion[at] != pair.right:
                     counts[kind, (who, pair.right)] += 1
-    yield "| kind | right | wrong | ours: false accepts | false rejects | math-verify: false accepts | false rejects |"
+    yield "| kind | right | wrong | false accepts | false rejects | math-verify: accepts | rejects |"
     yield "| --- |" + " --- |" * 6
     for kind in [*kinds, "all"]:
         errors = [counts[kind, (who, right)] for who in range(len(opinions)) for right in (False, True)]
@@ -99,7 +99,7 @@ def main() -> None:
             for pair, correct in zip(pairs, found, strict=True):
                 if correct != pair.right:
                     print(
-                        f"{'false accept' if correct else 'false reject'}: {pair.kind}: {pair.gold} | {pair.answer}"
+                        "accepted:" if correct else "rejected:", pair.kind, pair.gold, pair.answer, sep=" | "
                     )
 
 

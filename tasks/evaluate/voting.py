@@ -28,7 +28,8 @@ CORRECT = "correct"
 _COMPARED = frozenset({"math", "choice"})
 """Verifiers that can judge one wrong answer against another: `1/2` and `0.5`, `B` and `(B)`."""
 _BY_TEXT = frozenset({"code"})
-"""Verifiers with which each distinct text is a candidate, correct or not: programs are no values to vote for."""
+"""Verifiers with which each distinct text is a candidate, correct or not: programs are no values to vote
+for."""
 
 
 @dataclass

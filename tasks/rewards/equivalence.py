@@ -2,7 +2,8 @@
 
 | gold | also right |
 | --- | --- |
-| a value | `x = value` for one variable; a true chain of numbers (`1/2 = 0.5`); a decimal that is it rounded to six or more places |
+| a value | `x = value` for one variable; a true chain of numbers (`1/2 = 0.5`); a decimal that is it
+rounded to six or more places |
 | an equation | an equivalent equation: both sides' difference times a constant |
 | a tuple | the same in order: `1, 2`, `x = 1, y = 2`; a pair is also the interval |
 | a set or list | the same in any order |
@@ -40,7 +41,8 @@ ROUNDED = 6
 """Decimals and significant digits from which a decimal may stand for the value that it is rounded from."""
 _FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
 _BOUNDED = {
-    "<": (-oo, None, True, True), "le": (-oo, None, True, False), ">": (None, oo, True, True), "ge": (None, oo, False, True),
+    "<": (-oo, None, True, True), "le": (-oo, None, True, False), ">": (None, oo, True, True), "ge": (None,
+    oo, False, True),
 }  # fmt: skip
 _SETS = {
     "R": S.Reals,
@@ -98,16 +100,15 @@ def same_answer(gold: Node, given: Node) -> bool:
         return _congruent(gold, given)
     gold_name, gold_value = _named(gold)
     name, value = _named(given)
-    if gold_value is not None and value is not None:
-        if not (gold_name and name and gold_name != name):
-            return same_value(gold_value, value)
+    if gold_value is not None and value is not None and not (gold_name and name and gold_name != name):
+        return same_value(gold_value, value)
     region, other = _region(gold_value or gold), _region(value or given)
     if region is not None and other is not None and not (_is_tuple(gold) and _is_tuple(given)):
         names = {_variable(gold), _variable(given)} - {None}
         return len(names) < 2 and bool(region == other)
     if isinstance(gold, Chain) and isinstance(given, Chain):
         return _same_relation(gold, given)
-    if gold_value is not None and value is None or isinstance(gold, Chain) or isinstance(given, Chain):
+    if (gold_value is not None and value is None) or isinstance(gold, Chain) or isinstance(given, Chain):
         return isinstance(given, Items) and isinstance(gold_value, Items) and same_value(gold_value, given)
     return same_value(gold, given)
 
@@ -125,9 +126,9 @@ def same_value(gold: Node, given: Node) -> bool:
             return bool(expression == number)
         case Items(), Items():
             return _same_items(gold, given)
-        case Items("{}", (only,)), _:
+        case Items("{}", (Value() as only,)), _:
             return same_answer(only, given)
-        case _, Items("{}", (only,)):
+        case _, Items("{}", (Value() as only,)):
             return same_answer(gold, only)
         case Grid(rows), Grid(others):
             return [len(r) for r in rows] == [len(r) for r in others] and all(
@@ -305,7 +306,8 @@ def _true_chain(values: Sequence[Node], relations: Sequence[str]) -> bool:
     if not all(isinstance(v, Value) and not v.expression.free_symbols for v in values):
         return False
     for (a, b), relation in zip(pairwise(values), relations, strict=True):
-        assert isinstance(a, Value) and isinstance(b, Value)
+        assert isinstance(a, Value)
+        assert isinstance(b, Value)
         if relation == "in" or not (
             _same_number(a, b) or (relation == "approx" and rounded(a.expression, b.expression, b.places))
         ):

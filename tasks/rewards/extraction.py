@@ -6,8 +6,10 @@ Rules, in order:
        tags: no answer.
     3. No answer tags: the content of `\boxed{...}` after the thinking.
     4. Within the content of rule 2, a `\boxed{...}` narrows it to the box.
-    5. Several boxes with different content: joined where only commas, `and` or names (`y =`) stand between them,
-       or an equals sign; the last one where words of correction (wait, mistake, ...) stand between them; else no
+    5. Several boxes with different content: joined where only commas, `and` or names (`y =`) stand between
+    them,
+       or an equals sign; the last one where words of correction (wait, mistake, ...) stand between them;
+       else no
        answer (a list of guesses is not an answer).
 """
 
@@ -50,7 +52,8 @@ def final_program(completion: str) -> str | None:
 
 
 def boxes(text: str) -> list[str]:
-    r"""The contents of every closed `\boxed{...}`, `\fbox{...}`, braces balanced, in order; of nested ones the outer."""
+    r"""The contents of every closed `\boxed{...}`, `\fbox{...}`, braces balanced, in order; of nested ones
+    the outer."""
     return [text[start:end].strip() for _, start, end, _ in _closed_boxes(text)]
 
 

@@ -4,10 +4,12 @@ r"""Read an expression from its tokens: all of it, or `Unreadable`.
     chain    [relation] sets (relation sets)* [\pmod m]     relations: = < > \le \ge \ne \approx \equiv \in
     sets     sum ((\cup | \cap | \setminus) sum)*
     sum      [+ - \pm] term ((+ - \pm) term)*
-    term     power ((* /) power | power)*                   side by side: a product; `3 1/2`, `3\frac12`: a sum
+    term     power ((* /) power | power)*                   side by side: a product; `3 1/2`, `3\frac12`: a
+    sum
     power    primary (! ^ degree)*
 
-Values are sympy expressions: decimals are exact rationals, variables are real. Only for isolated processes, because
+Values are sympy expressions: decimals are exact rationals, variables are real. Only for isolated processes,
+because
 arithmetic on what a model wrote can take any time.
 """
 
@@ -47,7 +49,8 @@ class Items:
 
 @dataclass(frozen=True)
 class Chain:
-    """Sides with a relation before each but the first; a first side of None where the text begins with a relation."""
+    """Sides with a relation before each but the first; a first side of None where the text begins with a
+    relation."""
 
     sides: tuple[Node | None, ...]
     relations: tuple[str, ...]
@@ -90,9 +93,11 @@ Node = Value | Items | Chain | Name | Region | Grid | Based | Ratio
 _RELATIONS = frozenset({"=", "<", ">", "le", "ge", "ne", "approx", "equiv", "in"})
 _SETS = frozenset({"cup", "cap", "setminus"})
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan")},
+    **{name: getattr(sympy, name) for name in ("sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos",
+    "atan")},
     **{name: getattr(sympy, name) for name in ("sinh", "cosh", "tanh", "exp", "gcd", "lcm", "floor")},
-    "ln": sympy.log, "log": lambda x, base=10: sympy.log(x) / sympy.log(base), "abs": sympy.Abs, "max": sympy.Max, "min": sympy.Min,
+    "ln": sympy.log, "log": lambda x, base=10: sympy.log(x) / sympy.log(base), "abs": sympy.Abs,
+    "max": sympy.Max, "min": sympy.Min,
     "ceil": sympy.ceiling, "sqrt": sympy.sqrt, "cbrt": lambda x: sympy.root(x, 3),
 }  # fmt: skip
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan"})

@@ -1,7 +1,9 @@
 """Whether two values are equal: exactly where that can be told, else to many digits at several points.
 
-sympy's simplification takes milliseconds to seconds, and for wrong answers most of the time. Sums, products and
-powers of integers, fractions, pi and variables are first told apart by their values at one point. Where that does not
+sympy's simplification takes milliseconds to seconds, and for wrong answers most of the time. Sums, products
+and
+powers of integers, fractions, pi and variables are first told apart by their values at one point. Where
+that does not
 decide, both are evaluated to `DIGITS` digits, constants by their relative difference, however small they are.
 """
 
@@ -45,7 +47,8 @@ def same_expression(gold: Any, given: Any) -> bool:
 
 
 def proportional(gold: Any, given: Any) -> bool:
-    """Tell whether two expressions of variables differ by a constant factor: then `= 0` has the same solutions."""
+    """Tell whether two expressions of variables differ by a constant factor: then `= 0` has the same
+    solutions."""
     if gold.free_symbols != given.free_symbols or not gold.free_symbols:
         return False
     ratios = []

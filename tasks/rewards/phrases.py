@@ -27,21 +27,81 @@ class Phrase:
     """All words, where there is no expression."""
 
 
-_UNITS = {
-    "m": "m meter meters metre metres", "km": "km kilometer kilometers kilometre kilometres",
-    "cm": "cm centimeter centimeters centimetre centimetres", "mm": "mm millimeter millimeters millimetre millimetres",
-    "nm": "nm", "um": "um", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mi mile miles",
-    "g": "g gram grams", "kg": "kg kilogram kilograms", "mg": "mg", "lb": "lb lbs pound pounds", "oz": "oz ounce ounces", "t": "ton tons tonne tonnes",
-    "s": "s sec secs second seconds", "min": "min mins minute minutes", "h": "h hr hrs hour hours", "ms": "ms", "ns": "ns",
-    "day": "day days", "week": "week weeks", "month": "month months", "year": "year years",
-    "N": "N newton newtons", "J": "J joule joules", "kJ": "kJ", "W": "W watt watts", "kW": "kW", "V": "V volt volts", "A": "A amp amps ampere amperes",
-    "K": "K kelvin", "C": "C celsius", "F": "F fahrenheit", "Pa": "Pa pascal pascals", "kPa": "kPa", "Hz": "Hz hertz", "kHz": "kHz", "MHz": "MHz", "mol": "mol mole moles",
-    "L": "L l liter liters litre litres", "mL": "mL ml milliliter milliliters", "eV": "eV", "T": "T tesla", "mph": "mph", "kmh": "kmh kph",
-    "deg": "deg degree degrees", "rad": "rad radian radians", "ohm": "ohm ohms", "atm": "atm", "cal": "cal", "kcal": "kcal", "MeV": "MeV", "dm": "dm", "gal": "gallon gallons",
-    "acre": "acre acres", "sq": "sq square", "cu": "cu cubic", "unit": "unit units",
-    "$": "$ usd dollar dollars bucks", "EUR": "€ eur euro euros", "GBP": "£ gbp", "CNY": "¥ cny yuan rmb 元", "JPY": "jpy yen", "INR": "\u20b9 inr rupee rupees", "cent": "cent cents",
-}  # fmt: skip
-UNITS = {spelling: unit for unit, spellings in _UNITS.items() for spelling in spellings.split()}
+_UNITS = """
+    m: m meter meters metre metres
+    km: km kilometer kilometers kilometre kilometres
+    cm: cm centimeter centimeters centimetre centimetres
+    mm: mm millimeter millimeters millimetre millimetres
+    nm: nm
+    um: um
+    in: in inch inches
+    ft: ft foot feet
+    yd: yd yard yards
+    mi: mi mile miles
+    g: g gram grams
+    kg: kg kilogram kilograms
+    mg: mg
+    lb: lb lbs pound pounds
+    oz: oz ounce ounces
+    t: ton tons tonne tonnes
+    s: s sec secs second seconds
+    min: min mins minute minutes
+    h: h hr hrs hour hours
+    ms: ms
+    ns: ns
+    day: day days
+    week: week weeks
+    month: month months
+    year: year years
+    N: N newton newtons
+    J: J joule joules
+    kJ: kJ
+    W: W watt watts
+    kW: kW
+    V: V volt volts
+    A: A amp amps ampere amperes
+    K: K kelvin
+    C: C celsius
+    F: F fahrenheit
+    Pa: Pa pascal pascals
+    kPa: kPa
+    Hz: Hz hertz
+    kHz: kHz
+    MHz: MHz
+    mol: mol mole moles
+    L: L l liter liters litre litres
+    mL: mL ml milliliter milliliters
+    eV: eV
+    T: T tesla
+    mph: mph
+    kmh: kmh kph
+    deg: deg degree degrees
+    rad: rad radian radians
+    ohm: ohm ohms
+    atm: atm
+    cal: cal
+    kcal: kcal
+    MeV: MeV
+    dm: dm
+    gal: gallon gallons
+    acre: acre acres
+    sq: sq square
+    cu: cu cubic
+    unit: unit units
+    $: $ usd dollar dollars bucks
+    EUR: € eur euro euros
+    GBP: £ gbp
+    CNY: ¥ cny yuan rmb 元
+    JPY: jpy yen
+    INR: ₹ inr rupee rupees
+    cent: cent cents
+"""
+"""A unit as it is compared: how it is written."""
+UNITS = {
+    spelling: unit
+    for unit, _, spellings in (line.strip().partition(": ") for line in _UNITS.strip().splitlines())
+    for spelling in spellings.split()
+}
 _SCALES = {
     "hundred": 100,
     "thousand": 1_000,
@@ -56,16 +116,17 @@ _SCALES = {
 }
 _OR = frozenset({"or", "and", "或", "和", "或者", "与"})
 _IS = frozenset({"is", "equals", "are", "为", "是", "等于", "equal"})
-_CHANGES_MEANING = frozenset(
-    """
-    not no never neither nor cannot can't isn't aren't doesn't don't didn't wasn't than least most between more_than
-    maybe perhaps might probably possibly unless except without incorrect wrong false impossible mistake
-    times plus minus negative over squared cubed root factorial divided multiplied half halves quarter third thirds
-    either both any all_but above below under exceeds exceed greater fewer up large small mod modulo choose point
-    twice double triple if when where unknown hundredths tenths thousandths hundred thousand million billion dozen trillion
-    """.split()
-)
+_WORDS = """
+    above any aren't below between billion both can't cannot cubed didn't divided doesn't
+    don't double dozen either exceed exceeds except factorial false fewer greater half halves
+    hundred hundredths if impossible incorrect isn't large least maybe might million minus mistake
+    mod modulo most multiplied negative neither never no nor not over perhaps plus point possibly
+    probably quarter root small squared tenths than third thirds thousand thousandths times trillion
+    triple twice under unknown unless up wasn't when where without wrong
+"""
+_CHANGES_MEANING = frozenset(_WORDS.split())
 _CHINESE_CHANGES = "不非或至少最多超过少于多于大于小于半倍无没负除"
+_OF_ANGLES = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 _POWER = re.compile(r"\^( \{)?( -)?$")
 """What stands before the power of a unit: `cm^2`, `s^{-1}`."""
 _PUNCTUATION = frozenset(",.:;\"'")
@@ -74,7 +135,8 @@ _PUNCTUATION = frozenset(",.:;\"'")
 def phrase(found: Sequence[Token], letters: frozenset[str] | None) -> Phrase:
     """Find the expression among the words.
 
-    `letters` are the variables of the gold answer, which are no units in an answer; None for the gold answer itself.
+    `letters` are the variables of the gold answer, which are no units in an answer; None for the gold
+    answer itself.
     """
     read = _expand(found, letters)
     start, end = _first(read), _last(read)
@@ -98,15 +160,15 @@ def _expand(found: Sequence[Token], letters: frozenset[str] | None) -> list[Toke
     for at, token in enumerate(found):
         before, after = found[at - 1] if at else None, found[at + 1] if at + 1 < len(found) else None
         lower = token.text.lower()
-        if token.kind == "command" and token.text in ("angle", "triangle", "quad"):
-            token = replace(token, kind="word")
-        elif (
+        if (token.kind == "command" and token.text in ("angle", "triangle", "quad")) or (
             token.kind == "letter"
             and token.text in ("a", "A", "I")
             and _is_article(token, before, after, letters)
         ):
             token = replace(token, kind="word")
-        if token.kind != "word":
+        if token.text == "U" and before and after and before.text in (")", "]") and after.text in ("(", "["):
+            out.append(Token("command", "cup"))
+        elif token.kind != "word":
             out.append(token)
         elif (scale := _SCALES.get(lower) or _SCALES.get(lower[:1])) and before and before.kind == "number":
             out += [Token("sign", "*"), Token("number", str(scale))]
@@ -122,8 +184,6 @@ def _expand(found: Sequence[Token], letters: frozenset[str] | None) -> list[Toke
             and (after.kind != "word" or _splits(after, None, None, letters))
         ):
             out.append(Token("or", ","))
-        elif lower == "u" and token.spaced:
-            out.append(Token("command", "cup"))
         elif (
             lower in _IS
             and before
@@ -153,7 +213,8 @@ def _is_article(
 
 
 def _splits(token: Token, before: Token | None, after: Token | None, letters: frozenset[str] | None) -> bool:
-    """Tell whether a run of letters is a product of variables: `xy`, `2abc`, `AB` where the gold has A and B."""
+    """Tell whether a run of letters is a product of variables: `xy`, `2abc`, `AB` where the gold has A and
+    B."""
     text = token.text
     if not text.isascii() or not text.isalpha() or len(text) > 6:
         return False
@@ -197,13 +258,18 @@ def _last(read: Sequence[Token]) -> int:
     at = len(read)
     while at:
         token = read[at - 1]
-        if _is_word(token) or token.text in (".", ",", ";", ":", '"') and token.kind in ("sign", "or"):
-            at -= 1
-        elif (
-            token.text == "/" and at < len(read) and _is_word(read[at]) and at >= 2 and _is_word(read[at - 2])
+        if (
+            _is_word(token)
+            or (token.text in (".", ",", ";", ":", '"') and token.kind in ("sign", "or"))
+            or (
+                token.text == "/"
+                and at < len(read)
+                and _is_word(read[at])
+                and at >= 2
+                and _is_word(read[at - 2])
+            )
+            or (token.text == "!" and at >= 2 and _is_word(read[at - 2]))
         ):
-            at -= 1
-        elif token.text == "!" and at >= 2 and _is_word(read[at - 2]):
             at -= 1
         elif token.text == ")" and (opening := _words_in_brackets(read, at - 1)) is not None:
             at = opening
@@ -229,8 +295,11 @@ def _refuse(around: Sequence[Token]) -> None:
 
 
 def _split_unit(inner: Sequence[Token], letters: frozenset[str] | None) -> tuple[list[Token], list[Token]]:
-    """Cut the unit off the end of an expression: letters, powers and fractions of known units behind a value."""
+    """Cut the unit off the end of an expression: letters, powers and fractions of known units behind a
+    value."""
     at = len(inner)
+    if any(token.text in _OF_ANGLES for token in inner):
+        letters = (letters or frozenset()) | {"deg"}  # `\sin 30^\circ` has no unit
     while at > 1 and _can_be_in_unit(inner, at - 1, letters):
         at -= 1
     while at < len(inner) and not (
@@ -254,7 +323,7 @@ def _can_be_in_unit(inner: Sequence[Token], at: int, letters: frozenset[str] | N
 def _names_unit(token: Token, letters: frozenset[str] | None, before: Token | None) -> bool:
     if (
         token.kind in ("word", "currency")
-        or token.text == "deg"
+        or (token.text == "deg" and "deg" not in (letters or ()))
         or (token.text == "frac" and letters is not None)
     ):
         return True
@@ -290,7 +359,7 @@ def _unit(found: Sequence[Token]) -> tuple[str, tuple[str, ...]]:
         text = token.text if token.text in UNITS else token.text.lower()
         if text in ("square", "sq", "cubic", "cu"):
             power = "^2" if text in ("square", "sq") else "^3"
-        elif text in UNITS and text != "in" or (text == "in" and at == len(found) - 1):
+        elif text in UNITS and (text != "in" or at == len(found) - 1):
             parts.append(UNITS[text] + power)
             power = ""
         elif text in ("squared", "cubed") and parts:

@@ -1,6 +1,7 @@
 r"""Math answers that need no computer algebra: plain integers, fractions and decimals in one form or another.
 
-`decide` compares them in microseconds, in the process that trains, or returns None where the answers have to be read
+`decide` compares them in microseconds, in the process that trains, or returns None where the answers have
+to be read
 in full (`tasks.rewards.verifiers.math`). `screen` refuses what no judge should be given.
 """
 
@@ -78,7 +79,7 @@ def nesting(text: str) -> int:
 def _number(text: str) -> tuple[Fraction | int, int] | None:
     """The value of a plain number, and how many decimals it is written with."""
     match = _PLAIN.fullmatch(text)
-    if not match or (text[0] == "$") != (text[-1] == "$") and text[-1] == "$":
+    if not match or (text[-1] == "$" != text[0]):
         return None
     sign, whole, decimals, top, bottom, above, below = match.groups()
     if whole is not None and decimals is None:

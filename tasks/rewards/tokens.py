@@ -1,8 +1,11 @@
 r"""An answer as the tokens of an expression, whichever way it was written.
 
-`tokens(text)` takes off emphasis, back-ticks and dollar signs, writes Unicode signs, LaTeX and program notation
-(`√2`, `\sqrt{2}`, `sqrt(2)`) alike, and joins thousands. Nothing is dropped that could have a meaning: a sign that
-is not known becomes a token of kind `other`, which no grammar accepts. The time is linear in the length of the text.
+`tokens(text)` takes off emphasis, back-ticks and dollar signs, writes Unicode signs, LaTeX and program
+notation
+(`√2`, `\sqrt{2}`, `sqrt(2)`) alike, and joins thousands. Nothing is dropped that could have a meaning: a
+sign that
+is not known becomes a token of kind `other`, which no grammar accepts. The time is linear in the length of
+the text.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from tasks.rewards.extraction import fold_width
 @dataclass(frozen=True)
 class Token:
     kind: str
-    """number, letter, word, name (two or three capitals), function, constant, command, sign, currency or other."""
+    """number, letter, word, name (two or three capitals), function, constant, command, sign, currency or
+    other."""
     text: str
     spaced: bool = False
     """White space stands before it."""
@@ -30,31 +34,37 @@ class Token:
 
 _SIGNS = {
     **dict.fromkeys("−–‒—‑﹣", "-"), **dict.fromkeys("×⋅·∙∗✕", "*"), **dict.fromkeys("÷∕⁄", "/"),
-    **dict.fromkeys("≤⩽≦", r"\le "), **dict.fromkeys("≥⩾≧", r"\ge "), "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ",
-    "±": r"\pm ", "∓": r"\mp ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ",
+    **dict.fromkeys("≤⩽≦", r"\le "), **dict.fromkeys("≥⩾≧", r"\ge "), "≠": r"\ne ", "≈": r"\approx ",
+    "≡": r"\equiv ",
+    "±": r"\pm ", "∓": r"\mp ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ",
+    "∈": r"\in ",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}",
-    "√": r"\sqrt ", "∛": r"\cbrt ", "°": r"^\circ ", "…": r"\ldots ", "’": "'", "′": "'", "，": ",", "、": ",", "；": ";",
+    "√": r"\sqrt ", "∛": r"\cbrt ", "°": r"^\circ ", "…": r"\ldots ", "’": "'", "′": "'", "，": ",",
+    "、": ",", "；": ";",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "∑": r"\sum ", "∫": r"\int ", "⌊": r"\lfloor ",
-    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "ϕ": r"\phi ", "∖": r"\setminus ", "→": r"\to ", "∣": "|",
+    "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "ϕ": r"\phi ", "∖": r"\setminus ", "→": r"\to ",
+    "∣": "|",
 }  # fmt: skip
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi omega"
+_GREEK = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau
+    upsilon phi chi psi
+    psi omega
+"""
+_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 GREEK = frozenset(_GREEK.split()) | {"varphi", "vartheta", "varepsilon", "ell"}
 _SIGNS |= {chr(0x3B1 + at + (at > 16)): rf"\{name} " for at, name in enumerate(_GREEK.split())}
-_SIGNS |= {
-    letter: rf"\{name} "
-    for letter, name in zip(
-        "ΓΔΘΛΞΠΣΦΨΩ", "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(), strict=True
-    )
-}
+_SIGNS |= {letter: rf"\{name} " for letter, name in zip("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS.split(), strict=True)}
 _UNICODE = str.maketrans(_SIGNS)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣⁱ", "0123456789+-()nxi")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙₖ", "0123456789nk")
 _SCRIPT = re.compile("(?P<raised>[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿˣⁱ]+)|(?P<lowered>[₀₁₂₃₄₅₆₇₈₉ₙₖ]+)|(?P<vulgar>[¼-¾⅐-⅞])")
 
 FUNCTIONS = {
-    **{n: n for n in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp", "ln", "log", "abs")},
+    **{n: n for n in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp", "ln", "log",
+    "abs")},
     **{n: n for n in ("sqrt", "cbrt", "gcd", "lcm", "max", "min", "floor", "ceil", "binom", "factorial")},
-    **{f"arc{n}": f"a{n}" for n in ("sin", "cos", "tan")}, **{f"a{n}": f"a{n}" for n in ("sin", "cos", "tan")},
+    **{f"arc{n}": f"a{n}" for n in ("sin", "cos", "tan")}, **{f"a{n}": f"a{n}" for n in ("sin", "cos",
+    "tan")},
     "lg": "log", "tg": "tan", "arctg": "atan", "Abs": "abs", "comb": "binom",
 }  # fmt: skip
 _CONSTANTS = {
@@ -103,11 +113,16 @@ _STYLE = frozenset(
 )
 _BLANK = frozenset({",", ";", ":", "!", " ", "quad", "qquad", "thinspace", ">"})
 _RENAMED = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge", "leqslant": "le",
-    "geqslant": "ge", "lt": "<", "gt": ">", "neq": "ne", "times": "*", "cdot": "*", "ast": "*", "div": "/", "lbrace": "{",
-    "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots",
-    "varnothing": "emptyset", "langle": "(", "rangle": ")", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "colon": ":", "backslash": "setminus",
-    "land": "and", "lor": "or", "approxeq": "approx", "simeq": "approx", "pmod": "pmod", "bmod": "pmod", "mod": "pmod", "degree": "deg",
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
+    "geq": "ge", "leqslant": "le",
+    "geqslant": "ge", "lt": "<", "gt": ">", "neq": "ne", "times": "*", "cdot": "*", "ast": "*", "div": "/",
+    "lbrace": "{",
+    "rbrace": "}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "dots": "ldots", "cdots": "ldots",
+    "dotsc": "ldots",
+    "varnothing": "emptyset", "langle": "(", "rangle": ")", "lparen": "(", "rparen": ")", "lbrack": "[",
+    "rbrack": "]", "colon": ":", "backslash": "setminus",
+    "land": "and", "lor": "or", "approxeq": "approx", "simeq": "approx", "pmod": "pmod", "bmod": "pmod",
+    "mod": "pmod", "degree": "deg",
     "sim": "approx",
 }  # fmt: skip
 
@@ -244,9 +259,7 @@ def _letters(raw: str) -> Iterator[Token]:
         yield Token("command" if raw in ("sqrt", "cbrt", "binom") else "function", FUNCTIONS[raw])
     elif raw in _CONSTANTS:
         yield Token("constant", _CONSTANTS[raw])
-    elif raw in GREEK:
-        yield Token("letter", raw)
-    elif len(raw) == 1:
+    elif raw in GREEK or len(raw) == 1:
         yield Token("letter", raw)
     else:
         yield Token("word", raw)

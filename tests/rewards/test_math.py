@@ -54,35 +54,48 @@ CORRECT = {
     "Chinese": [("12", "答案是12。"), ("12", "12。"), ("12元", "12"), ("12", "12个苹果")],
     "dollars": [("12", "$12$"), ("12", r"\text{12}")],
     "nouns and currency": [
-        ("18", "18 dollars"), ("3", "3 people"), ("42", "There are 42 ways."), ("7", "7 more pages left in all"),
-        ("5", "5 m/s"), ("5", r"5\text{ cm}^2"), ("4", "€4"), ("5 eggs", "5"), (r"\$18", "18 dollars"), ("9.8", r"9.8 \frac{m}{s^2}"),
+        ("18", "18 dollars"), ("3", "3 people"), ("42", "There are 42 ways."), ("7",
+        "7 more pages left in all"),
+        ("5", "5 m/s"), ("5", r"5\text{ cm}^2"), ("4", "€4"), ("5 eggs", "5"), (r"\$18", "18 dollars"),
+        ("9.8", r"9.8 \frac{m}{s^2}"),
     ],
     "emphasis": [
-        ("73", "**73**"), ("73", "*73*"), ("73", "**Answer: 73**"), ("73", "The answer is **73**."), ("73", "`73`"),
+        ("73", "**73**"), ("73", "*73*"), ("73", "**Answer: 73**"), ("73", "The answer is **73**."), ("73",
+        "`73`"),
         ("(1,2)", "**(1, 2)**"), ("73", "**$73$**"), ("73", "__73__"), ("x^2", "`x**2`"),
     ],
-    "e-notation": [(r"3 \times 10^8", "3e8"), (r"3 \times 10^8", "3.0E+8"), ("2500", "2.5e3"), ("1e-5", "0.00001"), ("3e8", "3 x 10^8")],
+    "e-notation": [(r"3 \times 10^8", "3e8"), (r"3 \times 10^8", "3.0E+8"), ("2500", "2.5e3"), ("1e-5",
+    "0.00001"), ("3e8", "3 x 10^8")],
     "program notation": [
-        (r"\frac{\pi}{2}", "pi/2"), ("x^2", "x**2"), (r"2\sqrt{3}", "2*sqrt(3)"), ("e^2", "exp(2)"), ("|x|", "abs(x)"),
+        (r"\frac{\pi}{2}", "pi/2"), ("x^2", "x**2"), (r"2\sqrt{3}", "2*sqrt(3)"), ("e^2", "exp(2)"), ("|x|",
+        "abs(x)"),
         (r"\log_2 3", "log2(3)"), ("1024", "2**10"),
     ],
     "Unicode": [
-        (r"2\sqrt{3}", "2√3"), ("x^2", "x²"), (r"\frac{1}{2}", "½"), (r"3 \times 10^8", "3×10⁸"), ("-5", "–5"),
-        (r"(-\infty,3)", "(-∞, 3)"), (r"[1,2]\cup[3,4]", "[1,2]∪[3,4]"), (r"\frac{3}{4}", "¾"), (r"2\pi", "2π"),
+        (r"2\sqrt{3}", "2√3"), ("x^2", "x²"), (r"\frac{1}{2}", "½"), (r"3 \times 10^8", "3×10⁸"), ("-5",
+        "–5"),
+        (r"(-\infty,3)", "(-∞, 3)"), (r"[1,2]\cup[3,4]", "[1,2]∪[3,4]"), (r"\frac{3}{4}", "¾"), (r"2\pi",
+        "2π"),
     ],
     "mixed numbers": [("7/2", "3 1/2"), ("7/2", "3½"), (r"-\frac{9}{4}", "-2 1/4"), ("7/2", r"3\frac12")],
-    "roman constants": [(r"\mathrm{e}^2", "e^2"), (r"3+2\mathrm{i}", "3+2i"), (r"\ln 2", r"\mathrm{ln}\,2"), (r"1-\frac{1}{\mathrm{e}}", "1-1/e")],
+    "roman constants": [(r"\mathrm{e}^2", "e^2"), (r"3+2\mathrm{i}", "3+2i"), (r"\ln 2", r"\mathrm{ln}\,2"),
+    (r"1-\frac{1}{\mathrm{e}}", "1-1/e")],
     "boxes": [
-        ("3,5", r"\boxed{3}, \boxed{5}"), ("42", r"\fbox{42}"), ("1/2", r"\boxed{0.5} = \boxed{1/2}"), ("42", r"\boxed{\boxed{42}}"),
+        ("3,5", r"\boxed{3}, \boxed{5}"), ("42", r"\fbox{42}"), ("1/2", r"\boxed{0.5} = \boxed{1/2}"), ("42",
+        r"\boxed{\boxed{42}}"),
         ("42", r"\boxed{41}. Wait, that is wrong: \boxed{42}"), ("(3,4)", r"x = \boxed{3}, y = \boxed{4}"),
     ],
     "intervals and inequalities": [
-        ("(0, 12.5)", "0 < x < 12.5"), ("0 < x < 12.5", "(0, 12.5)"), ("x > 3", r"(3, \infty)"), (r"(-\infty, -2]", "x <= -2"),
-        (r"(-\infty,1)\cup(2,\infty)", "x<1 or x>2"), ("[-2,2]", r"|x| \le 2"), (r"x \neq 3", r"\mathbb{R}\setminus\{3\}"),
+        ("(0, 12.5)", "0 < x < 12.5"), ("0 < x < 12.5", "(0, 12.5)"), ("x > 3", r"(3, \infty)"),
+        (r"(-\infty, -2]", "x <= -2"),
+        (r"(-\infty,1)\cup(2,\infty)", "x<1 or x>2"), ("[-2,2]", r"|x| \le 2"), (r"x \neq 3",
+        r"\mathbb{R}\setminus\{3\}"),
     ],
-    "small numbers": [(r"1.6 \times 10^{-19}", "1.6e-19"), ("3^{-40}", "1/3^{40}"), (r"\frac{1}{20!}", "1/2432902008176640000")],
+    "small numbers": [(r"1.6 \times 10^{-19}", "1.6e-19"), ("3^{-40}", "1/3^{40}"), (r"\frac{1}{20!}",
+    "1/2432902008176640000")],
     "bases": [("1010_2", "1010_{2}"), ("FF_{16}", r"\text{FF}_{16}"), ("1010_2", "1010")],
-    "congruences and sequences": [(r"x \equiv 3 \pmod 7", r"x \equiv 10 \pmod{7}"), (r"1, 2, \ldots, n", r"1,2,\ldots,n")],
+    "congruences and sequences": [(r"x \equiv 3 \pmod 7", r"x \equiv 10 \pmod{7}"), (r"1, 2, \ldots, n",
+    r"1,2,\ldots,n")],
     "integrals and sums": [(r"\sum_{k=1}^{3} k", "6"), (r"\frac{x^3}{3}+C", "x^3/3 + c")],
     "words": [(r"\text{Monday}", "Monday."), ("Yes", "yes"), (r"\text{ellipse}", "an ellipse")],
     "rounded to six places or more": [("1/3", "0.333333"), (r"\pi", "3.1415927")],
@@ -238,8 +251,10 @@ def decided(gold: str, answer: str) -> str:
 
 NUMBER = st.tuples(st.sampled_from(["", "-"]), st.integers(2, 10**7)).map(lambda pair: f"{pair[0]}{pair[1]}")
 FORMS = {
-    "integer": "{n}", "fraction": r"\frac{{{n}}}{{13}}", "radical": r"{n}\sqrt{{7}}", "power": r"3 \times 10^{{{k}}}", "polynomial": "x^2+{n}x-5",
-    "pair": "({n}, {k})", "constant": r"{n}\pi", "decimal": "{n}.5", "exponential": r"{n}e^{{{k}}}", "base": "{k}012_7",
+    "integer": "{n}", "fraction": r"\frac{{{n}}}{{13}}", "radical": r"{n}\sqrt{{7}}",
+    "power": r"3 \times 10^{{{k}}}", "polynomial": "x^2+{n}x-5",
+    "pair": "({n}, {k})", "constant": r"{n}\pi", "decimal": "{n}.5", "exponential": r"{n}e^{{{k}}}",
+    "base": "{k}012_7",
 }  # fmt: skip
 EXPRESSION = st.builds(
     lambda form, n, k: FORMS[form].format(n=n, k=k),
@@ -248,7 +263,8 @@ EXPRESSION = st.builds(
     st.integers(2, 6),
 )
 AROUND = [
-    "${}$", "**{}**", "**${}$**", "`{}`", "The answer is ${}$.", "Final answer: {}", "{}.", r"\({}\)", r"\boxed{{{}}}", "Answer: **{}**", "so we get {}",
+    "${}$", "**{}**", "**${}$**", "`{}`", "The answer is ${}$.", "Final answer: {}", "{}.", r"\({}\)",
+    r"\boxed{{{}}}", "Answer: **{}**", "so we get {}",
     r"\fbox{{{}}}", "答案是 ${}$。", " {} ", "It follows that the answer is {}.",
 ]  # fmt: skip
 BEHIND = [
@@ -286,10 +302,13 @@ def test_another_digit_exponent_base_or_sign_makes_it_wrong(gold, around, data):
     assert decided(gold, around.format(changed)) in ("wrong", "unparseable")
 
 
-PIECES = st.sampled_from(
-    [*r"0123456789xyei+-*/^_=<>|!%$&#.,:;()[]{}√²½π∞–×'\"` ", *r"\frac \sqrt \text{ \mathrm{e} \boxed{ \le \neq \cup \pm \ldots".split(),
-     *r"\begin{pmatrix} \\ & \end{pmatrix} \pmod \{ \} \left \binom \sin log pi sqrt( abs( 3e8 ** dollars km not or is 答案".split()]
-)  # fmt: skip
+SIGNS = r"0123456789xyei+-*/^_=<>|!%$&#.,:;()[]{}√²½π∞–×'\"` "
+COMMANDS = r"""
+    \frac \sqrt \text{ \mathrm{e} \boxed{ \le \neq \cup \pm \ldots \begin{pmatrix} \\ & \end{pmatrix} \pmod
+    \{ \} \left \binom
+    \sin log pi sqrt( abs( 3e8 ** dollars km not or is 答案
+"""
+PIECES = st.sampled_from([*SIGNS, *COMMANDS.split()])
 
 
 @settings(deadline=None, max_examples=400)
@@ -309,7 +328,8 @@ def test_normalising_and_screening_take_any_text(text):
 
 
 HOSTILE = [
-    r"\boxed{", "{", "}", "(", "$", "**", "`", "1 000 ", "1,000,", r"\text{", "^", "^(", "9" , "a ", "-", r"\(", "<answer>", "</think> <answer> b </answer>",
+    r"\boxed{", "{", "}", "(", "$", "**", "`", "1 000 ", "1,000,", r"\text{", "^", "^(", "9" , "a ", "-",
+    r"\(", "<answer>", "</think> <answer> b </answer>",
     "!", "10**", r"\boxed{1}", r"\boxed{1}, ", "½", "is ", r"\frac", " ",
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Math answers: plain ones are compared at once, the others are read in full in an isolated process.
 
-An answer counts only if all of it is understood (`tokens`, `phrases`, `grammar`); then `equivalence` compares it.
+An answer counts only if all of it is understood (`tokens`, `phrases`, `grammar`); then `equivalence`
+compares it.
 Integrals, sums and limits are left to math-verify, where nothing else stands in either answer.
 """
 
@@ -71,7 +72,8 @@ class Reading:
 
 
 def load() -> None:
-    """Import what reads answers and math-verify, let them build their tables, and guard what sympy evaluates."""
+    """Import what reads answers and math-verify, let them build their tables, and guard what sympy
+    evaluates."""
     decide(r"\frac{1}{2}", "x^2+1")
     decide(r"\int x dx", r"\int y dy")
     decide("[0, 1]", "|x| < 1")
@@ -140,7 +142,8 @@ _KINDS = frozenset({"number", "letter", "function", "constant", "sign"})
 
 
 def _by_math_verify(expected: Reading, given: Reading) -> Reply:
-    """Let math-verify compare integrals, sums and limits, which it reads in full; nothing else is given to it."""
+    """Let math-verify compare integrals, sums and limits, which it reads in full; nothing else is given to
+    it."""
     readings = (expected, given)
     if not all(r.phrase and (r.node is not None or _is_analysis(r.phrase)) for r in readings):
         return (
@@ -171,7 +174,7 @@ def _latex(phrase: Phrase) -> str:
         names.get(t.text)
         or (
             f"\\{t.text}"
-            if t.kind in ("command", "function") or len(t.text) > 1 and t.kind == "letter"
+            if t.kind in ("command", "function") or (len(t.text) > 1 and t.kind == "letter")
             else t.text
         )
         for t in phrase.tokens

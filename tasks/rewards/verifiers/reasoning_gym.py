@@ -89,7 +89,8 @@ def _score(dataset: str, entry: dict[str, Any], answer: str) -> Reply:
 
 
 def _forms(answer: str) -> list[str]:
-    """The answer without emphasis, marks and a full stop; and the number alone where it is one in a phrase."""
+    """The answer without emphasis, marks and a full stop; and the number alone where it is one in a
+    phrase."""
     if len(answer) > MAX_ANSWER:
         return []
     bare = without_emphasis(answer).strip("`$ \n").removesuffix(".").strip("`$ \n")
