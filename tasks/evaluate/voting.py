@@ -24,7 +24,12 @@ SameAnswer = Callable[[Sequence[Pair]], Sequence[bool]]
 """Whether the two answers of each pair are equivalent."""
 
 CORRECT = "correct"
-"""The one candidate that all correct answers to a math problem vote for. Others begin with `=`."""
+"""The one candidate that all correct answers to a problem vote for. Others begin with `=`."""
+_COMPARED = frozenset({"math", "choice"})
+"""Verifiers that can judge one wrong answer against another: `1/2` and `0.5`, `B` and `(B)`."""
+_BY_TEXT = frozenset({"code"})
+"""Verifiers with which each distinct text is a candidate, correct or not: programs are no values to vote
+for."""
 
 
 @dataclass
@@ -83,12 +88,12 @@ def verified_equivalence(pool: VerifierPool) -> SameAnswer:
 
 
 def _to_compare(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The distinct answers that need the verifier: wrong ones of a math problem, in order.
+    """The distinct answers that need the verifier: wrong ones of a math or choice problem, in order.
 
     An answer that was unparseable, or ran into the time limit against the gold answer, would do so against
     every other one: it is left to the comparison of texts, or a hostile answer could cost minutes.
     """
-    if problem.verifier != "math":
+    if problem.verifier not in _COMPARED:
         return []
     return list(dict.fromkeys(_text(problem, row) for row in rows if row["verdict"] == Verdict.wrong))
 
@@ -96,7 +101,7 @@ def _to_compare(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[str
 def _candidate(problem: Problem, row: Mapping[str, Any], stands_for: Mapping[str, str]) -> str | None:
     if row["answer"] is None:
         return None
-    if problem.verifier == "math" and row["verdict"] == Verdict.correct:
+    if problem.verifier not in _BY_TEXT and row["verdict"] == Verdict.correct:
         return CORRECT
     text = _text(problem, row)
     return f"={stands_for.get(text, text)}"

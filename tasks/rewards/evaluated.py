@@ -18,6 +18,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.rewards.plain_math import nesting
+
 REVIEWED_VERSION = "0.1.25"
 """Version of reasoning-gym whose scorers were read."""
 
@@ -155,14 +157,7 @@ def _is_allowed(name: str, called: bool) -> bool:
 
 
 def _is_shallow(text: str) -> bool:
-    depth = deepest = 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return len(text) <= MOST_CHARACTERS and deepest <= MOST_NESTING
+    return len(text) <= MOST_CHARACTERS and nesting(text) <= MOST_NESTING
 
 
 # ---- the second wall: what `eval` and `parse_expr` are in an isolated process -----------------------

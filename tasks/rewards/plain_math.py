@@ -1,7 +1,8 @@
-r"""Math answers that need no computer algebra: plain integers, fractions, decimals, identical text.
+r"""Math answers that need no computer algebra: plain integers, fractions and decimals in one form or another.
 
-`decide` returns exactly what math-verify 0.9 would, in microseconds, or None where only math-verify can
-tell; `normalise` and `screen` are what every math answer goes through before either of them.
+`decide` compares them in microseconds, in the process that trains, or returns None where the answers have
+to be read in
+full (`tasks.rewards.verifiers.math`). `screen` refuses what no judge should be given.
 """
 
 from __future__ import annotations
@@ -16,72 +17,55 @@ MAX_ANSWER = 2_000
 MAX_NESTING = 40
 """Brackets within brackets."""
 
-_INTEGER = re.compile(r"[+-]?\d{1,300}")
-_DECIMAL = re.compile(r"[+-]?\d{1,9}\.\d{1,6}")
-_FRACTION = re.compile(r"([+-]?)(?:(\d{1,100})/(\d{1,100})|\\[dt]?frac\s*\{(\d{1,100})\}\s*\{(\d{1,100})\})")
-_IDENTICAL = re.compile(r"[0-9A-Za-z+\-*/^().\\{}_ ]*[0-9A-Za-z][0-9A-Za-z+\-*/^().\\{}_ ]*")
-_CHINESE_ENDS = re.compile(r"^[\u3400-\u9fff\s:]+|[\u3400-\u9fff\s]+$")
-_THIN_SPACE = re.compile(r"(?<=\d)\\[,!;](?=\d{3}(?!\d))")
-_EXPONENT = re.compile(r"(?:\^|\*\*)[\s{(]*-?(\d+)")
-_TOWER = re.compile(r"(?:\^|\*\*)[^,;=]{0,12}?(?:\^|\*\*)[^,;=]{0,12}?(?:\^|\*\*)")
+_PLAIN = re.compile(
+    r"\$?\s*(?P<sign>[+-]?)\s*(?:"
+    r"(?P<whole>\d{1,300})(?:\.(?P<decimals>\d{1,100}))?"
+    r"|(?P<top>\d{1,100})/(?P<bottom>\d{1,100})"
+    r"|\\[dt]?frac\s*\{(?P<above>\d{1,100})\}\s*\{(?P<below>\d{1,100})\}"
+    r")\s*\.?\s*\$?",
+    re.ASCII,
+)
+_RAISED = r"(?:\^|(?<=[\w)}\]])\*\*(?=[\w({\\+-]))"  # stars around bold words are no power
+_EXPONENT = re.compile(rf"{_RAISED}[\s{{(]*-?(\d+)")
+_TOWER = re.compile(rf"{_RAISED}[^,;=]{{0,12}}?{_RAISED}[^,;=]{{0,12}}?{_RAISED}")
 _FACTORIAL = re.compile(r"(\d{4,}|[)}\]])\s*!")
-_UNFINISHED = re.compile(r"(?<!\^)[+\-*/=]\s*$|\^\s*$")
-"""`5 +`: math-verify reads the 5 and calls it equal to 5. `\\mathbb{R}^+` is finished."""
-_CLOSE_TO = 1e-5
-"""Decimals nearer than this are math-verify's to decide (it rounds to six places)."""
+_SIX_PLACES = 6
+"""A decimal with so many places may stand for a value that it is rounded from: the judge decides."""
 
 
 def normalise(text: str) -> str:
-    """ASCII width; Chinese words around the expression, a closing stop, a leading dollar sign (money), thin
-    spaces between thousands and one pair of `$` removed."""
-    if len(text) > MAX_ANSWER:
-        return text  # `screen` refuses it; what follows is quadratic
-    text = _CHINESE_ENDS.sub("", fold_width(text)).strip()
-    text = _THIN_SPACE.sub("", text.removesuffix(".").removeprefix(r"\$")).strip()
-    if len(text) > 2 and text[0] == text[-1] == "$" and "$" not in text[1:-1]:
-        text = text[1:-1].strip()
-    return text
+    """ASCII width, without white space around."""
+    return text.strip() if text.isascii() else fold_width(text).strip()
 
 
 def decide(gold: str, answer: str) -> bool | None:
-    """Whether two normalised answers are equal, where that is plain; None where it is not."""
-    if gold == answer and _IDENTICAL.fullmatch(gold) and _balanced(gold):
+    """Whether two normalised answers are equal, where both are plain numbers or the same text; else None."""
+    if gold == answer:
         return True
     a, b = _number(gold), _number(answer)
     if a is None or b is None:
         return None
-    if a == b:
+    (value, places), (other, other_places) = a, b
+    if value == other:
         return True
-    exact = "." not in gold and "." not in answer
-    return False if exact or abs(a - b) > _CLOSE_TO else None
+    return None if max(places, other_places) >= _SIX_PLACES else False
 
 
 def screen(text: str) -> str | None:
     """Why an answer is refused before sympy sees it; None where it may pass."""
     if len(text) > MAX_ANSWER:
         return f"longer than {MAX_ANSWER} characters"
-    if _nesting(text) > MAX_NESTING:
+    if nesting(text) > MAX_NESTING:
         return f"brackets nested more than {MAX_NESTING} deep"
     if any(len(digits) > 4 for digits in _EXPONENT.findall(text)) or _TOWER.search(text):
         return "an exponent too large to work out"
-    if _UNFINISHED.search(text):
-        return "an unfinished expression"
     if (match := _FACTORIAL.search(text)) and (match[1].isdigit() or "^" in text or "**" in text):
         return "a factorial too large to work out"
     return None
 
 
-def _number(text: str) -> Fraction | None:
-    if _INTEGER.fullmatch(text) or _DECIMAL.fullmatch(text):
-        return Fraction(text)
-    if not (match := _FRACTION.fullmatch(text)):
-        return None
-    sign, *parts = match.groups()
-    numerator, denominator = (int(part) for part in parts if part is not None)
-    return Fraction(-numerator if sign == "-" else numerator, denominator) if denominator else None
-
-
-def _nesting(text: str) -> int:
+def nesting(text: str) -> int:
+    """The largest number of brackets within brackets."""
     depth = deepest = 0
     for character in text:
         if character in "([{":
@@ -92,5 +76,15 @@ def _nesting(text: str) -> int:
     return deepest
 
 
-def _balanced(text: str) -> bool:
-    return all(text.count(left) == text.count(right) for left, right in (("(", ")"), ("{", "}")))
+def _number(text: str) -> tuple[Fraction | int, int] | None:
+    """The value of a plain number, and how many decimals it is written with."""
+    match = _PLAIN.fullmatch(text)
+    if not match or (text[-1] == "$" != text[0]):
+        return None
+    sign, whole, decimals, top, bottom, above, below = match.groups()
+    if whole is not None and decimals is None:
+        return int(sign + whole), 0
+    if whole is not None:
+        return Fraction(f"{sign}{whole}.{decimals}"), len(decimals)
+    top, bottom = top or above, bottom or below
+    return (Fraction(int(sign + top), int(bottom)), 0) if int(bottom) else None

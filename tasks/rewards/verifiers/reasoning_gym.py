@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tasks.rewards import evaluated
 from tasks.rewards.extraction import final_answer
+from tasks.rewards.phrases import Unreadable, phrase
+from tasks.rewards.plain_math import MAX_ANSWER
+from tasks.rewards.tokens import tokens, without_emphasis
 from tasks.rewards.verdict import Judgement, Verdict
 from tasks.rewards.verifier import NO_ANSWER, Deferred, Reply, one_line
 
@@ -63,12 +67,25 @@ def prepare(dataset: str) -> None:
 def decide(dataset: str, entry: dict[str, Any], answer: str) -> Reply:
     """Score with reasoning-gym's own scorer: full marks are correct, anything less is wrong.
 
+    The scorer sees the answer as it is first, and where that has no full marks, without what only marks it
+    (`$45$`, `**45**`, `x = 45`, `45.`).
+
     An answer that the scorer must not see is unparseable; a stored problem that it must not see is an error.
     """
     if reason := evaluated.stored_refusal(dataset, entry):
         return Verdict.error, f"the stored problem of {dataset}: {reason}: fix its verifier_args.entry"
     if reason := evaluated.refusal(dataset, answer, _versions["reasoning_gym"]):
-        return Verdict.unparseable, reason
+        reply: Reply = (Verdict.unparseable, reason)
+    else:
+        reply = _score(dataset, entry, answer)
+    for form in _forms(answer) if reply[0] is not Verdict.correct else ():
+        if not evaluated.refusal(dataset, form, _versions["reasoning_gym"]):
+            found = _score(dataset, entry, form)
+            reply = found if found[0] is Verdict.correct else reply
+    return reply
+
+
+def _score(dataset: str, entry: dict[str, Any], answer: str) -> Reply:
     try:
         score = scorers[dataset](answer, entry)
     except MemoryError:
@@ -77,3 +94,20 @@ def decide(dataset: str, entry: dict[str, Any], answer: str) -> Reply:
         scorers[dataset](str(entry["answer"]), entry)  # raises where the problem itself is at fault
         return Verdict.wrong, one_line(failure)
     return (Verdict.correct if score >= 1.0 else Verdict.wrong), f"score {score:.3g}"
+
+
+def _forms(answer: str) -> list[str]:
+    """The answer without emphasis, marks and a full stop; and the number alone where it is one in a
+    phrase."""
+    if len(answer) > MAX_ANSWER:
+        return []
+    bare = without_emphasis(answer).strip("`$ \n").removesuffix(".").strip("`$ \n")
+    forms = [bare.removeprefix(r"\(").removesuffix(r"\)").strip()]
+    try:
+        texts = [token.text for token in phrase(tokens(answer), frozenset()).tokens]
+    except Unreadable:
+        texts = []
+    number = "".join(texts[2:] if texts[1:2] == ["="] and texts[0].isalpha() else texts)
+    if re.fullmatch(r"-?\d+(?:\.\d+)?", number):
+        forms += [number, re.sub(r"\.0+$", "", number)]
+    return [form for form in dict.fromkeys(forms) if form and form != answer]
