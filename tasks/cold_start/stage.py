@@ -43,7 +43,7 @@ class ColdStartConfig(CodeChecking):
 
 
 COLD_START = Stage(
-    "cold-start", 2, "Cold start", "R1-Zero's samples, filtered and refined into readable traces (B.3.2).",
+    "cold-start", 3, "Cold start", "R1-Zero's samples, filtered and refined into readable traces (B.3.2).",
     "gpu-rollout", ColdStartConfig, MODEL_AND_PROBLEMS, Kind.dataset, "tasks.cold_start.curate:run",
     nodes={"cold-start": Place("Cold-start set", 2, 0, "sample, filter, refine")},
 )  # fmt: skip

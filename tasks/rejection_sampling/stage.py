@@ -30,7 +30,7 @@ class RejectionSamplingConfig(CodeChecking):
 
 
 REJECTION_SAMPLING = Stage(
-    "rejection-sampling", 2, "Rejection sampling",
+    "rejection-sampling", 3, "Rejection sampling",
     "The 800k-style mixture of verified traces and general data (B.3.3).",
     "gpu-rollout", RejectionSamplingConfig, MODEL_AND_PROBLEMS, Kind.dataset,
     "tasks.rejection_sampling.mixture:run",

@@ -88,7 +88,8 @@ class RLConfig(CodeChecking):
 
     template: Template = "r1"
     """How a question becomes a prompt: `r1` is the paper's Table 1, `plain` that without its preamble,
-    `r1-few-shot` adds three worked examples (`tasks.rendering`)."""
+    `r1-few-shot` adds three worked examples, `chat` is the model's own chat template; or a text of your own
+    with `{question}` in it once. The same in every stage (`tasks.rendering`)."""
     domains: tuple[Domain, ...] = VERIFIABLE
     """Which training problems are asked."""
     steps: Positive = 10_400
@@ -208,7 +209,7 @@ class RLConfig(CodeChecking):
 
 
 RL_ZERO = Stage(
-    "rl-zero", 2, "R1-Zero's RL",
+    "rl-zero", 3, "R1-Zero's RL",
     "GRPO on a base with accuracy and format rewards only (2.1; the control of F.1).",
     "gpu-train", RLConfig, MODEL_AND_PROBLEMS, Kind.checkpoint, "tasks.rl.train:run",
     nodes={
@@ -218,13 +219,13 @@ RL_ZERO = Stage(
 )  # fmt: skip
 
 REASONING_RL = Stage(
-    "reasoning-rl", 2, "Reasoning RL", "GRPO on Dev1 with the language-consistency reward (3.2.1).",
+    "reasoning-rl", 3, "Reasoning RL", "GRPO on Dev1 with the language-consistency reward (3.2.1).",
     "gpu-train", RLConfig, MODEL_AND_PROBLEMS, Kind.checkpoint, "tasks.rl.train:run",
     nodes={"dev2": Place("Dev2", 3, 1, "GRPO + language", "#009e73")},
 )  # fmt: skip
 
 FINAL_RL = Stage(
-    "final-rl", 2, "Final RL", "GRPO on Dev3 with rules, and reward models in the last steps (3.2.2).",
+    "final-rl", 3, "Final RL", "GRPO on Dev3 with rules, and reward models in the last steps (3.2.2).",
     "gpu-train", RLConfig, {**MODEL_AND_PROBLEMS, "reward_models": Kind.reward_models}, Kind.checkpoint,
     "tasks.rl.train:run",
     nodes={"r1": Place("R1", 5, 2, "GRPO, rules + RMs", "#1b7cc2")},
