@@ -290,7 +290,9 @@ def test_chat_is_refused_where_the_base_has_no_chat_template(tmp_path, tiny_mode
         "base.model": str(folder), "student": "tiny-student", "evaluate.template": "chat",
         "problems": {"sources": [{"name": "tiny-world"}]},
     })  # fmt: skip
-    with pytest.raises(PresetError, match="evaluate.template = 'chat', and .*/base has no chat template: use r1"):
+    with pytest.raises(
+        PresetError, match=r"evaluate\.template = 'chat', and .*/base has no chat template: use r1"
+    ):
         load_preset(path)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(PresetError, match="tiny-student has no chat template"):

@@ -81,9 +81,12 @@ def test_a_text_of_ones_own_is_a_template():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("r2", r"there is no template 'r2': did you mean r1\?"),
+        ("palin", r"there is no template 'palin': did you mean plain\?"),
         ("few-shot", "did you mean r1-few-shot"),
-        ("Solve this: {problem}", r"use r1, plain, r1-few-shot or chat, or write \{question\} in your text once"),
+        (
+            "Solve this: {problem}",
+            r"use r1, plain, r1-few-shot or chat, or write \{question\} in your text once",
+        ),
         ("", "there is no template ''"),
         ("{question} again: {question}", "2 times: keep the one"),
         ("x" * 10_000, r"'x{37}\.\.\.'"),
@@ -96,7 +99,9 @@ def test_a_template_without_a_place_for_the_question_is_refused(template, messag
 
 def test_the_text_of_a_template_is_part_of_the_cache_key(monkeypatch):
     def keys():
-        return [RLConfig(template=t).cache_document()["template"] for t in ("r1", "plain", "chat", OWN, OWN + " ")]
+        return [
+            RLConfig(template=t).cache_document()["template"] for t in ("r1", "plain", "chat", OWN, OWN + " ")
+        ]
 
     before = keys()
     assert len(set(before)) == 5

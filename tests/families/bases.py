@@ -219,7 +219,7 @@ def smollm2() -> Any:
 
 
 def deepseek(special_tags: bool = True) -> Any:
-    """Full-width bars, `<think>` as tokens, the end token as padding, a chat template that opens `<think>`."""
+    """Full-width bars, `<think>` a token, the end token as padding, a chat template that opens `<think>`."""
     tags = [AddedToken(tag, normalized=False, special=special_tags) for tag in ("<think>", "</think>")]
     start, end = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
     digits = pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated")

@@ -75,7 +75,7 @@ class Made:
 
 
 class LocalRecipe:
-    """A `Maker` that runs each stage here, one after another. Problems are given, and no report is written."""
+    """A `Maker` that runs each stage here, in order. Problems are given, and no report is written."""
 
     EVALUATED = ("base", "r1-zero", "dev1", "r1")
 
@@ -118,7 +118,7 @@ def run_recipe(root: Path, template: str, base: Path) -> LocalRecipe:
 
 
 def pretrain(folder: Path, template: str, steps: int = 150) -> None:
-    """Teach a random base the layout, most sums and some small talk, so that every stage has what it needs."""
+    """Teach a random base the layout, sums and small talk, so that every stage has what it needs."""
     from transformers import AutoModelForCausalLM
 
     codec, model = Codec.of(folder), AutoModelForCausalLM.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""For each family: the recipe from the base's folder to an exported R1, and one reading of prompts all along."""
+"""For each family: the recipe from the base's folder to an exported R1, prompts read in one way all along."""
 
 import pytest
 import torch

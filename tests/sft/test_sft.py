@@ -71,7 +71,8 @@ def test_a_chat_prompt_is_rendered_by_the_students_own_template(tiny_model, tmp_
     tokenizer.chat_template = "{% for m in messages %}ask : {{ m['content'] }} answer :{% endfor %}"
     row = {
         "problem_id": "a", "domain": "math", "language": "en", "prompt": "<|teacher|>what is 1 + 2?<|end|>",
-        "completion": " <answer> 3 </answer>", "source": "test", "question": "what is 1 + 2?", "template": "chat",
+        "completion": " <answer> 3 </answer>", "source": "test", "question": "what is 1 + 2?",
+        "template": "chat",
     }  # fmt: skip
     write_table(tmp_path / "sft.parquet", [row], SFT_TABLE)
     (encoded,) = encode(read_table(tmp_path / "sft.parquet"), tokenizer)
