@@ -39,7 +39,7 @@ def micro_preset(template: str, base: Path) -> tuple[Any, StudentConfig]:
     sampled = {"template": template, "domains": ["math"], "problems": 20, "sampling": short}
     sft = {"epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-4}
     document = {
-        "problems": {"sources": [{"name": "tiny-world"}]},
+        "problems": {"sources": [{"name": "parquet", "path": "not-read"}]},
         "base": {"model": str(base)},
         "rl_zero": rl,
         "cold_start": sampled | {"samples_per_problem": 2},

@@ -28,6 +28,15 @@ TEMPLATES = {"llama3": "chat", "qwen3": "chat", "gemma3": "Question: {question}\
 QUESTION = PROBLEMS[0].prompt
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def read(monkeypatch):
     """What the stages' models were given to read: node -> prompts as token ids."""
