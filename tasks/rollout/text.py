@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from tasks.rollout.engine import (
     SampledModel,
     TokenIds,
     derived_seed,
-    generate_rows,
+    stream_rows,
 )
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -35,8 +35,8 @@ class Written:
 class TextSampler:
     """An engine with its model's tokenizer. Usable through `contextlib.closing`."""
 
-    def __init__(self, engine: Engine, codec: Codec) -> None:
-        self.engine, self._codec = engine, codec
+    def __init__(self, engine: Engine, codec: Codec, in_flight: int = 512) -> None:
+        self.engine, self._codec, self.in_flight = engine, codec, in_flight
 
     @property
     def name(self) -> str:
@@ -56,9 +56,16 @@ class TextSampler:
         place.
         """
         seeds = [derived_seed(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
+        done = dict(self.stream(prompts, sampling, seeds))
+        return [done[row] for row in range(len(prompts))]
+
+    def stream(
+        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Written]]:
+        """(row, text) for each prompt and its seed, as they finish."""
         asked = self._codec.tokens(prompts)
-        done = generate_rows(self.engine, asked, sampling, seeds)
-        return [self._written(p, c) for p, c in zip(asked, done, strict=True)]
+        for row, completion in stream_rows(self.engine, asked, sampling, seeds):
+            yield row, self._written(asked[row], completion)
 
     def close(self) -> None:
         self.engine.close()
@@ -71,4 +78,5 @@ class TextSampler:
 def open_sampler(settings: EngineSettings, folder: Path) -> TextSampler:
     """The engine of the settings with the model of a Hugging Face folder. Raises as `open_engine`."""
     codec = Codec.of(folder)
-    return TextSampler(open_engine(settings, SampledModel(folder, codec.end_tokens)), codec)
+    engine = open_engine(settings, SampledModel(folder, codec.end_tokens))
+    return TextSampler(engine, codec, settings.entry.in_flight)
