@@ -1,5 +1,7 @@
 """For each family: the recipe from the base's folder to an exported R1, prompts read in one way all along."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,7 +72,8 @@ def test_the_recipe_runs_and_every_stage_reads_and_writes_alike(name, tmp_path, 
     made = run_recipe(tmp_path, template, base).made
 
     store = ArtifactStore.open(str(tmp_path / "store"))
-    ref = store.publish(made["r1"].folder, manifest_for("r1"), TABLES)
+    shutil.copytree(made["r1"].folder, tmp_path / "r1")  # the store takes what it publishes
+    ref = store.publish(tmp_path / "r1", manifest_for("r1"), TABLES)
     exported = export_model(store, ref, tmp_path / "exported")
     tokenizer = AutoTokenizer.from_pretrained(exported)
 
