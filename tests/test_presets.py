@@ -288,7 +288,7 @@ def test_chat_is_refused_where_the_base_has_no_chat_template(tmp_path, tiny_mode
     shutil.copytree(tiny_model, folder)
     path = written(tmp_path, {
         "base.model": str(folder), "student": "tiny-student", "evaluate.template": "chat",
-        "problems": {"sources": [{"name": "tiny-world"}]},
+        "problems": {"sources": [{"name": "tiny-world", "train": {"math": 9}, "held_out": {"math": 3}}]},
     })  # fmt: skip
     with pytest.raises(
         PresetError, match=r"evaluate\.template = 'chat', and .*/base has no chat template: use r1"

@@ -117,7 +117,7 @@ def run_recipe(root: Path, template: str, base: Path) -> LocalRecipe:
     return maker
 
 
-def pretrain(folder: Path, template: str, steps: int = 150) -> None:
+def pretrain(folder: Path, template: str, steps: int = 110) -> None:
     """Teach a random base the layout, sums and small talk, so that every stage has what it needs."""
     from transformers import AutoModelForCausalLM
 
