@@ -41,8 +41,7 @@ from tasks.rollout.engine import SampledModel
 from tasks.rollout.engines import open_engine
 from tasks.rollout.server import Server
 from tasks.rollout.settings import EngineSettings, Sampling
-from tasks.rollout.text import Codec
-from tasks.tokenizer import load_tokenizer
+from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.models import load_policy
 
 PARTS = ("generate_s", "sync_s", "score_s", "update_s")

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from artifacts.tables import conform
 from tasks.job import Input, Job
 from tasks.problem import Problem
-from tasks.rendering import Template
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rollout.kept import kept_sampler
@@ -22,7 +21,7 @@ from tasks.tables import SAMPLES
 def sample_checkpoint(
     checkpoint: Input,
     problems: Sequence[Problem],
-    template: Template,
+    template: str,
     sampling: Sampling,
     samples_per_problem: int,
     seed: int,

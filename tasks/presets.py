@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from tasks.base.folder import UnusableBase, check_folder
+from tasks.base.folder import UnusableBase, check_folder, has_chat_template
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.preset_file import SettingsFileError, read_settings
 from tasks.problems.stage import ProblemsConfig
 from tasks.recipe import SECTIONS
+from tasks.rendering import CHAT
 from tasks.rollout.settings import EngineSettings
 from tasks.settings import REPOSITORY, BuiltSettings, Settings
 from tasks.sft.stage import SFTConfig
@@ -85,7 +86,7 @@ def load_preset(name_or_path: str) -> Preset:
     _check_problems(path, preset.problems)
     _check_base(path, "base.model", preset.base)
     _check_servers(path, preset)
-    load_student(preset.student)
+    _check_chat(path, preset, load_student(preset.student))
     return preset
 
 
@@ -269,6 +270,17 @@ def _check_base(path: Path, key: str, config: BaseConfig) -> None:
         check_folder(config.folder)
     except UnusableBase as error:
         raise PresetError(f"{_shown(path)}: {key} = {config.model!r}: {error}") from None
+
+
+def _check_chat(path: Path, preset: Preset, student: StudentConfig) -> None:
+    """Refuse `template: chat` where a base in a folder has no chat template; hub models are asked later."""
+    asked = next((name for name, settings in preset if getattr(settings, "template", "") == CHAT), "")
+    for base in (preset.base, student.base):
+        if asked and base.folder.is_dir() and not has_chat_template(base.folder):
+            raise PresetError(
+                f"{_shown(path)}: {asked}.template = {CHAT!r}, and {base.model} has no chat template: use "
+                "r1, plain or a text with {question}, or a base with one"
+            )
 
 
 def _check_servers(path: Path, preset: Preset) -> None:

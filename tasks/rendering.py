@@ -1,20 +1,35 @@
 """Prompt templates and the reading of completions, in one place (paper Table 1; field pain: prefilled tags).
 
-Every prompt ends where the model starts to write; nothing is pre-filled, so the format reward judges
-only what the model wrote. `r1` is the published template. `plain` is the same without the preamble, for
-models whose vocabulary or context is too small for it. `r1-few-shot` puts three worked examples after
-the preamble, for bases that never write the tags otherwise and so earn no reward to learn from. The
-examples end in ChatML's end token, so use it with models whose end token is that (SmolLM2, Qwen's chat
-models): after examples that do not end so, the model goes on with a next question.
+A preset's `template` is one of
+
+    r1            the published template
+    plain         the same without the preamble, for models whose vocabulary or context is too small for it
+    r1-few-shot   three worked examples after the preamble, for bases that never write the tags otherwise
+                  and so earn no reward to learn from. The examples end in ChatML's end token, so use it with
+                  models whose end token is that (SmolLM2, Qwen's chat models): after examples that do not
+                  end so, the model goes on with a next question
+    chat          the model's own chat template (`tasks.tokenizer` renders it)
+    text          a template of one's own: any text in which `{question}` stands once
+
+Every prompt ends where the model starts to write; nothing is pre-filled, so the format reward judges only
+what the model wrote.
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
-Template = Literal["r1", "plain", "r1-few-shot"]
+from pydantic import AfterValidator
+
+from tasks.settings import KeyedBy
+
+CHAT = "chat"
+QUESTION = "{question}"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 _PREAMBLE = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
@@ -34,31 +49,66 @@ _EXAMPLES = (
     "are m, i, r, r, o, r. The letter r is there 3 times. </think> <answer> 3 </answer><|im_end|>\n"
 )
 
-_BEFORE, _AFTER = "User: ", " Assistant:"
-_OPENINGS: dict[Template, str] = {"r1": _PREAMBLE, "plain": "", "r1-few-shot": _PREAMBLE + _EXAMPLES}
+_TURN = f"User: {QUESTION} Assistant:"
+_NAMED = {"r1": _PREAMBLE + _TURN, "plain": _TURN, "r1-few-shot": _PREAMBLE + _EXAMPLES + _TURN}
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-
-
-def render_prompt(template: Template, question: str) -> str:
-    """The text a model continues."""
-    return f"{_OPENINGS[template]}{_BEFORE}{question}{_AFTER}"
+_WRITTEN_HERE = "{#- Written by this project: a conversation as its stages render a question. -#}"
 
 
-def template_of(prompt: str) -> Template | None:
-    """The template that `prompt` was rendered with; None where it was none of ours."""
-    if not prompt.endswith(_AFTER):
-        return None
-    # The longest opening decides: `r1-few-shot` begins as `r1` does, and everything begins as `plain` does.
-    longest_first = sorted(_OPENINGS.items(), key=lambda item: -len(item[1]))
-    return next((name for name, opening in longest_first if prompt.startswith(opening + _BEFORE)), None)
+def known_template(template: str) -> str:
+    """The template, if it is a name or a text with a place for the question.
+
+    Raises:
+        ValueError: it is neither; a similar name is suggested.
+    """
+    if template in (*_NAMED, CHAT) or template.count(QUESTION) == 1:
+        return template
+    if count := template.count(QUESTION):
+        raise ValueError(f"the template holds {QUESTION} {count} times: keep the one where the question goes")
+    near = difflib.get_close_matches(template, (*_NAMED, CHAT), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"use {', '.join(_NAMED)} or {CHAT}"
+    shown = template if len(template) <= 40 else template[:37] + "..."
+    raise ValueError(f"there is no template {shown!r}: {hint}, or write {QUESTION} in your text once")
 
 
-def chat_template(template: Template) -> str:
-    """Jinja that renders one or more turns as training did; a system message goes before the question."""
-    before, after = json.dumps(_OPENINGS[template] + _BEFORE), json.dumps(_AFTER)
+def template_key(template: str) -> str:
+    """What the cache key holds of a template: a digest of its text, so that an edited one is another.
+
+    The text behind `chat` lies in the base's artifact, whose digest is in the key.
+    """
+    digest = hashlib.sha256(_NAMED.get(template, template).encode()).hexdigest()[:16]
+    return CHAT if template == CHAT else f"{template if template in _NAMED else 'text'} {digest}"
+
+
+Template = Annotated[str, AfterValidator(known_template), KeyedBy(template_key)]
+
+
+def render_prompt(template: str, question: str) -> str:
+    """The text a model continues. `chat` needs the model's tokenizer: `tasks.tokenizer.Codec.prompt`."""
+    before, after = _around(template)
+    return f"{before}{question}{after}"
+
+
+def template_of(prompt: str) -> str | None:
+    """The named template that `prompt` was rendered with; None where it was none of ours."""
+    # The longest text decides: `r1-few-shot` begins as `r1` does, and everything ends as `plain` does.
+    for name in sorted(_NAMED, key=lambda name: -len(_NAMED[name])):
+        before, after = _around(name)
+        if prompt.startswith(before) and prompt.endswith(after):
+            return name
+    return None
+
+
+def chat_template(template: str, start: str = "") -> str:
+    """Jinja that renders one or more turns as training did; a system message goes before the question.
+
+    `start` is the text of the start token, which stands at the beginning only.
+    """
+    # Jinja reads a JSON string as Python does, but not the surrogate pairs of escaped characters.
+    first, before, after = (json.dumps(text, ensure_ascii=False) for text in (start, *_around(template)))
     return (
-        "{%- set ns = namespace(system='') -%}"
+        f"{_WRITTEN_HERE}"
+        f"{{%- set ns = namespace(system='') -%}}{{{{- {first} -}}}}"
         "{%- for message in messages -%}"
         "{%- if message['role'] == 'system' -%}{%- set ns.system = message['content'] + '\\n\\n' -%}"
         "{%- elif message['role'] == 'user' -%}"
@@ -68,6 +118,19 @@ def chat_template(template: Template) -> str:
         "{%- endif -%}"
         "{%- endfor -%}"
     )
+
+
+def written_here(jinja: str) -> bool:
+    """Whether `chat_template` made a model's chat template, so that the model has none of its own."""
+    return jinja.startswith(_WRITTEN_HERE)
+
+
+def _around(template: str) -> tuple[str, str]:
+    """The text before and after the question."""
+    if template == CHAT:
+        raise ValueError("template: chat is rendered by the model's tokenizer")
+    before, _, after = _NAMED.get(template, template).partition(QUESTION)
+    return before, after
 
 
 @dataclass(frozen=True)
@@ -87,7 +150,7 @@ def parse_completion(text: str) -> Parsed:
     and in order; otherwise the answer is None.
     """
     # By partition and not by a pattern: with several closing tags that would try each pair of them.
-    if all(text.count(tag) == 1 for tag in _TAGS):
+    if all(text.count(tag) == 1 for tag in TAGS):
         before, _, rest = text.partition("<think>")
         thinking, _, rest = rest.partition("</think>")
         between, _, rest = rest.partition("<answer>")

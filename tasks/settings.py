@@ -6,7 +6,8 @@ arXiv 2501.12948v2 sections 2.1, 3.2, B.4) where there are any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -24,6 +25,13 @@ VOLATILE = {"volatile": True}
 """`json_schema_extra` of fields that change how a result is computed but not what it is."""
 NEUTRAL = {"neutral_default": True}
 """`json_schema_extra` of fields that decide nothing at their default: results made before them stay valid."""
+
+
+@dataclass(frozen=True)
+class KeyedBy:
+    """Annotation of a field whose value stands for something else: the cache key holds `key(value)`."""
+
+    key: Callable[[Any], Any]
 
 
 class Settings(BaseModel):
@@ -49,7 +57,7 @@ class Settings(BaseModel):
         """The settings that decide the result, as plain JSON values (nested; volatile fields left out)."""
         dumped = self.model_dump(mode="json")
         return {
-            name: _cache_value(getattr(self, name), dumped[name])
+            name: self._keyed(name, _cache_value(getattr(self, name), dumped[name]))
             for name in dumped
             if not self._decides_nothing(name)
         }
@@ -65,6 +73,10 @@ class Settings(BaseModel):
             for place, inner in _inner_settings(name, getattr(self, name)):
                 found |= {f"{place}.{setting}": path for setting, path in inner.files().items()}
         return found
+
+    def _keyed(self, name: str, value: Any) -> Any:
+        marks = (m for m in type(self).model_fields[name].metadata if isinstance(m, KeyedBy))
+        return next((mark.key(value) for mark in marks), value)
 
     def _decides_nothing(self, name: str) -> bool:
         field = type(self).model_fields[name]

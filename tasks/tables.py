@@ -74,6 +74,8 @@ SFT = _schema(
     language=_STRING,
     prompt=_STRING,  # template applied
     completion=_STRING,  # what the loss is on, without the end token
+    question=(_STRING,),  # from which SFT renders the prompt anew where the template is `chat`
+    template=(_STRING,),  # of the prompt: a name, `chat` or a text; null: read off the prompt
     source=_STRING,  # the digest of the checkpoint, or the name of the set
 )
 

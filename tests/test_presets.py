@@ -7,6 +7,7 @@ in docs/presets.md.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from tasks.presets import (
 )  # fmt: skip
 from tasks.problems.sources.parquet import ParquetFile
 from tasks.problems.stage import ProblemsConfig
+from tasks.rendering import chat_template
 from tasks.rl.stage import RLConfig
 from tasks.training.settings import LoraSettings
 
@@ -279,6 +281,25 @@ def written(folder, changes: dict[str, Any]) -> str:
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(document))
     return str(path)
+
+
+def test_chat_is_refused_where_the_base_has_no_chat_template(tmp_path, tiny_model):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_model, folder)
+    path = written(tmp_path, {
+        "base.model": str(folder), "student": "tiny-student", "evaluate.template": "chat",
+        "problems": {"sources": [{"name": "tiny-world", "train": {"math": 9}, "held_out": {"math": 3}}]},
+    })  # fmt: skip
+    with pytest.raises(
+        PresetError, match=r"evaluate\.template = 'chat', and .*/base has no chat template: use r1"
+    ):
+        load_preset(path)
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(PresetError, match="tiny-student has no chat template"):
+        load_preset(path)
+    (folder / "chat_template.jinja").write_text(chat_template("plain"))
+    with pytest.raises(PresetError, match="/base has no chat template"):
+        load_preset(path)
 
 
 def test_a_new_setting_at_its_default_leaves_old_results_valid():

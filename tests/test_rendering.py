@@ -1,13 +1,18 @@
-"""Prompt templates: what the model reads, and that the worked examples are right."""
+"""Prompt templates: what the model reads, which ones there are, and that the worked examples are right."""
 
 import re
 
 import jinja2
 import pytest
+from pydantic import ValidationError
 
+from tasks import rendering
+from tasks.evaluate.stage import EvaluateConfig
 from tasks.rendering import chat_template, parse_completion, render_prompt, template_of
+from tasks.rl.stage import RLConfig
 
 QUESTION = "What is 2 + 2?"
+OWN = 'Q: {question} {x} "A" \n你🙂:'
 
 
 @pytest.mark.parametrize("template", ["r1", "plain", "r1-few-shot"])
@@ -42,7 +47,7 @@ def render(template, messages):
     return jinja2.Environment().from_string(template).render(messages=messages, eos_token="<e>")
 
 
-@pytest.mark.parametrize("template", ["r1", "plain", "r1-few-shot"])
+@pytest.mark.parametrize("template", ["r1", "plain", "r1-few-shot", OWN])
 def test_the_chat_template_writes_what_training_wrote(template):
     jinja = chat_template(template)
     question = 'What is {1} + "2"?\nIt\'s {{ not }} a trap.'
@@ -64,3 +69,44 @@ def test_the_chat_template_writes_what_training_wrote(template):
 def test_a_prompt_tells_the_template_it_was_rendered_with(template):
     assert template_of(render_prompt(template, QUESTION)) == template
     assert template_of(f"<|user|>{QUESTION}<|assistant|>") is None
+
+
+def test_a_text_of_ones_own_is_a_template():
+    assert render_prompt(OWN, "{question}?") == 'Q: {question}? {x} "A" \n你🙂:'
+    assert RLConfig(template=OWN).template == OWN
+    assert RLConfig(template="chat").template == "chat"
+    assert EvaluateConfig().template == "r1"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("palin", r"there is no template 'palin': did you mean plain\?"),
+        ("few-shot", "did you mean r1-few-shot"),
+        (
+            "Solve this: {problem}",
+            r"use r1, plain, r1-few-shot or chat, or write \{question\} in your text once",
+        ),
+        ("", "there is no template ''"),
+        ("{question} again: {question}", "2 times: keep the one"),
+        ("x" * 10_000, r"'x{37}\.\.\.'"),
+    ],
+)
+def test_a_template_without_a_place_for_the_question_is_refused(template, message):
+    with pytest.raises(ValidationError, match=message):
+        RLConfig(template=template)
+
+
+def test_the_text_of_a_template_is_part_of_the_cache_key(monkeypatch):
+    def keys():
+        return [
+            RLConfig(template=t).cache_document()["template"] for t in ("r1", "plain", "chat", OWN, OWN + " ")
+        ]
+
+    before = keys()
+    assert len(set(before)) == 5
+    assert before[2] == "chat", "its text lies in the base's artifact"
+    monkeypatch.setitem(rendering._NAMED, "r1", "Edited. User: {question} Assistant:")
+    after = keys()
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]

@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from tasks.rendering import written_here
+
 MAX_FILES = 10_000
 MAX_JSON = 64 * 2**20
 """Bytes of any JSON file; the largest tokenizers in use have about 35 MB."""
@@ -60,6 +62,15 @@ def check_folder(folder: Path) -> None:
             _refuse_code(_read(folder / extra, MAX_JSON), extra)
     weights = _weight_files(folder)
     _check_memory(max(_parameters(config), sum(map(_stored_parameters, weights))))
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the model has a chat template that this project did not write."""
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        return not written_here(file.read_text())
+    own = _read(settings, MAX_JSON).get("chat_template") if settings.is_file() else None
+    return isinstance(own, str) and not written_here(own)
 
 
 def check_config(config: dict[str, Any]) -> None:

@@ -22,7 +22,10 @@ from tasks.base.licence import licence_of_card, licence_of_gguf
 from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.job import Job
-from tasks.rendering import chat_template
+from tasks.rendering import CHAT
+from tasks.tokenizer import Codec, listed, read_tokenizer, require_usable
+
+_PROBE = "User: What's 12 + 34?\nAssistant: <think> x² = 4, 所以 x = 2. </think>"
 
 
 class BaseUnavailable(RuntimeError):
@@ -44,6 +47,7 @@ def run(config: BaseConfig, job: Job) -> None:
         set_context(model, tokenizer, config.context)
     job.progress(1, 2, "save")
     save(model, tokenizer, job.draft / "model")
+    _keep_reading_of_transformers(job.draft / "model")
     job.progress(2, 2)
     job.summary(
         model=config.model, parameters=model.num_parameters(), vocabulary=len(tokenizer),
@@ -98,9 +102,11 @@ def load_base(config: BaseConfig) -> tuple[Any, Any]:
 
 
 def check(model: Any, tokenizer: Any, name: str) -> None:
-    """Give the tokenizer a padding token where it has none, and refuse what later stages cannot use."""
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer has no end-of-sequence token; set eos_token in its config")
+    """Give the tokenizer a padding token where it has none, and refuse what later stages cannot use.
+
+    Its end token becomes one that the model's generation ends at, and it no longer appends one to a text.
+    """
+    require_usable(tokenizer, name)
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.pad_token_id is None:
         _add_pad(model, tokenizer)
@@ -110,8 +116,12 @@ def check(model: Any, tokenizer: Any, name: str) -> None:
             "together; take both from one place"
         )
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config.eos_token_id is None:
+    ends = listed(model.generation_config.eos_token_id)
+    if not ends:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+    elif tokenizer.eos_token_id not in ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    _append_nothing(tokenizer)
 
 
 def set_context(model: Any, tokenizer: Any, tokens: int) -> None:
@@ -132,12 +142,39 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write a Hugging Face folder: safetensors, config, generation config, tokenizer, chat template.
 
     A chat template of the base's own is kept: it is what its makers trained it on. A base without one gets
-    the published template, so that it can be exported and served like every later checkpoint.
+    the published template, so that it can be exported and served like every later checkpoint. Either writes
+    the start token, if the tokenizer puts one before a text: without it the model would read other prompts.
     """
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = chat_template("r1")
+    codec = Codec(tokenizer)
+    if codec.has_chat_template or not tokenizer.chat_template:
+        tokenizer.chat_template = codec.chat_template(CHAT if codec.has_chat_template else "r1")
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+
+
+def _append_nothing(tokenizer: Any) -> None:
+    """Keep a tokenizer from appending its end token: a prompt that was read with it would be at its end."""
+    codec, text = Codec(tokenizer), "a"
+    (prompt,) = codec.tokens([text])
+    if tokenizer(text).input_ids != prompt:
+        # Both, because transformers 5.17 then writes the post-processor anew from them.
+        for setting, value in (("add_bos_token", bool(codec.start_text)), ("add_eos_token", False)):
+            setattr(tokenizer, setting, value)
+            tokenizer.init_kwargs[setting] = value
+
+
+def _keep_reading_of_transformers(folder: Path) -> None:
+    """Make `tokenizer.json` say what `AutoTokenizer` makes of the folder, where that is something else.
+
+    It builds the tokenizers of some model types (qwen2) anew whatever the file says, so whoever loads the
+    exported model would read prompts otherwise than training did.
+    """
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    ours = read_tokenizer(str(folder), local_files_only=True)
+    if ours(_PROBE).input_ids != theirs(_PROBE).input_ids:
+        theirs.save_pretrained(folder)
 
 
 def _add_pad(model: Any, tokenizer: Any) -> None:
@@ -150,9 +187,13 @@ def _add_pad(model: Any, tokenizer: Any) -> None:
 def _from_pretrained(name: str, **where: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if "gguf_file" in where:
+        read: Any = AutoTokenizer.from_pretrained
+    else:
+        read = read_tokenizer
     for_model = {key: where.pop(key) for key in ("dtype", "use_safetensors") if key in where}
     model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **for_model, **where)
-    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+    return model, read(name, **where)
 
 
 def _from_hub(config: BaseConfig) -> tuple[Any, Any]:

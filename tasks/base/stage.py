@@ -53,7 +53,7 @@ class BaseConfig(Settings):
 
 
 BASE = Stage(
-    "base", 2, "Base", "The model everything starts from, or a student's base.",
+    "base", 3, "Base", "The model everything starts from, or a student's base.",
     "cpu", BaseConfig, {}, Kind.checkpoint, "tasks.base.load:run",
     nodes={
         "base": Place("Base", 0, 1, "pretrained", "#7f868e"),

@@ -63,7 +63,8 @@ def run(config: ColdStartConfig, job: Job) -> None:
     require_some(kept, dropped, "cold start")
     write_table(job.draft / "samples.parquet", samples, SAMPLES)
     write_table(job.draft / "rejected.parquet", rejected_table(dropped), REJECTED)
-    write_table(job.draft / "sft.parquet", sft_table(kept, checkpoint.ref.digest), SFT)
+    table = sft_table(kept, checkpoint.ref.digest, config.template)
+    write_table(job.draft / "sft.parquet", table, SFT)
     job.summary(
         problems=len(problems),
         samples=samples.num_rows,

@@ -139,8 +139,9 @@ def require_some(
         )
 
 
-def sft_table(kept: Sequence[Candidate], source: str) -> pa.Table:
-    """The `sft` rows of kept candidates; `source` is the digest of the checkpoint that wrote them."""
+def sft_table(kept: Sequence[Candidate], source: str, template: str) -> pa.Table:
+    """The `sft` rows of kept candidates; `source` is the digest of the checkpoint that wrote them, `template`
+    that of their prompts."""
     return conform(
         [
             {
@@ -150,6 +151,8 @@ def sft_table(kept: Sequence[Candidate], source: str) -> pa.Table:
                 "prompt": c.prompt,
                 "completion": c.completion,
                 "source": source,
+                "question": c.problem.prompt,
+                "template": template,
             }
             for c in kept
         ],

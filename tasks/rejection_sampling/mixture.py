@@ -13,6 +13,7 @@ Run alone: `prefect deployment run rejection-sampling --param preset=tiny`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -31,13 +32,13 @@ from tasks.curation.candidates import (
 )
 from tasks.curation.choice import chosen
 from tasks.curation.readability import FILTERS
-from tasks.job import Input, Job
+from tasks.job import Job
 from tasks.judged_samples import sample_checkpoint
 from tasks.problem import Problem, from_table
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
-from tasks.rendering import Template, render_prompt
 from tasks.rollout.engine import derived_seed
 from tasks.tables import REJECTED, SAMPLES, SFT
+from tasks.tokenizer import Codec
 
 
 def run(config: RejectionSamplingConfig, job: Job) -> None:
@@ -55,8 +56,13 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
     )  # fmt: skip
     kept, dropped = curate(candidates(samples, problems), config)
     require_some(kept, dropped, "rejection sampling")
-    added = general[: general_count(len(kept), config.general_share)]
-    mixture = pa.concat_tables([sft_table(kept, checkpoint.ref.digest), sft_table(added, "reference")])
+    codec = Codec.of(checkpoint.path / "model")
+    added = [
+        replace(c, prompt=codec.prompt(config.template, c.problem.prompt))
+        for c in general[: general_count(len(kept), config.general_share)]
+    ]
+    parts = (kept, checkpoint.ref.digest), (added, "reference")
+    mixture = pa.concat_tables([sft_table(rows, source, config.template) for rows, source in parts])
     write_table(job.draft / "samples.parquet", samples, SAMPLES)
     write_table(job.draft / "rejected.parquet", rejected_table(dropped), REJECTED)
     write_table(job.draft / "sft.parquet", mixture, SFT)
@@ -66,7 +72,7 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
         general=len(added),
         general_share=round(len(added) / mixture.num_rows, 4),
         **{f"rejected_{reason}": n for reason, n in reason_counts(dropped).items()},
-        **domain_statistics(mixture, checkpoint),
+        **domain_statistics(mixture, codec),
     )
 
 
@@ -89,7 +95,7 @@ def general_count(reasoning: int, share: float) -> int:
 
 
 def general_candidates(problems: Sequence[Problem], config: RejectionSamplingConfig) -> list[Candidate]:
-    """The reference responses of general training problems in drawing order, as candidates.
+    """The reference responses of general training problems in drawing order, as candidates without a prompt.
 
     A problem without a reference (empty answer) has none; the thinking is `verifier_args["thinking"]`.
     """
@@ -97,7 +103,7 @@ def general_candidates(problems: Sequence[Problem], config: RejectionSamplingCon
         return []
     offered = chosen(problems, ("general",), len(problems), config.seed)
     drawn = sorted(offered, key=lambda p: (derived_seed(config.seed, p.id), p.id))
-    found = [_reference(p, config.template) for p in drawn if p.answer.strip()]
+    found = [_reference(p) for p in drawn if p.answer.strip()]
     if not found:
         raise ValueError(
             f"general_share is {config.general_share} but no general training problem has a reference "
@@ -106,19 +112,16 @@ def general_candidates(problems: Sequence[Problem], config: RejectionSamplingCon
     return found
 
 
-def _reference(problem: Problem, template: Template) -> Candidate:
+def _reference(problem: Problem) -> Candidate:
     thinking = str(problem.verifier_args.get("thinking", "")).strip()
     block = f" <think> {thinking} </think>" if thinking else " <think> </think>"
     completion = f"{block} <answer> {problem.answer.strip()} </answer>"
-    return Candidate(problem, render_prompt(template, problem.prompt), completion, None, "stop", 0)
+    return Candidate(problem, "", completion, None, "stop", 0)
 
 
-def domain_statistics(mixture: pa.Table, checkpoint: Input) -> dict[str, float]:
-    """Samples and mean completion tokens of each domain (Table 5), by the checkpoint's tokenizer."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path / "model", local_files_only=True)
-    lengths = [len(ids) for ids in tokenizer(mixture["completion"].to_pylist()).input_ids]
+def domain_statistics(mixture: pa.Table, codec: Codec) -> dict[str, float]:
+    """Samples and mean completion tokens, the end token included, of each domain (Table 5)."""
+    lengths = [len(ids) for ids in codec.completions(mixture["completion"].to_pylist())]
     counted = mixture.append_column("tokens", pa.array(lengths)).group_by("domain")
     rows = counted.aggregate([("tokens", "count"), ("tokens", "mean")]).sort_by("domain").to_pylist()
     return {f"samples_{r['domain']}": r["tokens_count"] for r in rows} | {

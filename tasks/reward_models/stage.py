@@ -35,7 +35,7 @@ class RewardModelsConfig(Settings):
 
 
 REWARD_MODELS = Stage(
-    "reward-models", 1, "Reward models", "The helpful and the safety reward model (3.1, B.2).",
+    "reward-models", 2, "Reward models", "The helpful and the safety reward model (3.1, B.2).",
     "gpu-train", RewardModelsConfig, MODEL_AND_PROBLEMS, Kind.reward_models, "tasks.reward_models.train:run",
     nodes={"reward-models": Place("Reward models", 4, 3, "helpful, safety")},
 )  # fmt: skip

@@ -44,14 +44,13 @@ from tasks.reward_models.stage import RewardModelsConfig
 from tasks.rewards.preference_models import (
     PreferenceModel,
     encode,
-    helpful_text,
-    safety_text,
+    helpful_input,
     set_score_range,
 )
 from tasks.rollout.sampling import sample_problems
 from tasks.rollout.text import open_sampler
 from tasks.tables import METRICS, PREFERENCES
-from tasks.tokenizer import load_tokenizer
+from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.metrics import metric_rows
@@ -141,11 +140,13 @@ class Trained:
 def train_helpful(config: RewardModelsConfig, job: Job, pairs: Sequence[Pair]) -> Trained:
     """Pairwise training; the logits' mean and deviation over the training answers go into its config."""
     tokenizer = load_tokenizer(_source(job))
-    rows = [
-        {side: encode(tokenizer, helpful_text(p.prompt, getattr(p, side))) for side in ("chosen", "rejected")}
-        for p in pairs
-    ]
-    rows = [{f"{side}_ids": ids for side, ids in row.items()} for row in _that_fit(rows, config)]
+    codec = Codec(tokenizer)
+    chosen, rejected = (
+        encode(codec, [helpful_input(p.prompt, getattr(p, side)) for p in pairs])
+        for side in ("chosen", "rejected")
+    )
+    rows = [{"chosen_ids": c, "rejected_ids": r} for c, r in zip(chosen, rejected, strict=True)]
+    rows = _that_fit(rows, config)
     folder, order = job.state / "helpful", _order(rows, config)
     arguments = RewardConfig(**_arguments(config, folder, len(order)), max_length=None, disable_dropout=True)
     trainer = RewardTrainer(
@@ -153,7 +154,7 @@ def train_helpful(config: RewardModelsConfig, job: Job, pairs: Sequence[Pair]) -
         train_dataset=Dataset.from_list(rows).select(order), processing_class=tokenizer,
     )  # fmt: skip
     trained = _fit(trainer, tokenizer, job, folder, "helpful")
-    answers = dict.fromkeys(helpful_text(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected))
+    answers = dict.fromkeys(helpful_input(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected))
     logits = trained.model.logits(list(answers))
     set_score_range(trained.model.model, logits.mean(), logits.std().clamp(min=1e-3))
     save_model(trained.model.model, tokenizer, job.draft / "helpful")
@@ -163,10 +164,8 @@ def train_helpful(config: RewardModelsConfig, job: Job, pairs: Sequence[Pair]) -
 def train_safety(config: RewardModelsConfig, job: Job, labels: Sequence[Labelled]) -> Trained:
     """Point-wise training: the logit is that of the response being safe."""
     tokenizer = load_tokenizer(_source(job))
-    rows = [
-        {"input_ids": encode(tokenizer, safety_text(x.prompt, x.response)), "labels": float(x.safe)}
-        for x in labels
-    ]
+    read = encode(Codec(tokenizer), [(x.prompt, x.response) for x in labels])
+    rows = [{"input_ids": ids, "labels": float(x.safe)} for ids, x in zip(read, labels, strict=True)]
     rows = _that_fit(rows, config)
     folder, order = job.state / "safety", _order(rows, config)
     tokenizer.padding_side = "right"
@@ -273,8 +272,8 @@ def _pair_accuracy(model: PreferenceModel, pairs: Sequence[Pair], held_out: froz
     tested = [p for p in pairs if p.problem.id in held_out]
     if not tested:
         return float("nan")
-    chosen = model.logits([helpful_text(p.prompt, p.chosen) for p in tested])
-    rejected = model.logits([helpful_text(p.prompt, p.rejected) for p in tested])
+    chosen = model.logits([helpful_input(p.prompt, p.chosen) for p in tested])
+    rejected = model.logits([helpful_input(p.prompt, p.rejected) for p in tested])
     return (chosen > rejected).float().mean().item()
 
 
@@ -282,7 +281,7 @@ def _label_accuracy(model: PreferenceModel, labels: Sequence[Labelled], held_out
     tested = [x for x in labels if x.problem.id in held_out]
     if not tested:
         return float("nan")
-    said = model.logits([safety_text(x.prompt, x.response) for x in tested]) > 0
+    said = model.logits([(x.prompt, x.response) for x in tested]) > 0
     return (said == torch.tensor([x.safe for x in tested])).float().mean().item()
 
 

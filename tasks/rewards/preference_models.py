@@ -16,50 +16,43 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from tasks.rendering import Template, render_prompt
 from tasks.rewards.term import Scoring
-from tasks.tokenizer import load_tokenizer
+from tasks.tokenizer import Codec, load_tokenizer
 
+PromptAndResponse = tuple[str, str]
 _ROWS_AT_ONCE = 64
 
 
-def preference_scorer(
-    folder: Path, name: str, template: Template
-) -> Callable[[Sequence[Scoring]], list[float]]:
+def preference_scorer(folder: Path, name: str, template: str) -> Callable[[Sequence[Scoring]], list[float]]:
     """What scores rows with model `name` (`helpful` or `safety`) of a `reward_models` artifact, 0 to 1."""
     model = PreferenceModel.load(folder / name)
 
+    def prompts(rows: Sequence[Scoring]) -> list[str]:
+        return [model.codec.prompt(template, row.problem.prompt) for row in rows]
+
     def score_helpful(rows: Sequence[Scoring]) -> list[float]:
         answers = [row.parsed.answer for row in rows]
-        scores = model.probabilities([
-            helpful_text(render_prompt(template, row.problem.prompt), answer or "")
-            for row, answer in zip(rows, answers, strict=True)
-        ])  # fmt: skip
+        read = [helpful_input(p, answer or "") for p, answer in zip(prompts(rows), answers, strict=True)]
+        scores = model.probabilities(read)
         return [score if answer else 0.0 for score, answer in zip(scores, answers, strict=True)]
 
     def score_safety(rows: Sequence[Scoring]) -> list[float]:
-        return model.probabilities([
-            safety_text(render_prompt(template, row.problem.prompt), row.completion) for row in rows
-        ])  # fmt: skip
+        read = [(p, row.completion) for p, row in zip(prompts(rows), rows, strict=True)]
+        return model.probabilities(read)
 
     return {"helpful": score_helpful, "safety": score_safety}[name]
 
 
-def helpful_text(prompt: str, answer: str) -> str:
-    """What the helpful model reads."""
-    return f"{prompt} {answer}"
-
-
-def safety_text(prompt: str, response: str) -> str:
-    """What the safety model reads."""
-    return prompt + response
+def helpful_input(prompt: str, answer: str) -> PromptAndResponse:
+    """What the helpful model reads of a response; the safety model reads all of it."""
+    return prompt, f" {answer}"
 
 
 class PreferenceModel:
     """A sequence classifier with one output, and the normalisation its config carries."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.codec = model.eval(), Codec(tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> PreferenceModel:
@@ -68,27 +61,28 @@ class PreferenceModel:
         return cls(model.to(device), load_tokenizer(folder))
 
     @torch.no_grad()
-    def logits(self, texts: Sequence[str]) -> torch.Tensor:
+    def logits(self, texts: Sequence[PromptAndResponse]) -> torch.Tensor:
         """One logit a text, shape (len(texts),); the end token is what is read out."""
-        rows = [encode(self.tokenizer, text) for text in texts]
+        rows = encode(self.codec, texts)
         parts = [
             self._forward(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)
         ]
         return torch.cat(parts) if parts else torch.zeros(0)
 
-    def probabilities(self, texts: Sequence[str]) -> list[float]:
+    def probabilities(self, texts: Sequence[PromptAndResponse]) -> list[float]:
         """The sigmoid of the normalised logits."""
         mean, std = score_range(self.model)
         return ((self.logits(texts) - mean) / std).sigmoid().tolist()
 
     def _forward(self, rows: list[list[int]]) -> torch.Tensor:
-        batch = self.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+        batch = self.codec.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
         return self.model(**batch.to(self.model.device)).logits[:, 0].float().cpu()
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids with the end token."""
-    return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+def encode(codec: Codec, texts: Sequence[PromptAndResponse]) -> list[list[int]]:
+    """Token ids of prompt and response with the end token, as the policy reads and writes them."""
+    prompts, responses = codec.tokens([p for p, _ in texts]), codec.completions([r for _, r in texts])
+    return [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
 
 
 def set_score_range(model: PreTrainedModel, mean: float, std: float) -> None:

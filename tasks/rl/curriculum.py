@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 from tasks.problem import Problem
-from tasks.rendering import render_prompt
 from tasks.rewards.score import Verifies
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifier import has_rule
@@ -52,7 +51,7 @@ def _measure(
     with closing(open_sampler(config.engine, model_dir)) as sampler:
         for start in range(0, len(judged), _AT_ONCE):
             rows = [i for i in judged[start : start + _AT_ONCE] for _ in range(samples)]
-            prompts = [render_prompt(config.template, problems[i].prompt) for i in rows]
+            prompts = [sampler.prompt(config.template, problems[i].prompt) for i in rows]
             written = sampler.generate(prompts, sampling, derived_seed("pass-rate", config.seed, start))
             verdicts = pool.verify([problems[i] for i in rows], [c.text for c in written])
             for place in range(0, len(rows), samples):

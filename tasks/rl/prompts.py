@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from tasks.problem import Problem
-from tasks.rendering import render_prompt
 from tasks.rl.schedule import PromptPool, curriculum_stages, prompt_schedule, refill_problems
 from tasks.rl.stage import RLConfig
+from tasks.tokenizer import Codec
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Prompts:
         cls, problems: Sequence[Problem], config: RLConfig, tokenizer: PreTrainedTokenizerBase,
         rates: Sequence[float] | None = None,
     ) -> Prompts:  # fmt: skip
-        texts = [render_prompt(config.template, p.prompt) for p in problems]
-        tokens = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+        codec = Codec(tokenizer)
+        texts = [codec.prompt(config.template, p.prompt) for p in problems]
+        tokens = [len(ids) for ids in codec.tokens(texts)]
         order = prompt_schedule(problems, config, rates)
         return cls(texts, tokens, order, curriculum_stages(problems, config, rates), config.seed)
 

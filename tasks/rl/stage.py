@@ -88,7 +88,8 @@ class RLConfig(CodeChecking):
 
     template: Template = "r1"
     """How a question becomes a prompt: `r1` is the paper's Table 1, `plain` that without its preamble,
-    `r1-few-shot` adds three worked examples (`tasks.rendering`)."""
+    `r1-few-shot` adds three worked examples, `chat` is the model's own chat template; or a text of your own
+    with `{question}` in it once. The same in every stage (`tasks.rendering`)."""
     domains: Domains = VERIFIABLE
     """Which training problems are asked."""
     steps: Positive = 10_400

@@ -40,7 +40,7 @@ from tasks.rl.schedule import max_completion_length
 from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import Completion, Engine, SampledModel, derived_seed, generate_rows
 from tasks.rollout.settings import Sampling
-from tasks.rollout.text import Codec
+from tasks.tokenizer import Codec
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import OWN
 from tasks.training.sharding import policy_weights, whole_weights
@@ -76,7 +76,7 @@ class GroupTrainer(GRPOTrainer):
         self._loaded_step, self._sampler_checked = -1, False
         self._seconds: dict[str, float] = defaultdict(float)
         self._means = TokenMeans()
-        self.codec = Codec(self.processing_class, frozenset(self.eos_token_ids))
+        self.codec = Codec(self.processing_class, self.eos_token_ids)
         # Opened last: an engine in this process shares the device and the process group that TRL has set up
         # by now, and vLLM measures how much memory the models have left.
         self.engine = open_engine(
@@ -140,6 +140,13 @@ class GroupTrainer(GRPOTrainer):
         return int(self.accelerator.gather(mine).max())
 
     # ---- sampling -----------------------------------------------------------------------------
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        """Token ids as every other stage makes them; TRL would let a tokenizer append its end token.
+
+        On upgrade: the three values that are returned (ids, images, multimodal fields).
+        """
+        return self.codec.tokens(prompts), None, {}
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *_: Any

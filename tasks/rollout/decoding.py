@@ -25,6 +25,7 @@ from tasks.rollout.settings import Sampling
 ATTENTION = "grouped_sdpa"
 """Load the model with `attn_implementation=ATTENTION`; any other works too, more slowly."""
 
+_SLIDING = "sliding_attention"
 _DROP_BELOW = 0.75
 """Finished rows leave once fewer than this share of the batch still runs."""
 _NUCLEUS_FIRST = 64
@@ -42,7 +43,7 @@ def _grouped_attention(
     out = torch.nn.functional.scaled_dot_product_attention(
         grouped, k, v, attn_mask=mask, scale=kwargs.get("scaling")
     )
-    return out.reshape(rows, 1, heads, size), None
+    return out.reshape(rows, 1, heads, v.shape[-1]), None
 
 
 AttentionInterface.register(ATTENTION, _grouped_attention)
@@ -99,13 +100,30 @@ class BufferLayer(DynamicLayer):
 
 
 def require_full_attention(model: PreTrainedModel) -> None:
-    """Raises ValueError for models whose cache this loop does not know (sliding windows, ...)."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
+    """Raises ValueError for models whose cache this loop does not know (recurrent layers, ...)."""
+    if other := _layer_kinds(model) - {"full_attention", _SLIDING}:
         raise ValueError(
-            f"{model.config.model_type} has layers of {', '.join(sorted(kinds))}: the transformers engine "
-            "decodes full attention only; set engine.name to vllm"
+            f"{model.config.model_type} has layers of {', '.join(sorted(other))}: the transformers engine "
+            "decodes attention only; set engine.name to vllm"
         )
+
+
+def _layer_kinds(model: PreTrainedModel) -> set[str]:
+    return set(getattr(model.config, "layer_types", None) or ["full_attention"])
+
+
+def _masks(model: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
+    """What the model takes for `mask` (rows, 1, queries, keys), whose last query stands at the last key.
+
+    Models with sliding windows take a mask for each kind of layer. Their keys all stay in the cache, so that
+    rows can leave the batch in one way for every model.
+    """
+    if _SLIDING not in _layer_kinds(model):
+        return mask
+    queries, keys = mask.shape[-2:]
+    places = torch.arange(keys, device=mask.device)
+    near = places[None] > places[keys - queries :, None] - model.config.sliding_window
+    return {"full_attention": mask, _SLIDING: mask & near}
 
 
 @dataclass(frozen=True)
@@ -234,7 +252,8 @@ def _decode_batch(
                 layer.select(kept)
             rows, token, position, mask = rows[kept], token[kept], position[kept], mask[kept]
             limits, running, seed = limits[kept], running[kept], seed[kept.cpu().numpy()]
-        logits = _logits(model, token[:, None], mask[:, None, None, : width + step + 1], position, cache)
+        seen = _masks(model, mask[:, None, None, : width + step + 1])
+        logits = _logits(model, token[:, None], seen, position, cache)
         position = position + 1
     yield from ((place, drafts.row(place)) for place in rows.tolist())
 
@@ -249,7 +268,14 @@ def _read_prompts(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in distinct], device=model.device)
     cache = Cache(layers=[BufferLayer() for _ in range(model.config.num_hidden_layers)])
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = _logits(model, ids, mask, position, cache)
+    shown: Any = mask
+    if _SLIDING in _layer_kinds(model):
+        # Padding sees itself: a query that sees nothing becomes NaN, which 0 times its value does not remove.
+        seen = (
+            torch.ones_like(ids[0].expand(width, width), dtype=torch.bool).tril() & mask[:, None, None].bool()
+        )
+        shown = _masks(model, seen | torch.eye(width, dtype=torch.bool, device=model.device))
+    logits = _logits(model, ids, shown, position, cache)
     rows = torch.tensor([distinct[tuple(p)] for p in prompts], device=model.device)
     if len(distinct) < len(prompts):
         for layer in cache.layers:
@@ -260,7 +286,7 @@ def _read_prompts(
 
 
 def _logits(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, position: torch.Tensor, cache: Cache
+    model: PreTrainedModel, ids: torch.Tensor, mask: Any, position: torch.Tensor, cache: Cache
 ) -> torch.Tensor:
     """Logits of the last position in float32, shape (rows, vocabulary)."""
     output = model(

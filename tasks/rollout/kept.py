@@ -16,7 +16,8 @@ from tasks.job import Job
 from tasks.rollout.engine import Engine, SampledModel
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
-from tasks.rollout.text import Codec, TextSampler
+from tasks.rollout.text import TextSampler
+from tasks.tokenizer import Codec
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ from artifacts.keys import canonical_json
 from artifacts.tables import conform, read_table, write_table
 from tasks.job import Job, StopRequested
 from tasks.problem import Problem
-from tasks.rendering import Template, render_prompt
 from tasks.rollout.engine import derived_seed
 from tasks.rollout.settings import Sampling
 from tasks.rollout.text import TextSampler, Written
@@ -46,7 +45,7 @@ class Request:
 def sample_problems(
     sampler: TextSampler,
     problems: Sequence[Problem],
-    template: Template,
+    template: str,
     sampling: Sampling,
     samples_per_problem: int,
     seed: int,
@@ -58,7 +57,7 @@ def sample_problems(
     Raises:
         StopRequested: the job was asked to stop; the shards made so far are kept.
     """
-    requests = _requests(problems, template, samples_per_problem, seed)
+    requests = _requests(sampler, problems, template, samples_per_problem, seed)
     folder = _shard_folder(job.state / "shards", sampler.name, requests, sampling, checkpoint_digest)
     shards = [
         _Shard(folder / f"{number:05d}.parquet", requests[start : start + SHARD_COMPLETIONS])
@@ -117,11 +116,13 @@ def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
     return derived_seed(seed, problem_id, sample_index)
 
 
-def _requests(problems: Sequence[Problem], template: Template, samples: int, seed: int) -> list[Request]:
+def _requests(
+    sampler: TextSampler, problems: Sequence[Problem], template: str, samples: int, seed: int
+) -> list[Request]:
     return [
         Request(p.id, i, prompt, sample_seed(seed, p.id, i))
         for p in problems
-        for prompt in [render_prompt(template, p.prompt)]
+        for prompt in [sampler.prompt(template, p.prompt)]
         for i in range(samples)
     ]
 

@@ -48,14 +48,14 @@ class SFTConfig(Settings):
 _INPUTS = {"checkpoint": Kind.checkpoint, "dataset": Kind.dataset}
 
 SFT = Stage(
-    "sft", 1, "Supervised fine-tuning",
+    "sft", 2, "Supervised fine-tuning",
     "Supervised fine-tuning: Dev1 on the cold start, Dev3 on the mixture (B.4.2).",
     "gpu-train", SFTConfig, _INPUTS, Kind.checkpoint, "tasks.sft.train:run",
     nodes={"dev1": Place("Dev1", 2, 1, "SFT", "#c48a00"), "dev3": Place("Dev3", 4, 2, "SFT", "#3f9bd6")},
 )  # fmt: skip
 
 DISTILL = Stage(
-    "distill", 1, "Distillation",
+    "distill", 2, "Distillation",
     "The mixture into a smaller model (B.4.3); `student` is a file of `configs/students`.",
     "gpu-train", SFTConfig, _INPUTS, Kind.checkpoint, "tasks.sft.train:run",
     nodes={"student-distilled": Place("Student, distilled", 5, 1, "SFT", "#9c52b8")}, for_student=True,

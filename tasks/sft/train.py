@@ -21,11 +21,11 @@ from trl import SFTConfig as TrlSFTConfig
 from trl import SFTTrainer
 
 from tasks.job import Job
-from tasks.rendering import template_of
+from tasks.rendering import CHAT, template_of
 from tasks.rollout.decoding import decode
 from tasks.rollout.settings import Sampling
 from tasks.sft.stage import SFTConfig
-from tasks.tokenizer import load_tokenizer
+from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.metrics import last_mean, write_metrics
@@ -65,7 +65,7 @@ def run(config: SFTConfig, job: Job) -> None:
 
     Raises:
         ValueError: no row of the dataset fits `max_length`, before anything is trained.
-        RuntimeError: the trained model ends none of its own completions.
+        RuntimeError: the trained model ends none of its own completions, or writes special tokens into them.
         StopRequested: asked to stop; the next run goes on from the checkpoint.
     """
     job.progress(0, 0, "loading the model")
@@ -84,31 +84,38 @@ def run(config: SFTConfig, job: Job) -> None:
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     prompts = [row.prompt for row in rows[:_PROBES]]
-    stop_share = _ends_by_itself(model, tokenizer, prompts, max(len(row.completion) for row in rows))
-    if stop_share == 0:
-        raise RuntimeError(
-            f"the model ended none of {len(prompts)} completions: check that the dataset teaches the end "
-            f"token {tokenizer.eos_token!r} and raise epochs or learning_rate"
-        )
-    save_model(model, tokenizer, job.draft / "model", template_of(table["prompt"][0].as_py()))
+    codec = Codec(tokenizer, end_token_ids(model, tokenizer))
+    written = _completed(model, codec, prompts, max(len(row.completion) for row in rows))
+    stop_share, special_share = _check_end(written, codec)
+    save_model(model, tokenizer, job.draft / "model", _template(table))
     log = trainer.state.log_history
     write_metrics(job.draft, log)
     job.summary(
         rows=len(rows), too_long=len(encoded) - len(rows), steps=trainer.state.max_steps,
-        loss=round(last_mean(log, "loss"), 4), stop_share=stop_share,
+        loss=round(last_mean(log, "loss"), 4), stop_share=stop_share, special_share=special_share,
     )  # fmt: skip
 
 
 def encode(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """The rows of an `sft` table; every completion ends in the end token, whatever the text."""
-    texts = table["prompt"].to_pylist(), table["completion"].to_pylist()
-    if not texts[0]:
+    """The rows of an `sft` table; every completion ends in the end token, whatever the text.
+
+    A prompt of template `chat` is rendered by this tokenizer, as the model that wrote the completion may be
+    of another family.
+    """
+    if not table.num_rows:
         raise ValueError("the dataset holds no rows: look at its rejected.parquet for the reasons")
-    prompts, completions = (tokenizer(column)["input_ids"] for column in texts)
-    return [
-        Encoded(prompt, [*completion, tokenizer.eos_token_id])
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
+    codec = Codec(tokenizer)
+    prompts = table["prompt"].to_pylist()
+    if _template(table) == CHAT:
+        prompts = [codec.prompt(CHAT, question) for question in table["question"].to_pylist()]
+    completions = codec.completions(table["completion"].to_pylist())
+    return [Encoded(*ids) for ids in zip(codec.tokens(prompts), completions, strict=True)]
+
+
+def _template(table: pa.Table) -> str | None:
+    """That of the prompts; tables of one's own may leave the column out."""
+    named = table["template"][0].as_py() if "template" in table.column_names else None
+    return named or template_of(table["prompt"][0].as_py())
 
 
 def build_trainer(
@@ -159,15 +166,35 @@ def sft_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) 
     )
 
 
-def _ends_by_itself(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], longest: int
-) -> float:
-    """Share of sampled completions that end in an end token within twice the `longest` one seen (tokens)."""
-    ends = frozenset(end_token_ids(model, tokenizer))
+def _completed(
+    model: PreTrainedModel, codec: Codec, prompts: Sequence[list[int]], longest: int
+) -> list[list[int]]:
+    """Sampled completions of the prompts, of at most twice the `longest` one seen (tokens)."""
     training, sampling = model.training, Sampling(temperature=0.6, top_p=0.95, max_new_tokens=2 * longest)
-    written = decode(model.eval(), prompts, sampling, range(len(prompts)), ends, len(prompts))
+    written = decode(model.eval(), prompts, sampling, range(len(prompts)), codec.end_tokens, len(prompts))
     model.train(training)
-    return sum(row[-1] in ends for row in written) / len(written)
+    return written
+
+
+def _check_end(written: Sequence[list[int]], codec: Codec) -> tuple[float, float]:
+    """Shares of completions that end in an end token, and that hold another special token before it.
+
+    Raises:
+        RuntimeError: none ends, or more than half hold one.
+    """
+    stopped = sum(row[-1] in codec.end_tokens for row in written) / len(written)
+    special = [names for row in written if (names := codec.special_inside(row))]
+    if stopped == 0:
+        raise RuntimeError(
+            f"the model ended none of {len(written)} completions: check that the dataset teaches the end "
+            f"token {codec.tokenizer.eos_token!r} and raise epochs or learning_rate"
+        )
+    if len(special) > len(written) / 2:
+        raise RuntimeError(
+            f"the model wrote special tokens such as {special[0][0]!r} into {len(special)} of {len(written)} "
+            "completions: check that the dataset's completions hold none, and raise epochs or learning_rate"
+        )
+    return stopped, len(special) / len(written)
 
 
 def _that_fit(rows: Sequence[Encoded], limit: int) -> list[Encoded]:

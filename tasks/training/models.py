@@ -12,8 +12,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from tasks.rendering import Template, chat_template
 from tasks.rollout.decoding import ATTENTION
+from tasks.tokenizer import Codec, listed
 
 CHECKPOINTING_FROM = 1_000_000_000
 """Models of this many parameters recompute activations in the backward pass."""
@@ -30,25 +30,25 @@ def load_policy(folder: Path) -> PreTrainedModel:
 
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path,
-    template: Template | None = None, weights: dict[str, torch.Tensor] | None = None,
+    template: str | None = None, weights: dict[str, torch.Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Write a folder that `from_pretrained`, vLLM and `generate` can use: safetensors, tokenizer, configs.
 
-    `chat_template.jinja` is made from the prompt `template` that the model was trained on; None leaves the
-    tokenizer's own. `weights` stand for the model's own, where it holds only a part of them.
+    `chat_template.jinja` renders a question as the prompt `template` that the model was trained on; None
+    leaves the tokenizer's own. `weights` stand for the model's own, where it holds only a part of them.
     """
     if model.can_generate():
         ends = model.generation_config.eos_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id if ends is None else ends
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if template is not None:
-        tokenizer.chat_template = chat_template(template)
+        tokenizer.chat_template = Codec(tokenizer).chat_template(template)
+    model.config.use_cache = True  # training with recomputed activations turns it off
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a completion: the tokenizer's and those the model's generation config names."""
-    named = model.generation_config.eos_token_id
-    listed = [named] if isinstance(named, int) else list(named or [])
-    return tuple(dict.fromkeys([tokenizer.eos_token_id, *listed]))
+    named = listed(model.generation_config.eos_token_id)
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *named]))

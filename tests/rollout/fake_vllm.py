@@ -18,6 +18,7 @@ class FakeVllm(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.root, self.instance, self.vanish_after = root, instance, vanish_after
         self.takes_weights, self.completed, self.lock = False, 0, threading.Lock()
+        self.ends, self.prompts = [1], []
 
     @property
     def url(self) -> str:
@@ -60,7 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.connection.close()
         if 666 in body["prompt"]:
             return self._answer(400, {"error": "prompt too long"})
-        assert (body["stop_token_ids"], body["return_token_ids"]) == ([1], True)
+        assert (body["stop_token_ids"], body["return_token_ids"]) == (self.server.ends, True)
+        self.server.prompts.append(body["prompt"])
         tokens = written(body["prompt"], body["seed"], body["max_tokens"])
         logprobs = {"token_logprobs": [-0.5] * len(tokens)} if "logprobs" in body else None
         return self._answer(200, {"choices": [{"token_ids": tokens, "logprobs": logprobs}]})

@@ -13,6 +13,7 @@ from tasks import judged_samples
 from tasks.job import StopRequested
 from tasks.kinds import Kind
 from tasks.problem import Problem
+from tasks.rendering import render_prompt
 from tasks.rewards.pool import VerifierPool
 from tasks.rollout import sampling as subject
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -30,6 +31,8 @@ class Scripted:
 
     def __init__(self, script):
         self.script, self.asked, self.calls = script, 0, 0
+
+    prompt = staticmethod(render_prompt)
 
     def stream(self, prompts, sampling, seeds):
         self.asked, self.calls = self.asked + len(prompts), self.calls + 1

@@ -19,8 +19,8 @@ import torch
 from tasks.rollout.engine import SampledModel
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
-from tasks.rollout.text import Codec
 from tasks.rollout.weights import folder_weights
+from tasks.tokenizer import Codec
 from tasks.training.models import load_policy
 
 folder = Path(sys.argv[1])

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from artifacts.tables import read_table
+from artifacts.tables import read_table, write_table
 from tasks.job import StopRequested
 from tasks.kinds import Kind
 from tasks.sft.stage import SFTConfig
-from tasks.sft.train import build_trainer, encode, run
-from tasks.tokenizer import load_tokenizer
+from tasks.sft.train import _check_end, build_trainer, encode, run
+from tasks.tables import SFT as SFT_TABLE
+from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.models import load_policy
 from tasks.training.row_order import row_order
 from tests.jobs import local_job
@@ -51,6 +52,32 @@ def test_loss_is_on_the_completion_and_its_end_token(tiny_model, tmp_path):
     assert text.startswith(" <think>")
     assert text.endswith("</answer><|end|>")
     assert tokenizer.decode(shown["input_ids"]).startswith("User:")
+
+
+def test_a_completion_with_special_tokens_inside_is_seen(tiny_model):
+    codec = Codec(load_tokenizer(tiny_model))
+    end, pad = codec.tokenizer.eos_token_id, codec.tokenizer.pad_token_id
+    fine, broken, endless = [9, 10, end], [pad, 9, end], [9, 10]
+    assert _check_end([fine, endless, fine, broken], codec) == (0.75, 0.25)
+    with pytest.raises(RuntimeError, match=r"special tokens such as '<\|pad\|>' into 2 of 3 completions"):
+        _check_end([broken, fine, broken], codec)
+    with pytest.raises(RuntimeError, match="ended none of 2 completions"):
+        _check_end([endless, endless], codec)
+
+
+def test_a_chat_prompt_is_rendered_by_the_students_own_template(tiny_model, tmp_path):
+    """The mixture may come from a model of another family."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}ask : {{ m['content'] }} answer :{% endfor %}"
+    row = {
+        "problem_id": "a", "domain": "math", "language": "en", "prompt": "<|teacher|>what is 1 + 2?<|end|>",
+        "completion": " <answer> 3 </answer>", "source": "test", "question": "what is 1 + 2?",
+        "template": "chat",
+    }  # fmt: skip
+    write_table(tmp_path / "sft.parquet", [row], SFT_TABLE)
+    (encoded,) = encode(read_table(tmp_path / "sft.parquet"), tokenizer)
+    assert tokenizer.decode(encoded.prompt) == "ask : what is 1 + 2? answer :"
+    assert tokenizer.decode(encoded.completion) == " <answer> 3 </answer><|end|>"
 
 
 def test_a_dataset_that_does_not_fit_is_refused(untrained, tmp_path):
