@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import httpx
 
@@ -40,15 +43,13 @@ def plain_reason(message: str) -> str:
     return _FRAME.sub("", message)
 
 
-def submit(deployment: str, parameters: Mapping[str, str]) -> str:
+def submit(deployment: str, parameters: Mapping[str, Any]) -> str:
     """`prefect deployment run DEPLOYMENT --param ...`, literally; the flow run's id.
 
     Raises:
         ServiceError: the command's own last line.
     """
-    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
-    for name, value in parameters.items():
-        command += ["--param", f"{name}={value}"]
+    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment, *_words(parameters)]
     environment = services.environment()
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -60,11 +61,17 @@ def submit(deployment: str, parameters: Mapping[str, str]) -> str:
     return found[1]
 
 
-def shown(deployment: str, parameters: Mapping[str, str]) -> str:
+def shown(deployment: str, parameters: Mapping[str, Any]) -> str:
     """The command as a user would type it."""
-    return " ".join(
-        ["prefect deployment run", deployment, *(f"--param {k}={v}" for k, v in parameters.items())]
-    )
+    return shlex.join(["prefect", "deployment", "run", deployment, *_words(parameters)])
+
+
+def _words(parameters: Mapping[str, Any]) -> list[str]:
+    """Prefect reads a value as JSON where it is JSON, and else as text."""
+    words = []
+    for name, value in parameters.items():
+        words += ["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return words
 
 
 def state(client: httpx.Client, flow_run: str) -> RunState:
@@ -80,8 +87,8 @@ def state(client: httpx.Client, flow_run: str) -> RunState:
     return RunState(found.get("type", "PENDING"), found.get("message") or "", started)
 
 
-def active_run(flow: str, preset: str) -> str | None:
-    """The run of `flow` with this preset that has begun and not ended, if there is one."""
+def active_run(flow: str, parameters: Mapping[str, Any]) -> str | None:
+    """The run of `flow` with these parameters that has begun and not ended, if there is one."""
     wanted = {
         "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
@@ -90,6 +97,7 @@ def active_run(flow: str, preset: str) -> str | None:
     with services.client() as server:
         runs = server.post("flow_runs/filter", json=wanted).raise_for_status().json()
     for run in runs:
-        if run["parameters"].get("preset", "tiny") == preset:
+        given = {name: value for name, value in run["parameters"].items() if value}
+        if {"preset": "tiny", **given} == parameters:
             return str(run["id"])
     return None

@@ -20,6 +20,7 @@ from artifacts.store import ArtifactStore
 from tasks.job import LOST, Input, Job, ServiceLost, StopRequested
 from tasks.job.spec import BuildResult, BuildSpec, JobExit, JobSpec
 from tasks.recipe import STAGES
+from tasks.source_code import sources
 from tasks.stage import Stage
 from tasks.supervise.records import read_json, write_json
 from tasks.supervise.watch import Watch
@@ -55,8 +56,8 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
         for build in spec.builds:
             node = build.node
             results.append(run_build(store, spec, build, watch))
-    except StopRequested:
-        ended("stopped", watch.reason or "asked to stop")
+    except StopRequested as stop:
+        ended("stopped", watch.reason or str(stop))
         return _STOPPED
     except ServiceLost as loss:
         log.error("%s: %s", node, loss)
@@ -94,6 +95,7 @@ def _build(
     store: ArtifactStore, spec: JobSpec, build: BuildSpec, folder: Path, stop: threading.Event, clock: Clock
 ) -> Ref:
     stage = STAGES[build.stage]
+    code = sources(stage.entry)  # before it is imported and runs for hours, while its files are edited
     config = stage.config.model_validate(build.config)
     job = Job(build.node, build.stage, _inputs(store, build), folder, stop)
     shutil.rmtree(job.draft, ignore_errors=True)
@@ -102,7 +104,7 @@ def _build(
     load(stage.entry)(config, job)
     if not any(job.draft.iterdir()):
         raise RuntimeError(f"stage {stage.name} returned without an output in {job.draft}")
-    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds), TABLES)
+    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds, code), TABLES)
 
 
 def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:
@@ -118,7 +120,9 @@ def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:
     return inputs
 
 
-def _manifest(spec: JobSpec, build: BuildSpec, stage: Stage, job: Job, seconds: float) -> ManifestDraft:
+def _manifest(
+    spec: JobSpec, build: BuildSpec, stage: Stage, job: Job, seconds: float, code: dict[str, str]
+) -> ManifestDraft:
     return ManifestDraft(
         kind=stage.output,
         stage=stage.name,
@@ -130,6 +134,7 @@ def _manifest(spec: JobSpec, build: BuildSpec, stage: Stage, job: Job, seconds: 
         parents=build.inputs,
         versions=versions(),
         code_revision=code_revision(),
+        sources=code,
         seconds=round(seconds, 1),
         accelerator_hours=round(seconds * _accelerators() / 3600, 4),
         summary=job.headline,

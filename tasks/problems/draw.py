@@ -9,12 +9,11 @@ long n-gram with a held-out one go to `rejected.parquet` with the reason.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from artifacts.tables import write_table
 from tasks.job import Job
-from tasks.problem import Problem, to_table
+from tasks.problem import Problem, counts, to_table
 from tasks.problems.source import Drawn
 from tasks.problems.stage import ProblemsConfig
 from tasks.tables import PROBLEMS, REJECTED
@@ -33,8 +32,7 @@ def run(config: ProblemsConfig, job: Job) -> None:
     write_table(job.draft / "problems.parquet", to_table(kept), PROBLEMS)
     rejected = refused + contaminated
     write_table(job.draft / "rejected.parquet", rejected, REJECTED)
-    counts = Counter(f"{p.split}_{p.domain}" for p in kept)
-    job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
+    job.summary(problems=len(kept), rejected=len(rejected), **counts(kept))
 
 
 def draw(config: ProblemsConfig) -> Drawn:

@@ -207,6 +207,20 @@ class RLConfig(CodeChecking):
         return self
 
 
+def without_reward_models(config: RLConfig) -> RLConfig:
+    """Final RL by rules alone: no terms that a reward model scores, and no general prompts, which only those
+    terms reward.
+
+    Raises:
+        ValueError: nothing would be left to reward or to ask.
+    """
+    rewards = tuple(term for term in config.rewards if not term.needs_reward_models)
+    domains = tuple(domain for domain in config.domains if domain != "general")
+    if not rewards or not domains:
+        raise ValueError("without its reward models it has no reward or no domain left")
+    return config.model_copy(update={"rewards": rewards, "domains": domains, "general_last_steps": None})
+
+
 RL_ZERO = Stage(
     "rl-zero", 2, "R1-Zero's RL",
     "GRPO on a base with accuracy and format rewards only (2.1; the control of F.1).",
@@ -228,4 +242,5 @@ FINAL_RL = Stage(
     "gpu-train", RLConfig, {**MODEL_AND_PROBLEMS, "reward_models": Kind.reward_models}, Kind.checkpoint,
     "tasks.rl.train:run",
     nodes={"r1": Place("R1", 5, 2, "GRPO, rules + RMs", "#1b7cc2")},
+    optional={"reward_models": without_reward_models},
 )  # fmt: skip

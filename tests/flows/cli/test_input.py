@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from flows import cli, daemons, distillation
 
 BAD_PRESETS = [
-    ({"rl_zero.stepz": 5}, ["rl_zero.stepz is not a setting", "did you mean steps?"]),
-    ({"rl_zero.steps": 0}, ["rl_zero.steps = 0", "must be greater than or equal to 1"]),
+    ({"r1-zero.stepz": 5}, ["r1-zero.stepz is not a setting", "did you mean steps?"]),
+    ({"r1-zero.steps": 0}, ["r1-zero.steps = 0", "must be greater than or equal to 1"]),
     ({"dev1.learning_rate": "fast"}, ["dev1.learning_rate = 'fast'", "must be a valid number"]),
-    ({"rl_zero.micro_batch_size": 48},
-     ["rl_zero: ", "micro_batch_size 48 does not divide", "= 128: choose a divisor"]),
+    ({"r1-zero.micro_batch_size": 48},
+     ["r1-zero: ", "micro_batch_size 48 does not divide", "= 128: choose a divisor"]),
     ({"dev3.micro_batch_size": 5}, ["dev3: ", "micro_batch_size 5 does not divide batch_size 32"]),
     ({"base.model": "./no/such/model"}, ["base.model = './no/such/model' does not exist: give a folder"]),
     ({"problems.sources": [{"name": "parquet", "path": "no"}]}, ["sources.0.path = 'no' does not exist"]),
