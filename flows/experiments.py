@@ -65,6 +65,11 @@ class Variant:
         return f"{preset}@{label(differs)}" if differs else preset
 
 
+def recipes_own(name: str) -> str:
+    """The name of the recipe's artifact at the same place: `tiny@low/dev2` and `tiny/dev2@low` -> `tiny/dev2`."""
+    return "/".join(part.partition("@")[0] for part in name.split("/"))
+
+
 def checked_name(name: str) -> str:
     """`name`, if it can be part of the names of artifacts.
 

@@ -178,6 +178,15 @@ def _document_before(config: Settings, before: Mapping[str, Any]) -> dict[str, A
         return dict(leaves(before))
 
 
+def what_differs(one: Manifest, other: Manifest) -> str:
+    """Settings and inputs of `one` that are not those of `other`, a few words each."""
+    was, now = dict(leaves(other.config)), dict(leaves(one.config))
+    found = [f"{key} {_brief(value)}" for key, value in now.items() if was.get(key) != value]
+    found += [f"another {name}" for name, ref in one.parents.items() if other.parents.get(name) != ref]
+    extra = len(found) - _SHOWN_REASONS
+    return ", ".join(found[:_SHOWN_REASONS]) + (f" and {extra} more" if extra > 0 else "")
+
+
 def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every value of nested settings."""
     for key, value in document.items():

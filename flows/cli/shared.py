@@ -115,6 +115,13 @@ def say_departures(pipeline: Pipeline) -> None:
         say(sentence)
 
 
+def scope_of(preset: str) -> str:
+    """What the names of a preset's artifacts begin with; an experiment's (`tiny@lower-lr`) is taken as it is."""
+    from tasks.presets import preset_name
+
+    return preset_name(preset)
+
+
 def open_store() -> ArtifactStore:
     """The store of `$R1_STORE`."""
     from artifacts.store import ArtifactStore

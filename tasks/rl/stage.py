@@ -151,6 +151,15 @@ class RLConfig(CodeChecking):
     mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
     """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
     start-up canary stops the run and a health line is written."""
+    futile_rollouts: Annotated[Count, Field(json_schema_extra=VOLATILE)] = 20
+    """Stop, with the likely reasons, after so many rollouts in a row without one right answer, or without one
+    well-formed completion where `format` is rewarded. 0: never."""
+    budget_hours: Annotated[float | None, Field(gt=0, json_schema_extra=VOLATILE)] = None
+    """Accelerator-hours (on a CPU: hours) after which training stops at a checkpoint; with a larger budget
+    the next run goes on from there."""
+    keep_state: Annotated[bool, Field(json_schema_extra=VOLATILE)] = True
+    """Keep the trainer's state of the finished run in the work folder, so that one with more `steps` goes on
+    from it (`tasks.rl.continuation`): about 16 bytes a parameter."""
     launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
     """Several processes on one machine."""
     report_to: Annotated[
