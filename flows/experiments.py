@@ -66,7 +66,7 @@ class Variant:
 
 
 def recipes_own(name: str) -> str:
-    """The name of the recipe's artifact at the same place: `tiny@low/dev2` and `tiny/dev2@low` -> `tiny/dev2`."""
+    """The name of the recipe's artifact there: `tiny@low/dev2` and `tiny/dev2@low` -> `tiny/dev2`."""
     return "/".join(part.partition("@")[0] for part in name.split("/"))
 
 

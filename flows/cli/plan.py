@@ -53,11 +53,11 @@ def plan(
     ]
     print_table(["node", "stage", "pool", "key", "", "why"], cells)
     say_departures(pipeline)
-    typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
     if pipeline.name != preset:
         say(f"what it makes is called {pipeline.name}/NODE")
     for line in planning.code_warnings(rows):
         say(line)
+    typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
     for moving in moving_bases(pipeline):
         say(f"{moving}: set base.revision to a commit")
     for objection in objections:

@@ -116,7 +116,7 @@ def say_departures(pipeline: Pipeline) -> None:
 
 
 def scope_of(preset: str) -> str:
-    """What the names of a preset's artifacts begin with; an experiment's (`tiny@lower-lr`) is taken as it is."""
+    """What the names of a preset's artifacts begin with; `tiny@lower-lr`, an experiment, is that already."""
     from tasks.presets import preset_name
 
     return preset_name(preset)

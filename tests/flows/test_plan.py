@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from artifacts.manifest import ManifestDraft
 from artifacts.store import object_path
 from flows.graph import load_pipeline
-from flows.plan import plan
-from tasks import recipe
-from tasks.presets import CONFIGS
+from flows.plan import code_warnings, named_rows, plan
+from tasks import recipe, source_code
+from tasks.presets import CONFIGS, PresetError
+from tasks.recipe import STAGES
+from tasks.tables import TABLES
 from tests.flows.conftest import Publisher
 
 STUDENT = "tiny-student-distilled"
@@ -130,3 +133,28 @@ finally:
     measured = json.loads(last)
     assert measured["heavy"] == []
     assert measured["seconds"] < 2  # of processor time: a busy machine does not change it
+
+
+def test_a_hit_of_other_code_is_named_with_its_files_and_made_again_if_asked(built, store, preset, tmp_path):
+    node, key = "dev2", next(row.key for row in plan(built, store) if row.node == "dev2")
+    assert code_warnings(plan(built, store)) == []  # made before sources were recorded
+    before = store.manifest(store.lookup(key).digest)
+    store.forget_key(key)
+    draft = tmp_path / "again"
+    draft.mkdir()
+    (draft / "content.txt").write_text(node)
+    sources = source_code.sources(STAGES["reasoning-rl"].entry)
+    edited = {name: d if name != "tasks/rl/train.py" else "0:0" for name, d in sources.items()}
+    fields = before.model_dump(include=set(ManifestDraft.model_fields)) | {"sources": edited}
+    ref = store.publish(draft, ManifestDraft(**fields), TABLES)
+    assert ref != before.ref
+    rows = plan(built, store)
+    (warning,) = code_warnings(rows)
+    assert warning.startswith("made by other code, and reused: dev2 (tasks/rl/train.py changed since)")
+    assert "`r1 run --rebuild dev2`" in warning
+    (row,) = named_rows(rows, ["reasoning_rl"], built)
+    store.forget_key(row.key)
+    assert misses(preset(), store)["mixture"] == "waits for dev2"
+    assert store.manifest(ref.digest).ref == ref  # it stays until `r1 gc`
+    with pytest.raises(PresetError, match="--rebuild: the recipe has no node 'dev9'"):
+        named_rows(rows, ["dev9"], built)
