@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +34,8 @@ SILENCE_SECONDS = 300.0
 """Without a heartbeat for this long a job counts as dead."""
 
 OnProgress = Callable[[Progress], None]
+Start = Callable[[Sequence[str], Mapping[str, str], Path], "subprocess.Popen[bytes]"]
+"""Starts (command, environment, log) in a session of its own."""
 
 JOB_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
@@ -63,15 +65,21 @@ class StartedJob:
         return JobExit.read(self.folder / "exit.json")
 
 
-def run_job(spec: JobSpec, on_progress: OnProgress, attempts: int = 2, module: str = "tasks.job") -> JobExit:
-    """Run the builds of `spec` in a process of their own and wait for them.
+def run_job(
+    spec: JobSpec,
+    on_progress: OnProgress,
+    attempts: int = 2,
+    module: str = "tasks.job",
+    start: Start = trees.start_session,
+) -> JobExit:
+    """Run the builds of `spec` in a process of their own, which `start` starts, and wait for them.
 
     Raises:
         JobFailed: the job failed, was stopped, or died `attempts` times at one place.
     """
     deaths, furthest = 0, _newest_progress(spec)
     while deaths < attempts:
-        with started(spec, module) as job:
+        with started(spec, module, start) as job:
             death = _wait(job, spec, on_progress)
         record = job.exit
         if record is not None and not death:
@@ -104,12 +112,14 @@ def _what(spec: JobSpec) -> str:
 
 
 @contextmanager
-def started(spec: JobSpec, module: str = "tasks.job") -> Iterator[StartedJob]:
+def started(
+    spec: JobSpec, module: str = "tasks.job", start: Start = trees.start_session
+) -> Iterator[StartedJob]:
     """A running job; nothing of it is left when the block is left."""
     folder = _job_folder(spec)
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
     command = [sys.executable, "-m", module, str(folder / "spec.json"), "--parent", str(os.getpid())]
-    process = trees.start_session(command, _environment(), folder / "log.txt")
+    process = start(command, job_environment(), folder / "log.txt")
     try:
         yield StartedJob(process, folder)
     finally:
@@ -123,7 +133,7 @@ def _job_folder(spec: JobSpec) -> Path:
     return folder
 
 
-def _environment() -> dict[str, str]:
+def job_environment() -> dict[str, str]:
     """A job never asks Prefect anything, so it is not given what opens the server.
 
     The store's address stands here and not in the spec, a file, because it may hold credentials. `R1_HOME` is

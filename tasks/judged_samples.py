@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +13,9 @@ from tasks.problem import Problem
 from tasks.rendering import Template
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
+from tasks.rollout.kept import kept_sampler
 from tasks.rollout.sampling import sample_problems
 from tasks.rollout.settings import EngineSettings, Sampling
-from tasks.rollout.text import open_sampler
 from tasks.tables import SAMPLES
 
 
@@ -31,11 +30,11 @@ def sample_checkpoint(
     job: Job,
     allow_weak_sandbox: bool = False,
 ) -> pa.Table:
-    """`sample_problems` and `judge` with the engine and the verifiers opened and closed around them."""
-    with closing(open_sampler(engine, checkpoint.path / "model")) as sampler:
-        table = sample_problems(
-            sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
-        )
+    """`sample_problems` and `judge`; the engine stays open for the job's next checkpoint."""
+    sampler = kept_sampler(engine, checkpoint.path / "model", job)
+    table = sample_problems(
+        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
+    )
     job.progress(table.num_rows, table.num_rows, "verify")
     with VerifierPool(allow_weak_sandbox=allow_weak_sandbox) as pool:
         return judge(table, problems, pool)

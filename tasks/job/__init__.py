@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from artifacts.refs import Ref
 from tasks.supervise.records import read_json, write_json
@@ -96,6 +96,8 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
     headline: dict[str, float | int | str] = field(default_factory=dict)
     """What `summary` gathered."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What the builds of one process share, by name; each has a `close`, called after the last build."""
 
     @property
     def state(self) -> Path:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from artifacts.errors import CorruptArtifact
 from artifacts.manifest import ManifestDraft
@@ -47,6 +48,7 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
     store = ArtifactStore.open()
     results: list[BuildResult] = []
     node = ""
+    kept: dict[str, Any] = {}
 
     def ended(status: str, reason: str = "") -> None:
         record = JobExit(status=status, reason=reason, node=node, results=tuple(results))  # type: ignore[arg-type]
@@ -55,7 +57,7 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
     try:
         for build in spec.builds:
             node = build.node
-            results.append(run_build(store, spec, build, watch))
+            results.append(run_build(store, spec, build, watch, kept))
     except StopRequested as stop:
         ended("stopped", watch.reason or str(stop))
         return _STOPPED
@@ -65,11 +67,16 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
     except Exception as error:
         ended("failed", one_line(error))
         raise
+    finally:
+        for shared in kept.values():
+            shared.close()
     ended("ok")
     return 0
 
 
-def run_build(store: ArtifactStore, spec: JobSpec, build: BuildSpec, watch: Watch) -> BuildResult:
+def run_build(
+    store: ArtifactStore, spec: JobSpec, build: BuildSpec, watch: Watch, kept: dict[str, Any]
+) -> BuildResult:
     """Make one artifact, or take the one that another run made while this one waited for the lease."""
     folder = spec.work_root / build.key
 
@@ -83,7 +90,7 @@ def run_build(store: ArtifactStore, spec: JobSpec, build: BuildSpec, watch: Watc
         if ref is None:
             clock = Clock(folder)
             with watch.calling(clock.save):
-                ref = _build(store, spec, build, folder, watch.stop, clock)
+                ref = _build(store, spec, build, folder, watch.stop, clock, kept)
             seconds = clock.seconds
         shutil.rmtree(folder, ignore_errors=True)
         store.set_ref(build.ref_name, ref)
@@ -92,12 +99,13 @@ def run_build(store: ArtifactStore, spec: JobSpec, build: BuildSpec, watch: Watc
 
 
 def _build(
-    store: ArtifactStore, spec: JobSpec, build: BuildSpec, folder: Path, stop: threading.Event, clock: Clock
-) -> Ref:
+    store: ArtifactStore, spec: JobSpec, build: BuildSpec, folder: Path, stop: threading.Event, clock: Clock,
+    kept: dict[str, Any],
+) -> Ref:  # fmt: skip
     stage = STAGES[build.stage]
     code = sources(stage.entry)  # before it is imported and runs for hours, while its files are edited
     config = stage.config.model_validate(build.config)
-    job = Job(build.node, build.stage, _inputs(store, build), folder, stop)
+    job = Job(build.node, build.stage, _inputs(store, build), folder, stop, kept=kept)
     shutil.rmtree(job.draft, ignore_errors=True)
     job.state.mkdir(parents=True, exist_ok=True)
     job.draft.mkdir()

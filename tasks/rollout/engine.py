@@ -94,6 +94,27 @@ class EngineUnavailable(RuntimeError):
     """The engine that a preset asks for cannot run here; the message says what to do."""
 
 
+def stream_rows(
+    engine: Engine,
+    prompts: Sequence[TokenIds],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    logprobs: bool = False,
+) -> Iterator[tuple[int, Completion]]:
+    """Yields (row, completion) for each row (a prompt and a seed) once, as they finish.
+
+    Neighbouring rows with the same prompt become one request.
+    """
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed for each prompt")
+    groups = [list(rows) for _, rows in itertools.groupby(range(len(prompts)), lambda i: tuple(prompts[i]))]
+    asked = [prompts[rows[0]] for rows in groups]
+    for completion in engine.generate(
+        asked, sampling, [[seeds[i] for i in rows] for rows in groups], logprobs
+    ):
+        yield groups[completion.prompt][completion.sample], completion
+
+
 def generate_rows(
     engine: Engine,
     prompts: Sequence[TokenIds],
@@ -102,20 +123,9 @@ def generate_rows(
     logprobs: bool = False,
     finished: Callable[[int, Completion], None] | None = None,
 ) -> list[Completion]:
-    """One completion for each row (a prompt and a seed), in the order of the rows.
-
-    Neighbouring rows with the same prompt become one request. `finished(row, completion)` is called as each
-    completion ends.
-    """
-    if len(seeds) != len(prompts):
-        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one seed for each prompt")
-    groups = [list(rows) for _, rows in itertools.groupby(range(len(prompts)), lambda i: tuple(prompts[i]))]
+    """The completions of `stream_rows` in the order of the rows; `finished` hears of each as it ends."""
     done: dict[int, Completion] = {}
-    asked = [prompts[rows[0]] for rows in groups]
-    for completion in engine.generate(
-        asked, sampling, [[seeds[i] for i in rows] for rows in groups], logprobs
-    ):
-        row = groups[completion.prompt][completion.sample]
+    for row, completion in stream_rows(engine, prompts, sampling, seeds, logprobs):
         done[row] = completion
         if finished is not None:
             finished(row, completion)

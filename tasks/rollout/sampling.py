@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,22 +61,55 @@ def sample_problems(
     requests = _requests(problems, template, samples_per_problem, seed)
     folder = _shard_folder(job.state / "shards", sampler.name, requests, sampling, checkpoint_digest)
     shards = [
-        requests[start : start + SHARD_COMPLETIONS] for start in range(0, len(requests), SHARD_COMPLETIONS)
+        _Shard(folder / f"{number:05d}.parquet", requests[start : start + SHARD_COMPLETIONS])
+        for number, start in enumerate(range(0, len(requests), SHARD_COMPLETIONS))
     ]
-    done = 0
-    for number, shard in enumerate(shards):
-        path, started = folder / f"{number:05d}.parquet", time.perf_counter()
-        made = not path.exists()
-        if made:
-            if job.should_stop():
-                raise StopRequested(f"{number} of {len(shards)} shards sampled")
-            completions = sampler.generate([r.prompt for r in shard], sampling, [r.seed for r in shard])
-            rows = _rows(shard, completions, sampling, checkpoint_digest, sampler.name)
-            write_table(path, rows, SAMPLES)
-        done += len(shard)
-        speed = {"tokens_per_second": _tokens(completions, started)} if made else {}
-        job.progress(done, len(requests), "sample", **speed)
+    missing = [shard for shard in shards if not shard.path.exists()]
+    at_once = max(1, sampler.in_flight // SHARD_COMPLETIONS)
+    for start in range(0, len(missing), at_once):
+        for shard, completions, speed in _sampled(sampler, missing[start : start + at_once], sampling, job):
+            rows = _rows(shard.requests, completions, sampling, checkpoint_digest, sampler.name)
+            write_table(shard.path, rows, SAMPLES)
+            done = sum(len(s.requests) for s in shards if s.path.exists())
+            job.progress(done, len(requests), "sample", tokens_per_second=speed)
     return read_table(folder) if shards else conform([], SAMPLES)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Requests that are written as one file."""
+
+    path: Path
+    requests: list[Request]
+
+
+def _sampled(
+    sampler: TextSampler, shards: Sequence[_Shard], sampling: Sampling, job: Job
+) -> Iterator[tuple[_Shard, list[Written], float]]:
+    """Each shard as its last completion ends, with the tokens a second since the start of the call.
+
+    The requests of all these shards are in flight at once: an engine that waited for a shard's longest
+    completion before it began with the next would stand half idle.
+
+    Raises:
+        StopRequested: the job was asked to stop.
+    """
+    requests = [(shard, place) for shard in shards for place in range(len(shard.requests))]
+    asked = [shard.requests[place] for shard, place in requests]
+    done: dict[Path, dict[int, Written]] = {shard.path: {} for shard in shards}
+    started, tokens = time.perf_counter(), 0
+    written = sampler.stream([r.prompt for r in asked], sampling, [r.seed for r in asked])
+    with closing(written):
+        for row, completion in written:
+            shard, place = requests[row]
+            done[shard.path][place] = completion
+            tokens += completion.completion_tokens
+            if len(done[shard.path]) == len(shard.requests):
+                whole = done.pop(shard.path)
+                speed = round(tokens / (time.perf_counter() - started), 1)
+                yield shard, [whole[i] for i in range(len(whole))], speed
+            if job.should_stop() and done:
+                raise StopRequested(f"{len(done)} of {len(shards)} shards in flight were not yet whole")
 
 
 def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
@@ -132,7 +166,3 @@ def _rows(
         "engine": [engine] * n,
     }
     return pa.table(columns)
-
-
-def _tokens(completions: Sequence[Written], started: float) -> float:
-    return round(sum(c.completion_tokens for c in completions) / (time.perf_counter() - started), 1)

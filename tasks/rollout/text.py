@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from tasks.rollout.engine import (
     TokenIds,
     derived_seed,
     finish_reason,
-    generate_rows,
+    stream_rows,
 )
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -74,8 +74,8 @@ class Codec:
 class TextSampler:
     """An engine with its model's tokenizer. Usable through `contextlib.closing`."""
 
-    def __init__(self, engine: Engine, codec: Codec) -> None:
-        self.engine, self._codec = engine, codec
+    def __init__(self, engine: Engine, codec: Codec, in_flight: int = 512) -> None:
+        self.engine, self._codec, self.in_flight = engine, codec, in_flight
 
     @property
     def name(self) -> str:
@@ -91,9 +91,16 @@ class TextSampler:
         place.
         """
         seeds = [derived_seed(seed, i) for i in range(len(prompts))] if isinstance(seed, int) else list(seed)
+        done = dict(self.stream(prompts, sampling, seeds))
+        return [done[row] for row in range(len(prompts))]
+
+    def stream(
+        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Written]]:
+        """(row, text) for each prompt and its seed, as they finish."""
         asked = self._codec.tokens(prompts)
-        done = generate_rows(self.engine, asked, sampling, seeds)
-        return [self._written(p, c) for p, c in zip(asked, done, strict=True)]
+        for row, completion in stream_rows(self.engine, asked, sampling, seeds):
+            yield row, self._written(asked[row], completion)
 
     def close(self) -> None:
         self.engine.close()
@@ -106,7 +113,8 @@ class TextSampler:
 def open_sampler(settings: EngineSettings, folder: Path) -> TextSampler:
     """The engine of the settings with the model of a Hugging Face folder. Raises as `open_engine`."""
     codec = Codec.of(folder)
-    return TextSampler(open_engine(settings, SampledModel(folder, codec.end_tokens)), codec)
+    engine = open_engine(settings, SampledModel(folder, codec.end_tokens))
+    return TextSampler(engine, codec, settings.entry.in_flight)
 
 
 def _configured_ends(folder: Path) -> list[int]:

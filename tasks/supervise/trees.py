@@ -20,7 +20,7 @@ _KILLED_SECONDS = 5.0
 
 
 def start_session(
-    command: Sequence[str], environment: Mapping[str, str], log: Path
+    command: Sequence[str], environment: Mapping[str, str], log: Path, stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session and process group of its own; its output is appended to `log`.
 
@@ -33,7 +33,7 @@ def start_session(
         return subprocess.Popen(
             command,
             env=dict(environment),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             start_new_session=True,

@@ -171,7 +171,7 @@ def test_credentials_reach_no_file_of_a_job(store, monkeypatch):
     """The store's address may hold some, and Prefect's string is nothing that a job needs."""
     monkeypatch.setenv("R1_STORE", "memory://user:s3cr3t@bucket/r1")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "r1:s3cr3t")
-    environment = runner._environment()
+    environment = runner.job_environment()
     assert environment["R1_STORE"] == "memory://user:s3cr3t@bucket/r1"
     assert "PREFECT_API_AUTH_STRING" not in environment
     with runner.started(spec_of(steps=1), ENTRY) as job:

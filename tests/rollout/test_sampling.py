@@ -26,14 +26,15 @@ SHORT = Sampling(max_new_tokens=16)
 class Scripted:
     """A sampler that says what its script says for a prompt."""
 
-    name = "scripted 1"
+    name, in_flight = "scripted 1", 50
 
     def __init__(self, script):
-        self.script, self.asked = script, 0
+        self.script, self.asked, self.calls = script, 0, 0
 
-    def generate(self, prompts, sampling, seed):
-        self.asked += len(prompts)
-        return [Written(self.script(p, s), "stop", 4, 9) for p, s in zip(prompts, seed, strict=True)]
+    def stream(self, prompts, sampling, seeds):
+        self.asked, self.calls = self.asked + len(prompts), self.calls + 1
+        for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            yield row, Written(self.script(prompt, seed), "stop", 4, 9)
 
     def close(self):
         pass
@@ -75,11 +76,23 @@ def test_finished_shards_are_reused_and_stale_ones_are_not(tmp_path, monkeypatch
 def test_stop_keeps_the_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "SHARD_COMPLETIONS", 50)
     job = _job(tmp_path)
-    engine = Scripted(lambda prompt, seed: job.stop.set() or "x")
-    with pytest.raises(StopRequested, match="1 of 4 shards"):
+    engine = Scripted(lambda prompt, seed: job.stop.set() if engine.asked == 100 else "x")
+    with pytest.raises(StopRequested, match="1 of 1 shards in flight"):
         _sample(job, engine)
     job.stop.clear()
-    assert _sample(job, Scripted(lambda prompt, seed: "x")).num_rows == 160
+    again = Scripted(lambda prompt, seed: "x")
+    assert _sample(job, again).num_rows == 160
+    assert again.asked == 110
+
+
+def test_shards_are_in_flight_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(subject, "SHARD_COMPLETIONS", 50)
+    engine = Scripted(lambda prompt, seed: f"{prompt} {seed}")
+    one_by_one = _sample(_job(tmp_path), engine)
+    engine.in_flight, engine.calls = 100, 0
+    together = _sample(_job(tmp_path / "other"), engine)
+    assert together.equals(one_by_one)
+    assert engine.calls == 2
 
 
 KILLED = """
@@ -90,7 +103,9 @@ from tasks.rollout import sampling
 from tasks.rollout.text import open_sampler
 from tests.rollout.test_sampling import _job, _sample
 sampling.SHARD_COMPLETIONS = 20
-_sample(_job(Path(sys.argv[1])), open_sampler(EngineSettings(), Path(sys.argv[2])))
+sampler = open_sampler(EngineSettings(), Path(sys.argv[2]))
+sampler.in_flight = 20
+_sample(_job(Path(sys.argv[1])), sampler)
 """
 
 

@@ -32,6 +32,8 @@ class EngineEntry:
     """Whether it keeps `gpu_memory_share` of the GPU on which the trainer runs as well."""
     caches_in_trainer: bool = False
     """Whether the keys and values of its sequences lie in the trainer's memory while it samples."""
+    in_flight: int = 512
+    """Completions of curation and evaluation that are asked for in one call."""
     free_logprobs: bool = False
     """Whether log-probabilities cost next to nothing, so that RL asks for them in every rollout."""
 
@@ -41,10 +43,17 @@ ENGINES: dict[str, EngineEntry] = {
         "tasks.rollout.engines.transformers:TransformersEngine", caches_in_trainer=True, free_logprobs=True
     ),
     "vllm": EngineEntry(
-        "tasks.rollout.engines.vllm:VllmEngine", package="vllm", needs_gpu=True, takes_gpu_share=True
+        "tasks.rollout.engines.vllm:VllmEngine",
+        package="vllm",
+        needs_gpu=True,
+        takes_gpu_share=True,
+        in_flight=8_192,
     ),
     "vllm-server": EngineEntry(
-        "tasks.rollout.engines.vllm_server:VllmServerEngine", package="vllm", needs_gpu=True
+        "tasks.rollout.engines.vllm_server:VllmServerEngine",
+        package="vllm",
+        needs_gpu=True,
+        in_flight=8_192,
     ),
 }
 
