@@ -3,11 +3,11 @@
     python -m flows.local smollm2-135m                  the whole recipe, reusing what the store has
     python -m flows.local smollm2-135m --until dev2     up to a node
 
-It takes `--set`, `--skip`, `--use` and `--name` as `r1 run` does. The jobs, keys, names and store are those of
-`r1 run`, so either goes on where the other stopped. For machines on which no server can run or be reached: a
-batch job of a cluster (Slurm), a rented GPU without a network. It prints a line a node and, at the end, the
-seconds of the jobs and of the clock. There are no retries over machines, no pools and no pages; a killed run is
-started again by the same command.
+It takes `--set`, `--skip`, `--use` and `--name` as `r1 run` does. The jobs, keys, names and store are those
+of `r1 run`, so either goes on where the other stopped. For machines on which no server can run or be reached:
+a batch job of a cluster (Slurm), a rented GPU without a network. It prints a line a node and, at the end, the
+seconds of the jobs and of the clock. There are no retries over machines, no pools and no pages; a killed run
+is started again by the same command.
 """
 
 from __future__ import annotations
