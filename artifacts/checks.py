@@ -27,7 +27,7 @@ MAX_PATH = 1_024
 MAX_TEXT = 256
 _SEGMENT_BYTES = 240  # of the 255 a file system allows: `.json` and temporary endings are added to it
 _YEARS = (2000, 2100)
-_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
+_REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]*(/[A-Za-z0-9][A-Za-z0-9._:@+=-]*)*")
 _LIKE_A_DIGEST = re.compile(r"[0-9a-fA-F]{8,}")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 _QUERY = re.compile(r"(\w://[^\s?]*\?)[^\s)]+")
@@ -85,7 +85,7 @@ def ref_name(name: str) -> str:
     """
     segments = name.split("/")
     if not _REF.fullmatch(name) or len(name) > MAX_TEXT or len(segments) > MAX_FOLDERS:
-        raise ValueError("use PRESET/NODE with letters, digits and . _ : @ + -")
+        raise ValueError("use PRESET/NODE with letters, digits and . _ : @ + = -")
     if any(_LIKE_A_DIGEST.fullmatch(segment) for segment in segments):
         # Such a name would shadow the artifact whose digest begins so.
         raise ValueError("8 or more hexadecimal digits could be taken for a digest")

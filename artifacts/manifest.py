@@ -75,6 +75,8 @@ class ManifestDraft(BaseModel):
     versions: Annotated[dict[Text, Text], Field(max_length=_MAX_NAMES)] = {}
     """Library -> version."""
     code_revision: Text | None = None
+    sources: Annotated[dict[Text, Text], Field(max_length=_MAX_NAMES)] = {}
+    """Source file -> digest of what it said when the artifact was made."""
     seconds: Seconds = 0.0
     accelerator_hours: Seconds = 0.0
     summary: Annotated[dict[Text, float | int | str], Field(max_length=_MAX_NAMES)] = {}

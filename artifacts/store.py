@@ -312,6 +312,10 @@ class ArtifactStore:
         entry = KeyEntry(key=manifest.key, ref=manifest.ref)
         self.backend.write(key_path(manifest.key), canonical_json(entry.model_dump(mode="json")))
 
+    def forget_key(self, key: str) -> None:
+        """Make the key a miss again, so that it is built anew; the artifact stays under its names."""
+        self.backend.remove(key_path(key))
+
     def key_target(self, key: str) -> Ref | None:
         """What the key's entry names, whether or not it is there; None where the entry is not one."""
         try:

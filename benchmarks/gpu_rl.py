@@ -56,7 +56,7 @@ Figures = dict[str, float]
 def settings(preset: str, steps: int, engine: EngineSettings) -> RLConfig:
     """The preset's R1-Zero, shortened."""
     kept = {"steps": steps, "engine": engine, "checkpoint_every": 10_000, "curriculum": None}
-    return load_preset(preset).rl_zero.model_copy(update=kept)
+    return load_preset(preset).r1_zero.model_copy(update=kept)
 
 
 def steps_with(engine: EngineSettings) -> Callable[[Path, str, int, Path], Figures]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import httpx
 
@@ -34,16 +37,15 @@ class RunState:
         return plain_reason(self.message)
 
 
-def submit(deployment: str, parameters: Mapping[str, str]) -> str:
+def submit(deployment: str, parameters: Mapping[str, Any]) -> str:
     """`prefect deployment run DEPLOYMENT --param ...`, literally; the flow run's id.
 
     Raises:
         ServiceError: the command's own last line.
     """
-    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment]
-    for name, value in parameters.items():
-        command += ["--param", f"{name}={value}"]
-    done = services.command(command)
+    done = services.command(
+        [sys.executable, "-m", "prefect", "deployment", "run", deployment, *_words(parameters)]
+    )
     found = _UUID.search(done.stdout)
     if done.returncode or not found:
         why = services.why(done)
@@ -51,11 +53,17 @@ def submit(deployment: str, parameters: Mapping[str, str]) -> str:
     return found[1]
 
 
-def shown(deployment: str, parameters: Mapping[str, str]) -> str:
+def shown(deployment: str, parameters: Mapping[str, Any]) -> str:
     """The command as a user would type it."""
-    return " ".join(
-        ["prefect deployment run", deployment, *(f"--param {k}={v}" for k, v in parameters.items())]
-    )
+    return shlex.join(["prefect", "deployment", "run", deployment, *_words(parameters)])
+
+
+def _words(parameters: Mapping[str, Any]) -> list[str]:
+    """Prefect reads a value as JSON where it is JSON, and else as text."""
+    words = []
+    for name, value in parameters.items():
+        words += ["--param", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return words
 
 
 def state(client: httpx.Client, flow_run: str) -> RunState:
@@ -71,8 +79,8 @@ def state(client: httpx.Client, flow_run: str) -> RunState:
     return RunState(found.get("type", "PENDING"), found.get("message") or "", started)
 
 
-def active_run(flow: str, preset: str) -> str | None:
-    """The run of `flow` with this preset that has begun and not ended, if there is one."""
+def active_run(flow: str, parameters: Mapping[str, Any]) -> str | None:
+    """The run of `flow` with these parameters that has begun and not ended, if there is one."""
     wanted = {
         "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
@@ -81,6 +89,7 @@ def active_run(flow: str, preset: str) -> str | None:
     with services.client() as server:
         runs = server.post("flow_runs/filter", json=wanted).raise_for_status().json()
     for run in runs:
-        if run["parameters"].get("preset", "tiny") == preset:
+        given = {name: value for name, value in run["parameters"].items() if value}
+        if {"preset": "tiny", **given} == parameters:
             return str(run["id"])
     return None

@@ -21,9 +21,12 @@ from prefect.states import Cancelling, Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
+from flows import feasible, plan
 from flows.graph import Pipeline, key_of
 from flows.last_words import plain_reason
 from flows.stage_flows import flow_parameters
+from tasks.kinds import Kind
+from tasks.presets import PresetError
 from tasks.recipe import Node
 from tasks.settings import Settings
 from tasks.stage import Stage
@@ -105,10 +108,18 @@ class PrefectBuilder:
     _runs: dict[str, State | Shown] = field(default_factory=dict)
     """Digest of an artifact -> its task run in this flow, for those that are made from it to wait for."""
 
+    @property
+    def student(self) -> str:
+        """As the preset gives it: a name or a path."""
+        return self.pipeline.preset.student
+
     def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
         parameters = {name: ref.digest for name, ref in inputs.items()}
         made = Node(node, stage, config)
-        return self._build_all(made, {node: inputs}, lambda missing: self._asked(made, parameters))[node]
+        ref = self._build_all(made, {node: inputs}, lambda missing: self._asked(made, parameters))[node]
+        if ref.kind == Kind.problems:
+            self._refuse_what_they_cannot_serve()
+        return ref
 
     def make_each(
         self, node: str, stage: Stage, config: Settings, each: Mapping[str, Ref], **inputs: Ref
@@ -125,10 +136,21 @@ class PrefectBuilder:
         refs = self._build_all(made, wanted, parameters)
         return {label: refs[f"{node}.{label}"] for label in each}
 
+    def use(self, node: str, stage: Stage, artifact: str) -> Ref:
+        ref = plan.used_artifact(self.store, self.pipeline, node, stage, artifact)
+        self.store.set_ref(self.pipeline.ref_name(node), ref)
+        reuse(node, ref.digest, return_state=True)
+        return ref
+
+    def _refuse_what_they_cannot_serve(self) -> None:
+        """Raises PresetError: a later stage cannot work with the problems, which are there now."""
+        if found := feasible.objections(self.pipeline, self.store):
+            raise PresetError("; ".join(found))
+
     def _asked(
         self, node: Node, inputs: Mapping[str, str], each: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        return flow_parameters(node, self.preset, self.pipeline.student, inputs, each)
+        return flow_parameters(node, self.preset, self.pipeline.name, self.student, inputs, each)
 
     def _build_all(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows import doctor
-from tasks.presets import StudentConfig, load_student, preset_name
+from tasks.presets import StudentConfig, available, load_student, preset_name, student_name
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,14 @@ class Distillation:
     student: str
     config: StudentConfig
     preset: str
+    """A name or a path."""
     mixture: Ref | None
     missing: str
     """What is missing and what to do; empty where nothing is."""
 
     @property
     def ref_name(self) -> str:
-        return f"{self.preset}/{self.student}-distilled"
+        return f"{preset_name(self.preset)}/{self.student}-distilled"
 
     def describe(self) -> str:
         """The resolved settings, one line each."""
@@ -36,7 +37,7 @@ class Distillation:
                 f"batch       {sft.batch_size}",
                 f"epochs      {sft.epochs:g}",
                 f"context     {sft.max_length:,} tokens",
-                f"mixture     {self.preset}/mixture, {mixture}",
+                f"mixture     {preset_name(self.preset)}/mixture, {mixture}",
             )
         )
 
@@ -49,22 +50,27 @@ def settle(student: str, preset: str, store: ArtifactStore) -> Distillation:
     """
     config = load_student(student)
     chosen = preset or _preset_with_newest_mixture(store)
-    mixture = store.get_ref(f"{chosen}/mixture")
-    return Distillation(preset_name(student), config, chosen, mixture, _missing(config, chosen, mixture))
+    mixture = store.get_ref(f"{preset_name(chosen)}/mixture")
+    missing = _missing(config, chosen, mixture, store)
+    return Distillation(student_name(student), config, chosen, mixture, missing)
 
 
 def _preset_with_newest_mixture(store: ArtifactStore) -> str:
-    mixtures = [named for name, named in store.refs().items() if name.endswith("/mixture")]
+    """Of the shipped presets; that of a file cannot be found by the names that it gave."""
+    known = {f"{name}/mixture": name for name in available()}
+    mixtures = [named for name, named in store.refs().items() if name in known]
     newest = max(mixtures, key=lambda named: named.updated_at, default=None)
-    return newest.name.partition("/")[0] if newest else "tiny"
+    return known[newest.name] if newest else "tiny"
 
 
-def _missing(config: StudentConfig, preset: str, mixture: Ref | None) -> str:
+def _missing(config: StudentConfig, preset: str, mixture: Ref | None, store: ArtifactStore) -> str:
     base, problems = config.base, []
     if base.on_hub and not doctor.gpu_names():
         problems.append("there is no GPU here, use a machine with one")
     if base.on_hub and not doctor.on_this_machine(base.model) and not doctor.hub_reachable():
         problems.append(f"{base.model} is not here and the hub is out of reach, connect or set HF_ENDPOINT")
     if mixture is None:
-        problems.append(f"preset {preset} has no mixture yet, `r1 run --preset {preset}` makes one")
+        others = [name for name in store.ref_names() if name.endswith("/mixture")]
+        there = f" (there is {', '.join(others)}: name its preset file by --preset)" if others else ""
+        problems.append(f"preset {preset} has no mixture yet, `r1 run --preset {preset}` makes one{there}")
     return "; and ".join(problems)

@@ -124,6 +124,8 @@ class RunView:
     store: ArtifactStore
     console: Console
     bars: Progress
+    scope: str = ""
+    """What plain names of artifacts are looked up in."""
     nodes: int = 0
     reused: int = 0
     _said: float = field(default_factory=time.monotonic)
@@ -140,6 +142,11 @@ class RunView:
             label: self.make(f"{node}.{label}", stage, config, **{stage.each: one}, **inputs)
             for label, one in each.items()
         }
+
+    def use(self, node: str, stage: Stage, artifact: str) -> Ref:
+        ref = self.store.resolve(artifact, self.scope)
+        self._line(f"[cyan]used[/]    {node:<28} {ref.short}")
+        return ref
 
     def _published(self, node: str, key: str) -> Ref:
         """The artifact of `key`, as soon as the run has begun and the store has it."""
@@ -186,7 +193,7 @@ class RunView:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def watch(flow_run: str, walk: Walk, store: ArtifactStore, console: Console) -> Outcome:
+def watch(flow_run: str, walk: Walk, store: ArtifactStore, console: Console, scope: str = "") -> Outcome:
     """Follow a run until it ends.
 
     Raises:
@@ -205,7 +212,7 @@ def watch(flow_run: str, walk: Walk, store: ArtifactStore, console: Console) -> 
         def say(text: str) -> None:
             console.print(f"r1: {escape(for_terminal(text))}", highlight=False, soft_wrap=True)
 
-        view = RunView(WatchedRun(flow_run, client, say), store, console, bars)
+        view = RunView(WatchedRun(flow_run, client, say), store, console, bars, scope)
         try:
             walk(view)
         except _RunEnded as ended:

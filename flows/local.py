@@ -3,10 +3,11 @@
     python -m flows.local smollm2-135m                  the whole recipe, reusing what the store has
     python -m flows.local smollm2-135m --until dev2     up to a node
 
-The jobs, keys, names and store are those of `r1 run`, so either goes on where the other stopped. For machines
-on which no server can run or be reached: a batch job of a cluster (Slurm), a rented GPU without a network.
-It prints a line a node and, at the end, the seconds of the jobs and of the clock. There are no retries over
-machines, no pools and no pages; a killed run is started again by the same command.
+It takes `--set`, `--skip`, `--use` and `--name` as `r1 run` does. The jobs, keys, names and store are those
+of `r1 run`, so either goes on where the other stopped. For machines on which no server can run or be reached:
+a batch job of a cluster (Slurm), a rented GPU without a network. It prints a line a node and, at the end, the
+seconds of the jobs and of the clock. There are no retries over machines, no pools and no pages; a killed run
+is started again by the same command.
 """
 
 from __future__ import annotations
@@ -20,13 +21,27 @@ import typer
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import paths
-from flows.cli.shared import complain, load_pipeline, one_line_errors, open_store, say
+from flows import feasible, paths, plan
+from flows.cli.shared import (
+    Name,
+    Set,
+    Skip,
+    Until,
+    Use,
+    asked_variant,
+    complain,
+    load_pipeline,
+    one_line_errors,
+    open_store,
+    say,
+    say_departures,
+)
 from flows.graph import Pipeline, key_of
 from flows.runner import JobFailed, Start, job_environment, run_job
 from flows.spare import SpareProcess
 from tasks.job import Progress
 from tasks.job.spec import BuildSpec, JobSpec
+from tasks.presets import PresetError
 from tasks.recipe import Node
 from tasks.rollout.settings import EngineSettings
 from tasks.settings import Settings
@@ -37,17 +52,12 @@ _QUIET_SECONDS = 20.0
 """A job at work says so this often."""
 
 
-class _Reached(Exception):
-    """The node at which the run was to end is made."""
-
-
 @dataclass
 class LocalBuilder:
     """The `Maker` that runs each node's job in turn, in a process of its own."""
 
     pipeline: Pipeline
     store: ArtifactStore
-    until: str = ""
     start: Start = trees.start_session
     job_seconds: float = 0.0
     """Of the jobs that ran, on the clock."""
@@ -64,6 +74,12 @@ class LocalBuilder:
         made = self._build(Node(node, stage, config), wanted)
         return {label: made[f"{node}.{label}"] for label in each}
 
+    def use(self, node: str, stage: Stage, artifact: str) -> Ref:
+        ref = plan.used_artifact(self.store, self.pipeline, node, stage, artifact)
+        self.store.set_ref(self.pipeline.ref_name(node), ref)
+        say(f"used {node} {ref.short}")
+        return ref
+
     def _build(self, node: Node, wanted: Mapping[str, Mapping[str, Ref]]) -> dict[str, Ref]:
         builds = [
             BuildSpec(
@@ -77,8 +93,6 @@ class LocalBuilder:
             self._run(missing)
         for build in builds:
             self._tell(build, made=build in missing)
-        if self.until in (node.name, *wanted):
-            raise _Reached
         return {build.node: self._published(build) for build in builds}
 
     def _run(self, builds: tuple[BuildSpec, ...]) -> None:
@@ -116,22 +130,28 @@ def _uses_a_gpu(pipeline: Pipeline) -> bool:
     return any(isinstance(e, EngineSettings) and e.entry.needs_gpu for e in engines)
 
 
-def main(preset: str, until: str = "") -> None:
+def main(
+    preset: str,
+    set_: Set = None,
+    skip: Skip = None,
+    use: Use = None,
+    until: Until = "",
+    name: Name = "",
+) -> None:
     """Run the recipe of PRESET here, without a server; `--until NODE` ends after that node."""
     begun = time.monotonic()
     with one_line_errors():
-        pipeline = load_pipeline(preset)
-        if until:
-            pipeline.node(until)
-        builder = LocalBuilder(pipeline, open_store(), until)
+        pipeline = load_pipeline(preset, asked_variant(set_, skip, use, until, name))
+        builder = LocalBuilder(pipeline, store := open_store())
+        if objections := feasible.objections(pipeline, store):
+            raise PresetError("; ".join(objections))
+        say_departures(pipeline)
         with ExitStack() as stack:
             if _uses_a_gpu(pipeline):
                 spare = stack.enter_context(closing(SpareProcess(job_environment(), paths.log("spare"))))
                 builder.start = spare.start
             try:
                 pipeline.walk(builder)
-            except _Reached:
-                pass
             except JobFailed as error:
                 complain(str(error))
                 raise typer.Exit(1) from None

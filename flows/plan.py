@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,14 @@ from artifacts.manifest import Manifest
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of
-from tasks.presets import outside_files
-from tasks.recipe import Node
+from tasks import source_code
+from tasks.presets import PresetError, outside_files
+from tasks.recipe import Node, RecipeError, node_called
 from tasks.settings import Settings
 from tasks.stage import Stage
 
 _SHOWN_REASONS = 3
+_SHOWN_FILES = 5
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Planned:
     """The artifact, on a hit."""
     reasons: tuple[str, ...] = ()
     """Why it misses."""
+    changed_code: tuple[str, ...] = ()
+    """Of a hit: source files of its stage that say something else than when it was made."""
 
     @property
     def hit(self) -> bool:
@@ -52,6 +56,43 @@ def plan(pipeline: Pipeline, store: ArtifactStore) -> list[Planned]:
     planner = Planner(pipeline, store)
     pipeline.walk(planner)
     return planner.planned
+
+
+def code_warnings(rows: Iterable[Planned]) -> list[str]:
+    """A sentence for every set of source files that changed since hits were made."""
+    by_files: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.changed_code:
+            by_files.setdefault(row.changed_code, []).append(row.node)
+    return [
+        f"made by other code, and reused: {', '.join(nodes)} ({_listed(files)} changed since); "
+        f"`r1 run --rebuild {nodes[0]}` makes one again"
+        for files, nodes in by_files.items()
+    ]
+
+
+def _listed(files: tuple[str, ...]) -> str:
+    extra = len(files) - _SHOWN_FILES
+    return ", ".join(files[:_SHOWN_FILES]) + (f" and {extra} more" if extra > 0 else "")
+
+
+def named_rows(rows: Iterable[Planned], names: Iterable[str], pipeline: Pipeline) -> list[Planned]:
+    """The hits that are to be made again.
+
+    Raises:
+        PresetError: no such node, or one that is not made here.
+    """
+    by_node = {row.node: row for row in rows}
+    found = []
+    for name in names:
+        try:
+            row = by_node[node_called(name, by_node, pipeline.student)]
+        except RecipeError as error:
+            raise PresetError(f"--rebuild: {error}") from None
+        if row.node in pipeline.wired.used:
+            raise PresetError(f"--rebuild {name}: it is an artifact of your own, which is not made here")
+        found += [row] if row.hit else []
+    return found
 
 
 @dataclass
@@ -75,12 +116,18 @@ class Planner:
             for label, one in each.items()
         }
 
+    def use(self, node: str, stage: Stage, artifact: str) -> Planned:
+        ref = used_artifact(self.store, self.pipeline, node, stage, artifact)
+        self.planned.append(result := Planned(node, stage.name, stage.pool, None, ref))
+        return result
+
     def _plan(self, node: Node, inputs: Mapping[str, Planned]) -> Planned:
         known = {name: planned.ref for name, planned in inputs.items() if planned.ref is not None}
         key = key_of(node, known) if len(known) == len(inputs) else None
         ref = self.store.find(key) if key else None
         reasons = () if ref else tuple(self._reasons(node, inputs))
-        return Planned(node.name, node.stage.name, node.stage.pool, key, ref, reasons)
+        changed = tuple(source_code.changed(self.store.manifest(ref.digest).sources)) if ref else ()
+        return Planned(node.name, node.stage.name, node.stage.pool, key, ref, reasons, changed)
 
     def _reasons(self, node: Node, inputs: Mapping[str, Planned]) -> Iterator[str]:
         try:
@@ -110,10 +157,23 @@ class Planner:
             yield "the files it reads from outside the store changed"
 
 
+def used_artifact(store: ArtifactStore, pipeline: Pipeline, node: str, stage: Stage, artifact: str) -> Ref:
+    """The artifact that stands for what `stage` would make.
+
+    Raises:
+        PresetError: it is of another kind.
+        StoreError: there is none.
+    """
+    ref = store.resolve(artifact, pipeline.name)
+    if ref.kind != stage.output:
+        raise PresetError(f"{node} is a {stage.output}, and {artifact} is a {ref.kind}: use another artifact")
+    return ref
+
+
 def _changed_settings(config: Settings, before: Mapping[str, Any]) -> Iterator[str]:
     """One sentence per setting that decides the result and differs."""
     then = _document_before(config, before)
-    for key, now in _leaves(config.cache_document()):
+    for key, now in leaves(config.cache_document()):
         was = then.pop(key, None)
         if was != now:
             yield f"{key} changed from {_brief(was)} to {_brief(now)}"
@@ -124,15 +184,25 @@ def _changed_settings(config: Settings, before: Mapping[str, Any]) -> Iterator[s
 def _document_before(config: Settings, before: Mapping[str, Any]) -> dict[str, Any]:
     """The earlier settings without volatile fields; as they were, where today's model refuses them."""
     try:
-        return dict(_leaves(type(config).model_validate(before).cache_document()))
+        return dict(leaves(type(config).model_validate(before).cache_document()))
     except ValueError:
-        return dict(_leaves(before))
+        return dict(leaves(before))
 
 
-def _leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def what_differs(one: Manifest, other: Manifest) -> str:
+    """Settings and inputs of `one` that are not those of `other`, a few words each."""
+    was, now = dict(leaves(other.config)), dict(leaves(one.config))
+    found = [f"{key} {_brief(value)}" for key, value in now.items() if was.get(key) != value]
+    found += [f"another {name}" for name, ref in one.parents.items() if other.parents.get(name) != ref]
+    extra = len(found) - _SHOWN_REASONS
+    return ", ".join(found[:_SHOWN_REASONS]) + (f" and {extra} more" if extra > 0 else "")
+
+
+def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every value of nested settings."""
     for key, value in document.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

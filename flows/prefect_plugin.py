@@ -2,6 +2,7 @@
 
 - `prefect deployment run r1-full-pipeline`: flow and deployment share their name, so `NAME` means
   `NAME/NAME`; `FLOW/NAME` works as ever.
+- `prefect deploy` finds the version of the code that it registers (`flows.checkout`).
 - Clients and workers get the string of this machine's server, the server asks for it (`flows.server_auth`),
   and nothing reports its use to anybody.
 - Prefect's server uses SQLite differently. A transaction that reads and then writes fails at once ("database
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from prefect.plugins import HookContext, SetupResult, register_hook
 
 from flows import server_auth
+from flows.checkout import CODE
+from tasks.source_code import code_version
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -41,7 +44,10 @@ def setup_environment(*, ctx: HookContext) -> SetupResult:
     if {"server", "worker"} & words:
         os.umask(0o077)  # the database and its runs' parameters, work folders and logs are the user's own
     url = (ctx.api_url or "").rstrip("/")
-    return SetupResult(env=environment(url, starts_server={"server", "start"} <= words))
+    variables = environment(url, starts_server={"server", "start"} <= words)
+    if "deploy" in words:
+        variables[CODE] = code_version()
+    return SetupResult(env=variables)
 
 
 def environment(url: str, starts_server: bool) -> dict[str, str]:

@@ -26,6 +26,8 @@ import httpx
 from flows import daemons, paths, server_auth
 from flows.last_words import last_words
 from flows.pools import POOLS
+from tasks import source_code
+from tasks.settings import REPOSITORY
 from tasks.supervise import trees
 from tasks.supervise.records import open_private
 
@@ -59,6 +61,25 @@ def client() -> httpx.Client:
     return httpx.Client(base_url=api_url(), headers=server_auth.headers(api_url()), timeout=30)
 
 
+def require_checkout() -> None:
+    """Services need a checkout of the repository, and to be asked for in its folder.
+
+    Raises:
+        ServiceError: this is none, as where the package was installed from a wheel.
+    """
+    missing = [name for name in ("prefect.toml", "prefect.yaml", "flows") if not Path(name).exists()]
+    if missing:
+        raise ServiceError(
+            f"{missing[0]} is not here: run this in the repository's folder (a checkout; an installed wheel "
+            "alone has no workers, and serves `r1 plan`, `ls`, `show`, `sql` and `export`)"
+        )
+    if Path.cwd().resolve() != REPOSITORY:
+        raise ServiceError(
+            f"this `r1` runs the code of {REPOSITORY}, and the folder is {Path.cwd()}: run it there, or "
+            "install this checkout (`make setup`) and use its .venv/bin/r1"
+        )
+
+
 def environment() -> dict[str, str]:
     """Environment of the Prefect server, workers and commands that `r1` starts."""
     private = {
@@ -86,7 +107,9 @@ def up(say: Say) -> None:
         ServiceError: the port is taken, or something did not start.
     """
     api_url()  # says so in a wrong folder, before anything is made there
+    require_checkout()
     with _room(), _alone():
+        _refuse_other_checkout()
         ours = _server(say)
         _registered(say)
         if daemons.running("workers") is None:
@@ -218,8 +241,22 @@ def _wait_for_server() -> None:
         time.sleep(0.2)
 
 
+def _refuse_other_checkout() -> None:
+    """The workers that run here would run the code of the folder that they were started in.
+
+    Raises:
+        ServiceError: that is not this one.
+    """
+    workers = daemons.running("workers")
+    if workers is not None and (folder := Path(workers.cwd())) != Path.cwd().resolve():
+        raise ServiceError(
+            f"the workers of {paths.home()} were started in {folder}, and this is {Path.cwd()}: `r1 down` "
+            "first, or set R1_HOME and PREFECT_API_URL for services of this folder's own"
+        )
+
+
 def _registered(say: Say) -> None:
-    """Pools and deployments, when what defines them changed since the last time."""
+    """Pools and deployments, when the code that they stand for changed since the last time."""
     record = paths.home() / "prefect" / "registered"
     state = _definitions()
     if record.is_file() and record.read_text() == state:
@@ -232,12 +269,9 @@ def _registered(say: Say) -> None:
 
 
 def _definitions() -> str:
-    """Digest of what deployments are made from."""
-    digest = hashlib.sha256(f"{api_url()} {metadata.version('prefect')}".encode())
-    sources = (*sorted(Path("flows").glob("*.py")), *sorted(Path("tasks").glob("*/stage.py")))
-    for path in (Path("prefect.yaml"), *sources):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """Digest of what deployments are made from: all code, since a run of other code is refused."""
+    known = f"{api_url()} {metadata.version('prefect')} {source_code.code_bytes(Path.cwd())} "
+    return hashlib.sha256(known.encode() + Path("prefect.yaml").read_bytes()).hexdigest()
 
 
 def _python(*module: str) -> None:

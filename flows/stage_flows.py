@@ -5,9 +5,10 @@
     prefect deployment run reasoning-rl --param checkpoint=tiny/dev1 --param 'config={"learning_rate": 1e-5}'
 
 The flows are made from the registry of stages (`tasks.recipe.STAGES`); `signature` says what each asks for.
-An input that is not named is the newest artifact of the node that feeds it in the recipe; a name is
-`preset/node`, a digest or a unique prefix of one. `config` replaces single settings of the preset. What
-exists already is not made again.
+An input that is not named is the artifact that feeds it in the recipe; a name is `preset/node`, a digest or a
+unique prefix of one, and `none` leaves out an input that the stage can do without. `config` replaces single
+settings of the preset. What exists already is not made again. The result of a run with other settings or
+inputs than the recipe's has a name of its own, `name` or one that says what differs (`flows.experiments`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.flows import Flow
 
+from flows import checkout
 from flows.graph import Pipeline, load_pipeline
-from flows.stage_run import run_stage, run_stages
-from tasks.presets import PresetError
-from tasks.recipe import STAGES, STUDENT, Node
+from flows.stage_run import WITHOUT, run_stage, run_stages
+from tasks.presets import PresetError, student_name
+from tasks.recipe import STAGES, STUDENT, Node, RecipeError, node_called
 from tasks.stage import Stage
 
 Typed = str | int | float
@@ -66,6 +68,7 @@ def signature(stage: Stage) -> Signature:
         parameters["inputs"] = (dict[str, Typed] | None, None)
     if stage.config.model_fields:
         parameters["config"] = (dict[str, Any] | None, None)
+    parameters["name"] = (str, "")
     return Signature(
         [
             Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind, default=default)
@@ -76,21 +79,28 @@ def signature(stage: Stage) -> Signature:
 
 
 def flow_parameters(
-    node: Node, preset: str, student: str, inputs: Mapping[str, str], each: Mapping[str, str] | None = None
+    node: Node,
+    preset: str,
+    scope: str,
+    student: str,
+    inputs: Mapping[str, str],
+    each: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The parameters with which the pipeline runs the deployment of `node`'s stage.
 
-    `inputs` are digests by input name; `each` those of the input that the stage takes several of, by label.
+    `scope` is what names begin with. `inputs` are digests by input name; `each` those of the input that the
+    stage takes several of, by label.
     """
     stage = node.stage
-    parameters: dict[str, Any] = {"preset": preset}
+    parameters: dict[str, Any] = {"preset": preset, "name": f"{scope}/"}
     if stage.for_student:
         parameters["student"] = student
     elif not stage.each:
         parameters["node"] = node.name
     if each is not None:
         parameters[f"{stage.each}s"] = dict(each)
-    parameters |= {"inputs": dict(inputs)} if _takes_any_number(stage) else inputs
+    left_out = {name: WITHOUT for name in stage.optional if name not in inputs}
+    parameters |= {"inputs": dict(inputs)} if _takes_any_number(stage) else {**inputs, **left_out}
     if stage.config.model_fields:
         parameters["config"] = node.config.model_dump(mode="json")
     return parameters
@@ -107,38 +117,49 @@ def _run(
     student: str = "",
     config: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str] | None = None,
+    name: str = "",
     **named: Any,
 ) -> State:
     """What the flow of `stage` does with the parameters of its `signature`."""
+    checkout.refuse_other_code()
     named, inputs = as_typed(named), as_typed(inputs)
     if stage.each:
-        pipeline = load_pipeline(preset)
         one, several = named.pop(stage.each), named.pop(f"{stage.each}s")
-        each = several if several is not None else _by_label(pipeline, stage, one)
-        name = next(iter(stage.nodes))
-        wanted = {f"{name}.{label}": {stage.each: text, **named} for label, text in each.items()}
-        return run_stages(stage.name, preset, wanted, config)
+        each = several if several is not None else _by_label(load_pipeline(preset), stage, one)
+        first = next(iter(stage.nodes))
+        wanted = {f"{first}.{label}": {stage.each: text, **named} for label, text in each.items()}
+        return run_stages(stage.name, preset, wanted, config, name=name)
     if stage.for_student:
-        student = student or load_pipeline(preset).student
-        node = next(iter(stage.nodes)).replace(STUDENT, student, 1)
-        _make_base(preset, student, node, named)
-    return run_stage(stage.name, preset, node, config, student=student, **named, **(inputs or {}))
+        student = student or load_pipeline(preset).preset.student
+        node = next(iter(stage.nodes)).replace(STUDENT, student_name(student), 1)
+        if not name.endswith("/"):
+            _make_base(preset, student, node, named)
+    elif not name.endswith("/"):
+        node = _called(node, load_pipeline(preset))
+    return run_stage(stage.name, preset, node, config, student, name, **named, **(inputs or {}))
 
 
-def _by_label(pipeline: Pipeline, stage: Stage, name: str) -> dict[str, str]:
-    """Label -> artifact: of one that is named, or of every one in the recipe."""
+def _called(node: str, pipeline: Pipeline) -> str:
+    try:
+        return node_called(node, pipeline.nodes, pipeline.student)
+    except RecipeError as error:
+        raise PresetError(str(error)) from None
+
+
+def _by_label(pipeline: Pipeline, stage: Stage, name: str) -> dict[str, str | None]:
+    """Label -> artifact: of one that is named, or of each in the recipe (None: what the recipe makes)."""
     if name != "all":
         return {name.rpartition("/")[2][:40]: name}
     node = next(iter(stage.nodes))
     labels = [made.removeprefix(f"{node}.") for made in pipeline.feeds if made.startswith(f"{node}.")]
-    return {label: pipeline.ref_name(label) for label in labels}
+    return dict.fromkeys(labels)
 
 
 def _make_base(preset: str, student: str, node: str, named: Mapping[str, str | None]) -> None:
     """What feeds a student's stage and belongs to the student alone is made first, where it is not named."""
     pipeline = load_pipeline(preset, student)
     for name, feed in pipeline.feeds[node].items():
-        if named.get(name) is None and feed.startswith(f"{student}-"):
+        if named.get(name) is None and feed.startswith(f"{pipeline.student}-"):
             run_stage(pipeline.node(feed).stage.name, preset, feed, student=student)
 
 

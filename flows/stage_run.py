@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,16 +16,21 @@ from prefect.states import Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import paths, ui
+from flows import paths, plan, ui
+from flows.experiments import checked_name, label
 from flows.graph import Pipeline, configured, key_of, load_pipeline
 from flows.runner import run_job
 from tasks.job import Progress
 from tasks.job.spec import BuildSpec, JobSpec
 from tasks.presets import PresetError
+from tasks.recipe import STAGES, Node
 from tasks.text_safety import for_markdown
 
 Names = Mapping[str, str | None]
-"""Input name -> `preset/node`, a digest, a unique prefix of one, or None for the newest of the preset."""
+"""Input name -> `preset/node`, a digest, a unique prefix of one, None for what the recipe feeds it with, or
+`none` to do without it."""
+
+WITHOUT = "none"
 
 
 def run_stage(
@@ -33,10 +39,11 @@ def run_stage(
     node: str,
     config: Mapping[str, Any] | None = None,
     student: str = "",
+    name: str = "",
     **inputs: str | None,
 ) -> State:
     """Make the artifact of one node, or reuse it; the state's message is its digest."""
-    return run_stages(stage, preset, {node: inputs}, config, student)
+    return run_stages(stage, preset, {node: inputs}, config, student, name)
 
 
 def run_stages(
@@ -45,62 +52,152 @@ def run_stages(
     inputs: Mapping[str, Names],
     config: Mapping[str, Any] | None = None,
     student: str = "",
+    name: str = "",
 ) -> State:
     """Several nodes of one stage (node -> inputs) in one job; those that exist are not made again.
 
-    `student` replaces the preset's.
+    `student` replaces the preset's. `name` is a word (`plan_build`), or, from the pipeline, what the names
+    begin with, and a `/` (`complete_build`).
 
     Raises:
         PresetError: a setting, a node or an input that does not fit.
         JobFailed: with the job's own reason.
     """
-    pipeline = load_pipeline(preset, student)
     store = ArtifactStore.open(paths.absolute_store_url())
-    builds = [plan_build(pipeline, store, stage, node, names, config or {}) for node, names in inputs.items()]
+    scope = name.removesuffix("/")
+    if name.endswith("/"):
+        builds = [complete_build(store, scope, stage, n, names, config or {}) for n, names in inputs.items()]
+    else:
+        pipeline = load_pipeline(preset, student)
+        scope = pipeline.name
+        builds = [
+            plan_build(pipeline, store, stage, n, names, config or {}, name) for n, names in inputs.items()
+        ]
     missing = tuple(build for build in builds if store.find(build.key) is None)
     if missing:
-        spec = JobSpec(work_root=paths.work_root(), preset=pipeline.name, builds=missing)
-        run_job(spec, _ProgressArtifacts(pipeline.name))
-    return _finish(pipeline, store, builds, made={build.node for build in missing})
+        spec = JobSpec(work_root=paths.work_root(), preset=scope, builds=missing)
+        run_job(spec, _ProgressArtifacts(scope))
+    return _finish(store, builds, made={build.node for build in missing})
+
+
+def complete_build(
+    store: ArtifactStore, scope: str, stage: str, node: str, names: Names, config: Mapping[str, Any]
+) -> BuildSpec:
+    """What the pipeline asks for (`flows.stage_flows.flow_parameters`): every setting and input is given, and
+    nothing is read from the preset, from which the pipeline may depart."""
+    kind = STAGES[stage]
+    made = Node(node, kind, kind.config.model_validate(config))
+    inputs = {n: store.resolve(text) for n, text in names.items() if text and text != WITHOUT}
+    return _spec(made, inputs, f"{scope}/{node}")
 
 
 def plan_build(
     pipeline: Pipeline,
     store: ArtifactStore,
     stage: str,
-    name: str,
+    node: str,
     names: Names,
     config: Mapping[str, Any],
+    name: str = "",
 ) -> BuildSpec:
-    """One node with its settings and inputs resolved, and its key."""
-    node = configured(pipeline.node(name), config)
-    if node.stage.name != stage:
-        raise PresetError(f"node {name} is made by {node.stage.name}, not {stage}: run that deployment")
-    inputs = resolve_inputs(pipeline, store, name, names)
+    """One node with its settings and inputs resolved, its key, and what the artifact is to be called.
+
+    Without a `name` the node's own is used only for what the recipe itself would make of the same upstream
+    artifacts; else the name says what differs (`flows.experiments`). A word is put behind the node's name.
+    """
+    own = pipeline.node(node)
+    if own.stage.name != stage:
+        raise PresetError(f"node {node} is made by {own.stage.name}, not {stage}: run that deployment")
+    made = configured(_without(own, names), config)
+    inputs = resolve_inputs(pipeline, store, node, names)
+    differs = differences(pipeline, store, made, inputs, names)
+    suffix = checked_name(name) if name else label(differs) if differs else ""
+    return _spec(made, inputs, pipeline.ref_name(f"{node}@{suffix}" if suffix else node))
+
+
+def _spec(node: Node, inputs: dict[str, Ref], ref_name: str) -> BuildSpec:
     return BuildSpec(
-        node=name,
-        stage=stage,
+        node=node.name,
+        stage=node.stage.name,
         config=node.config.model_dump(mode="json"),
         inputs=inputs,
         key=key_of(node, inputs),
-        ref_name=pipeline.ref_name(name),
+        ref_name=ref_name,
     )
 
 
-def resolve_inputs(pipeline: Pipeline, store: ArtifactStore, node: str, names: Names) -> dict[str, Ref]:
-    """The named artifacts; for inputs without a name, the newest of the node that feeds them."""
+def _without(node: Node, names: Names) -> Node:
+    """The node with the settings that it has where an optional input is left out."""
+    for name in (n for n, text in names.items() if text == WITHOUT):
+        if name not in node.stage.optional:
+            raise PresetError(f"stage {node.stage.name} cannot do without {name}: name an artifact for it")
+        try:
+            node = replace(node, config=node.stage.optional[name](node.config))
+        except ValueError as error:
+            raise PresetError(f"{node.name} cannot do without {name}: {error}") from None
+    return node
+
+
+def differences(
+    pipeline: Pipeline, store: ArtifactStore, node: Node, inputs: Mapping[str, Ref], names: Names
+) -> dict[str, Any]:
+    """What makes this build another one than the recipe's: settings that decide its result, inputs that were
+    named and are not those that the recipe feeds it with."""
+    own = dict(plan.leaves(pipeline.node(node.name).config.cache_document()))
+    now = dict(plan.leaves(node.config.cache_document()))
+    differs = {key: value for key, value in now.items() if key not in own or own[key] != value}
+    differs |= {key: "none" for key in own if key not in now}
+    given = {name for name, text in names.items() if text}
+    fed = resolve_inputs(pipeline, store, node.name, {}, given & pipeline.feeds.get(node.name, {}).keys())
+    for name in sorted(given):
+        ref = inputs.get(name)
+        if ref is None or fed.get(name) != ref:
+            differs[name] = ref.short if ref else WITHOUT
+    return differs
+
+
+def resolve_inputs(
+    pipeline: Pipeline,
+    store: ArtifactStore,
+    node: str,
+    names: Names,
+    only: Collection[str] | None = None,
+) -> dict[str, Ref]:
+    """The named artifacts; for inputs without a name, what the recipe feeds them with.
+
+    That is the artifact of the feeding node's key, whoever made it and whatever it is called. Where the store
+    has none, it is the newest that bears the node's name; of the inputs in `only` a missing one is left out.
+    """
     feeds = pipeline.feeds.get(node, {})
-    wanted = {name: text or pipeline.ref_name(feeds.get(name, name)) for name, text in names.items()}
-    wanted |= {name: pipeline.ref_name(feed) for name, feed in feeds.items() if name not in wanted}
-    return {name: store.resolve(text, pipeline.name) for name, text in wanted.items()}
+    wanted = {n: names.get(n) for n in {**names, **feeds} if only is None or n in only}
+    planned = {}
+    if any(text is None for text in wanted.values()):
+        planned = {row.node: row.ref for row in plan.plan(pipeline, store)}
+    found = {}
+    for name, text in wanted.items():
+        if text == WITHOUT:
+            continue
+        feed = feeds.get(name, name)
+        ref = store.resolve(text, pipeline.name) if text else planned.get(feed)
+        if ref is None:
+            ref = store.get_ref(pipeline.ref_name(feed))
+        if ref is None and only is None:
+            raise PresetError(
+                f"{node} needs {feed}, which is not made yet with these settings: `r1 run --until {feed}` "
+                f"makes it, or name an artifact as `{name}`"
+            )
+        if ref is not None:
+            found[name] = ref
+    return found
 
 
-def _finish(pipeline: Pipeline, store: ArtifactStore, builds: list[BuildSpec], made: set[str]) -> State:
+def _finish(store: ArtifactStore, builds: list[BuildSpec], made: set[str]) -> State:
     for build in builds:
         ref = _published(store, build)
         store.set_ref(build.ref_name, ref)
         if build.node in made:
-            ui.publish_stage_artifacts(build.node, pipeline.name, store.fetch(ref), ref)
+            scope, _, node = build.ref_name.partition("/")
+            ui.publish_stage_artifacts(node, scope, store.fetch(ref), ref)
         get_run_logger().info("%s is %s %s", build.ref_name, ref.kind, ref.digest)
     digests = ", ".join(_published(store, build).short for build in builds)
     return Completed(name=None if made else "Cached", message=digests)

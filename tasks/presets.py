@@ -1,7 +1,8 @@
 """Presets and students from `configs/`, checked before anything starts.
 
-A preset is a name (`configs/NAME.yaml`) or a path to a YAML file. Every complaint is one sentence that
-names the file, the key, the value and the remedy.
+A preset is a name (`configs/NAME.yaml`) or a path to a YAML file. Its sections are called as the nodes of the
+recipe; the names that they had before (`tasks.recipe.FORMER_NAMES`) and `_` for `-` are understood. Every
+complaint is one sentence that names the file, the key, the value and the remedy.
 """
 
 from __future__ import annotations
@@ -9,20 +10,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
+from collections.abc import Mapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from tasks.base.folder import UnusableBase, check_folder, has_chat_template
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.preset_file import SettingsFileError, read_settings
 from tasks.problems.stage import ProblemsConfig
-from tasks.recipe import SECTIONS
+from tasks.recipe import SECTIONS, current_name
 from tasks.rendering import CHAT
 from tasks.rollout.settings import EngineSettings
 from tasks.settings import REPOSITORY, BuiltSettings, Settings
@@ -39,6 +42,8 @@ ALLOW_SERVER = "R1_ALLOW_SERVER"
 """Environment variable: hosts, separated by commas, that `engine.server_url` may name beside this machine."""
 
 Config = TypeVar("Config", bound=BaseModel)
+Changes = Mapping[str, Any]
+"""Dotted key -> value that replaces the file's; a key that ends in a number replaces one entry of a list."""
 
 
 class PresetError(ValueError):
@@ -57,32 +62,37 @@ class Preset(BuiltSettings):
 
     student: str
     """A file of `configs/students`, without `.yaml`."""
+    skip: tuple[str, ...] = ()
+    """Nodes that are left out; `r1 plan` shows what takes their place (`tasks.recipe.Shape`)."""
+    use: dict[str, str] = Field(default_factory=dict)
+    """Node -> an artifact of the store (a name or digest) that is taken in the place of making it."""
 
     if TYPE_CHECKING:  # the sections are the recipe's: `_whole_preset` below
 
         def __getattr__(self, section: str) -> Any: ...
 
 
-def _section(stage: Stage) -> Any:
+def _section(name: str, stage: Stage) -> Any:
     """A section must be given unless its stage has no settings at all."""
-    return (stage.config, ... if stage.config.model_fields else stage.config())
+    default = ... if stage.config.model_fields else stage.config()
+    return (stage.config, Field(default, alias=name.replace("_", "-")))
 
 
 @cache
 def _whole_preset() -> type[Preset]:
     """`Preset` with the recipe's sections; built on first use, since importing the flows must stay quick."""
-    sections = {name: _section(stage) for name, stage in SECTIONS.items()}
+    sections = {name: _section(name, stage) for name, stage in SECTIONS.items()}
     return create_model("Preset", __base__=Preset, **sections)
 
 
-def load_preset(name_or_path: str) -> Preset:
-    """The preset, with the files it names known to exist.
+def load_preset(name_or_path: str, changes: Changes | None = None) -> Preset:
+    """The preset with `changes`, the files it names known to exist.
 
     Raises:
         PresetError: unknown preset, unknown key, value out of range, missing file.
     """
     path = _find(name_or_path, CONFIGS, "preset")
-    preset = read_preset(name_or_path)
+    preset = read_preset(name_or_path, changes)
     _check_problems(path, preset.problems)
     _check_base(path, "base.model", preset.base)
     _check_servers(path, preset)
@@ -90,30 +100,66 @@ def load_preset(name_or_path: str) -> Preset:
     return preset
 
 
-def read_preset(name_or_path: str) -> Preset:
+def read_preset(name_or_path: str, changes: Changes | None = None) -> Preset:
     """The preset's settings, whether or not the files they name are there.
 
     Raises:
         PresetError: unknown preset, unknown key, value out of range.
     """
-    return _parse(_find(name_or_path, CONFIGS, "preset"), _whole_preset())
+    return _parse(_find(name_or_path, CONFIGS, "preset"), _whole_preset(), changes)
 
 
-def load_student(name_or_path: str) -> StudentConfig:
+def former_names(name_or_path: str) -> dict[str, str]:
+    """Sections of a preset file that bear a former name -> how they are called now."""
+    document = read_settings(_find(name_or_path, CONFIGS, "preset"))
+    return {name: now for name in document if (now := current_name(str(name))) != name.replace("_", "-")}
+
+
+def load_student(name_or_path: str, changes: Changes | None = None) -> StudentConfig:
     """A student of `configs/students`.
 
     Raises:
         PresetError: as `load_preset`.
     """
     path = _find(name_or_path, CONFIGS / "students", "student")
-    student = _parse(path, StudentConfig)
+    student = _parse(path, StudentConfig, changes)
     _check_base(path, "base.model", student.base)
     return student
 
 
 def preset_name(name_or_path: str) -> str:
-    """What refs and runs call a preset: `my/quick.yaml` is `quick`."""
-    return Path(name_or_path).stem if _is_path(name_or_path) else name_or_path
+    """What the names of a preset's artifacts begin with.
+
+    A shipped preset (`tiny`, `configs/tiny.yaml`) has its own name. A file elsewhere is called after its stem
+    and its path (`my/tiny.yaml` is `tiny-1a2b`), so that no two files share names. The path counts from the
+    repository, where the file lies in it: two checkouts agree. Its content decides the keys, and so what is
+    made again; an edited file goes on under its names, and `r1 plan` says what changed.
+    """
+    return _name(name_or_path, CONFIGS)
+
+
+def student_name(name_or_path: str) -> str:
+    """What the nodes of a student begin with: as `preset_name`; a file whose stem no shipped student has
+    keeps it plain."""
+    stem = _plain_stem(Path(name_or_path))
+    if _is_path(name_or_path) and stem not in available(CONFIGS / "students"):
+        return stem
+    return _name(name_or_path, CONFIGS / "students")
+
+
+def _name(name_or_path: str, shipped: Path) -> str:
+    path = Path(name_or_path).expanduser().resolve()
+    if not _is_path(name_or_path):
+        return name_or_path
+    if path.parent == shipped.resolve():
+        return path.stem
+    digest = hashlib.sha256(_shown(path).encode()).hexdigest()
+    return f"{_plain_stem(path)}-{digest[:4]}"
+
+
+def _plain_stem(path: Path) -> str:
+    """With `-` for what a name of the store may not hold."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", path.stem).strip("-.") or "preset"
 
 
 def available(folder: Path = CONFIGS) -> list[str]:
@@ -174,9 +220,14 @@ def _shown(path: Path) -> str:
     return str(resolved.relative_to(REPOSITORY)) if resolved.is_relative_to(REPOSITORY) else str(path)
 
 
-def _parse(path: Path, model: type[Config]) -> Config:
+def _parse(path: Path, model: type[Config], changes: Changes | None = None) -> Config:
     try:
-        return model.model_validate(read_settings(path))
+        document: Any = (
+            _current(path, read_settings(path)) if issubclass(model, Preset) else read_settings(path)
+        )
+        for key, value in (changes or {}).items():
+            document = _with(document, key.split("."), value)
+        return model.model_validate(document)
     except SettingsFileError as error:
         raise PresetError(f"{_shown(path)} {error}") from None
     except ValidationError as error:
@@ -193,6 +244,29 @@ def _each_once(found: list[ErrorDetails]) -> list[ErrorDetails]:
         below = error["loc"][1:] or error["loc"]
         first.setdefault((error["type"], below, error["msg"], repr(error["input"])), error)
     return list(first.values())
+
+
+def _current(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its sections called as the nodes are."""
+    renamed: dict[str, Any] = {}
+    for name, value in document.items():
+        known = current_name(name) if isinstance(name, str) else name
+        if known in renamed:
+            raise PresetError(f"{_shown(path)}: section {known} stands twice, once as {name}: remove one")
+        renamed[known] = value
+    return renamed
+
+
+def _with(document: Any, key: list[str], value: Any) -> Any:
+    """A copy with the value at `key`; nothing is changed in place, since YAML's aliases share branches."""
+    if not key:
+        return value
+    first, *rest = key
+    if isinstance(document, list) and first.isdigit() and int(first) < len(document):
+        place = int(first)
+        return [*document[:place], _with(document[place], rest, value), *document[place + 1 :]]
+    inner = document if isinstance(document, Mapping) else {}
+    return {**inner, first: _with(inner.get(first), rest, value)}
 
 
 def complaint(source: str, model: type[BaseModel], detail: ErrorDetails) -> str:
@@ -230,12 +304,13 @@ def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[s
     models: set[type[BaseModel]] = {model}
     for part in location:
         named = {m for m in models if str(part) == getattr(m.model_fields.get("name"), "default", None)}
-        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        place = str(part).replace("-", "_")  # sections are called as the nodes are
+        fields = [m.model_fields[place] for m in models if place in m.model_fields]
         if fields:
             models = {inner for field in fields for inner in _models_in(field.annotation)}
         elif named:
             models = named  # pydantic puts the name of a reward term or source into the place
-    return {name for m in models for name in m.model_fields}
+    return {field.alias or name for m in models for name, field in m.model_fields.items()}
 
 
 def _models_in(kind: Any) -> set[type[BaseModel]]:
@@ -294,8 +369,9 @@ def _check_servers(path: Path, preset: Preset) -> None:
         engine = getattr(settings, "engine", None)
         url = engine.server_url if isinstance(engine, EngineSettings) else ""
         if url and (host := _server_host(url)) not in allowed and not _is_loopback(host):
+            key = f"{section.replace('_', '-')}.engine.server_url"
             raise PresetError(
-                f"{_shown(path)}: {section}.engine.server_url = {_brief(repr(url))} is not on this machine: "
+                f"{_shown(path)}: {key} = {_brief(repr(url))} is not on this machine: "
                 f"set {ALLOW_SERVER}={host or 'HOST'} (and restart the workers by `r1 down`) if you trust it"
             )
 

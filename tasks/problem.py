@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +26,8 @@ _JSON = ("verifier_args", "metadata")
 """Columns that hold JSON objects as text."""
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
 """Domains whose answers rules can check; general prompts need a judge or a reward model."""
+RUBRIC_SETS = ("helpfulness", "harmlessness")
+"""The two kinds of general problems, by `verifier_args["set"]`."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,15 @@ def _decoded(name: str, value: str) -> Any:
 def select(problems: Sequence[Problem], split: str, domains: Sequence[str] = DOMAINS) -> list[Problem]:
     """The problems of one split and some domains, in order."""
     return [p for p in problems if p.split == split and p.domain in domains]
+
+
+def counts(problems: Sequence[Problem]) -> dict[str, int | str]:
+    """How many rows there are of each split and domain, of general training rows with what later stages need
+    of them, and which verifiers are asked for."""
+    found = Counter(f"{p.split}_{p.domain}" for p in problems)
+    general = [p for p in select(problems, "train") if p.domain == "general"]
+    found["general_with_answer"] = sum(bool(p.answer.strip()) for p in general)
+    for p in select(problems, "train"):
+        if (name := p.verifier_args.get("set")) in RUBRIC_SETS:
+            found[f"rubric_{name}"] += 1
+    return {**dict(sorted(found.items())), "verifiers": " ".join(sorted({p.verifier for p in problems}))}

@@ -6,8 +6,9 @@ Nothing here imports torch or Prefect, and neither does any `stage.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.kinds import Kind
 from tasks.settings import Settings
@@ -54,6 +55,9 @@ class Stage:
     each: str = ""
     """Name of an input that may be given several times: the stage then makes one artifact for each of them,
     in one job, and node and artifact are called `NODE.LABEL`."""
+    optional: Mapping[str, Callable[[Any], Settings]] = field(default_factory=dict)
+    """Inputs that it can do without -> its settings where that input is not there, from those where it is.
+    Raises ValueError where these settings need the input."""
     for_student: bool = False
     """Its deployment is asked by the name of a student and not by that of a node."""
 

@@ -68,7 +68,7 @@ def test_a_pipe_is_no_preset(tmp_path):
 
 def with_server(tmp_path, url: str) -> str:
     document = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
-    document["evaluate"]["engine"] = {"name": "vllm-server", "server_url": url}
+    document["evaluation"]["engine"] = {"name": "vllm-server", "server_url": url}
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(document))
     return str(path)
@@ -86,14 +86,14 @@ def test_a_preset_may_not_send_prompts_to_another_machine(url, tmp_path):
     with pytest.raises(PresetError) as caught:
         load_preset(with_server(tmp_path, url))
     assert re.search(
-        r"evaluate\.engine\.server_url = .* is not on this machine: set R1_ALLOW", str(caught.value)
+        r"evaluation\.engine\.server_url = .* is not on this machine: set R1_ALLOW", str(caught.value)
     )
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://localhost:1", "https://[::1]:8000/v1"])
 def test_a_server_on_this_machine_is_fine(url, tmp_path):
-    assert load_preset(with_server(tmp_path, url)).evaluate.engine.server_url == url
+    assert load_preset(with_server(tmp_path, url)).evaluation.engine.server_url == url
 
 
 def test_the_user_may_name_hosts(tmp_path, monkeypatch):

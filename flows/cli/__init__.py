@@ -2,6 +2,8 @@
 
     r1 run --preset tiny       everything: server, workers, the pipeline, its table and report
     r1 plan --preset tiny      what a run would do, and why
+    r1 plan --skip r1 --set dev2.learning_rate=1e-5   the same for a run that departs from it
+    r1 import FOLDER --as dev1 an artifact of your own, for `r1 run --use dev1=NAME`
     r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can run it
     r1 distill STUDENT         one student on the newest mixture
@@ -21,7 +23,7 @@ import os
 
 import typer
 
-from flows.cli import distill, plan, run, store, trust
+from flows.cli import bring, distill, plan, run, store, trust
 
 COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *store.COMMANDS)
 
@@ -33,6 +35,8 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+for command, name in bring.COMMANDS:
+    app.command(name)(command)
 app.add_typer(trust.commands, name="trust")
 
 

@@ -33,6 +33,7 @@ def distill(
         watch(
             api.submit("distill", parameters),
             lambda maker: pipeline.walk_to(maker, node, dataset=mixture),
+            pipeline.name,
         )
         say(f"`r1 show {settings.ref_name}` tells what was made, `r1 export` writes it as a model folder")
 

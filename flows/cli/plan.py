@@ -6,31 +6,63 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.cli.shared import Preset, load_pipeline, one_line_errors, open_store, print_table, say
+from flows.cli.shared import (
+    Name,
+    Preset,
+    Set,
+    Skip,
+    Until,
+    Use,
+    asked_variant,
+    complain,
+    load_pipeline,
+    one_line_errors,
+    open_store,
+    print_table,
+    say,
+    say_departures,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 
-def plan(preset: Preset = "tiny") -> None:
-    """Each stage: its key, whether the store has it, and if not, why."""
+def plan(
+    preset: Preset = "tiny",
+    set_: Set = None,
+    skip: Skip = None,
+    use: Use = None,
+    until: Until = "",
+    name: Name = "",
+) -> None:
+    """Each stage: its key, whether the store has it, and if not, why. Exit code 1 where it cannot work."""
     from rich.text import Text
 
+    from flows import feasible
     from flows import plan as planning
     from flows.doctor import moving_bases
 
     with one_line_errors():
-        pipeline = load_pipeline(preset)
-        rows = planning.plan(pipeline, open_store())
+        pipeline = load_pipeline(preset, asked_variant(set_, skip, use, until, name))
+        rows = planning.plan(pipeline, store := open_store())
+        objections = feasible.objections(pipeline, store)
     hit, miss = Text("hit", "cyan"), Text("miss", "yellow")
     cells: list[list[str | Text]] = [
         [row.node, row.stage, row.pool, (row.key or "")[:12], hit if row.hit else miss, row.outcome]
         for row in rows
     ]
     print_table(["node", "stage", "pool", "key", "", "why"], cells)
+    say_departures(pipeline)
+    if pipeline.name != preset:
+        say(f"what it makes is called {pipeline.name}/NODE")
+    for line in planning.code_warnings(rows):
+        say(line)
     typer.echo(f"{sum(row.hit for row in rows)} of {len(rows)} nodes would be reused")
     for moving in moving_bases(pipeline):
         say(f"{moving}: set base.revision to a commit")
+    for objection in objections:
+        complain(f"this cannot work: {objection}")
+    raise typer.Exit(1 if objections else 0)
 
 
 def estimate(preset: Preset = "tiny") -> None:

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.shared import Preset, complain, load_pipeline, one_line_errors, open_store, say
+from flows.cli.shared import (
+    Name,
+    Preset,
+    Set,
+    Skip,
+    Until,
+    Use,
+    asked_variant,
+    complain,
+    load_pipeline,
+    one_line_errors,
+    open_store,
+    say,
+    say_departures,
+)
 
 if TYPE_CHECKING:
     from flows.graph import Pipeline
@@ -39,21 +53,49 @@ def say_how_to_log_in() -> None:
         say(f"its pages ask once for the string that is in {os.path.relpath(server_auth.secret_file())}")
 
 
-def run(preset: Preset = "tiny") -> None:
+def run(
+    preset: Preset = "tiny",
+    set_: Set = None,
+    skip: Skip = None,
+    use: Use = None,
+    until: Until = "",
+    name: Name = "",
+    rebuild: Annotated[
+        list[str] | None, typer.Option("--rebuild", help="A node to make again though the store has it.")
+    ] = None,
+) -> None:
     """Run the whole recipe and watch it; what the store has is reused."""
-    from flows import api, services
+    from flows import api, feasible, services
+    from flows import plan as planning
+    from tasks.presets import PresetError
 
     with one_line_errors():
-        pipeline = load_pipeline(preset)
-        open_store().backend.check()
+        variant = asked_variant(set_, skip, use, until, name)
+        pipeline = load_pipeline(preset, variant)
+        services.require_checkout()
+        store = open_store()
+        store.backend.check()
+        rows = planning.plan(pipeline, store)
+        if objections := feasible.objections(pipeline, store):
+            raise PresetError("; ".join(objections))
+        say_departures(pipeline)
+        again = planning.named_rows(rows, rebuild or [], pipeline)
+        for line in planning.code_warnings([row for row in rows if row not in again]):
+            say(line)
         services.up(say)
-        flow_run = api.active_run("r1-full-pipeline", preset)
+        parameters = {"preset": preset, **variant.parameters()}
+        flow_run = api.active_run("r1-full-pipeline", parameters)
+        if flow_run and again:
+            raise PresetError(f"a run of {pipeline.name} is under way: --rebuild when it has ended")
         if flow_run:
-            say(f"a run of {preset} is under way: watching it")
+            say(f"a run of {pipeline.name} is under way: watching it")
         else:
-            say(f"$ {api.shown('r1-full-pipeline', {'preset': preset})}")
-            flow_run = api.submit("r1-full-pipeline", {"preset": preset})
-        watch(flow_run, pipeline.walk)
+            for row in again:
+                store.forget_key(row.key or "")
+                say(f"{row.node} is made again, and with it what depends on it")
+            say(f"$ {api.shown('r1-full-pipeline', parameters)}")
+            flow_run = api.submit("r1-full-pipeline", parameters)
+        watch(flow_run, pipeline.walk, pipeline.name)
         _show_result(pipeline)
 
 
@@ -65,7 +107,7 @@ def down() -> None:
         say(f"stopped {services.down()} processes")
 
 
-def watch(flow_run: str, walk: Walk) -> None:
+def watch(flow_run: str, walk: Walk, scope: str) -> None:
     """Follow a run that makes the nodes of `walk`; exits with its exit code unless it completed."""
     import httpx
     from rich.console import Console
@@ -75,7 +117,7 @@ def watch(flow_run: str, walk: Walk) -> None:
     say(f"{services.ui_url()}/runs/flow-run/{flow_run}")
     say_how_to_log_in()
     try:
-        outcome = live.watch(flow_run, walk, open_store(), Console())
+        outcome = live.watch(flow_run, walk, open_store(), Console(), scope)
     except KeyboardInterrupt:
         say(f"the run goes on; `r1 run` watches it again, `prefect flow-run cancel {flow_run}` ends it")
         raise typer.Exit(130) from None
@@ -109,6 +151,9 @@ def _show_result(pipeline: Pipeline) -> None:
     from flows import services
     from tasks.report.tables import load_stage_rows, to_rich
 
+    if "report" not in pipeline.feeds:
+        say(f"`r1 show {pipeline.ref_name(list(pipeline.feeds)[-1])}` tells what was made")
+        return
     store = open_store()
     report = store.fetch(store.resolve("report", pipeline.name))
     console = Console(width=max(Console().width, _RESULT_WIDTH))

@@ -15,9 +15,25 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from artifacts.store import ArtifactStore
+    from flows.experiments import Variant
     from flows.graph import Pipeline
 
 Preset = Annotated[str, typer.Option(help="A name from configs/, or the path of a YAML file.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NODE.SETTING=VALUE in the place of the preset's; as often as needed."),
+]
+Skip = Annotated[
+    list[str] | None, typer.Option("--skip", help="A node to leave out (several: repeat it, or a,b).")
+]
+Use = Annotated[
+    list[str] | None,
+    typer.Option("--use", help="NODE=ARTIFACT: take this artifact in the place of making the node."),
+]
+Until = Annotated[str, typer.Option("--until", help="The last node; nothing that it does not need is made.")]
+Name = Annotated[
+    str, typer.Option("--name", help="Call what is made PRESET@NAME/NODE; else it is called by what differs.")
+]
 
 _UNFOLDED = 100_000
 """Table width, in characters, where the output is a pipe or a file: no cell is folded there."""
@@ -89,11 +105,34 @@ def print_table(
     (console if console.is_terminal else Console(width=_UNFOLDED)).print(table)
 
 
-def load_pipeline(preset: str) -> Pipeline:
+def load_pipeline(preset: str, variant: Variant | None = None) -> Pipeline:
     """The checked preset as a graph."""
     from flows import graph
 
-    return graph.load_pipeline(preset)
+    return graph.load_pipeline(preset, variant=variant)
+
+
+def asked_variant(
+    changes: list[str] | None, skip: list[str] | None, use: list[str] | None, until: str, name: str
+) -> Variant:
+    """What the options ask to be different from the preset."""
+    from flows.experiments import Variant, parsed_changes, parsed_uses
+
+    skipped = [node for text in skip or [] for node in text.split(",") if node]
+    return Variant(parsed_changes(changes or []), skipped, parsed_uses(use or []), until, name)
+
+
+def say_departures(pipeline: Pipeline) -> None:
+    """Say what of the recipe is left out or comes from elsewhere, and which names have changed."""
+    for sentence in (*pipeline.hints, *pipeline.wired.departures):
+        say(sentence)
+
+
+def scope_of(preset: str) -> str:
+    """What the names of a preset's artifacts begin with; `tiny@lower-lr`, an experiment, is that already."""
+    from tasks.presets import preset_name
+
+    return preset_name(preset)
 
 
 def open_store() -> ArtifactStore:

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared import complain, one_line_errors, open_store, print_table
+from flows.cli.shared import complain, one_line_errors, open_store, print_table, scope_of
 from flows.cli.shared import show as show_text
 from tasks.text_safety import for_page, for_terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from artifacts.errors import StoreError
     from artifacts.manifest import Manifest
-    from artifacts.store import ArtifactStore
+    from artifacts.store import ArtifactStore, NamedRef
 
 Named = Annotated[str, typer.Argument(help="A name, a digest or a unique beginning of it.")]
 PresetOption = Annotated[str, typer.Option("--preset", "-p", help="Where plain node names are looked up.")]
@@ -68,8 +70,11 @@ def ls(
         ]
         if all_:
             rows += [["", *_columns(m)] for digest, m in manifests.items() if digest not in by_digest]
+        for row in rows:
+            row.append(_which(row[0], names, manifests))
         if rows:
-            print_table(["name", "kind", "digest", "size", "made", "took"], rows, right=("size", "took"))
+            columns = ["name", "kind", "digest", "size", "made", "took", ""]
+            print_table(columns, rows, right=("size", "took"))
         elif not manifests:
             show_text(
                 f"{store.url} holds no artifacts yet: `r1 run` makes some (R1_STORE names another store)"
@@ -83,7 +88,7 @@ def show(artifact: Named, preset: PresetOption = "tiny") -> None:
     """Show one artifact: what made it, from what, its files and settings."""
     with one_line_errors():
         store = open_store()
-        manifest = store.manifest(store.resolve(artifact, preset).digest)
+        manifest = store.manifest(store.resolve(artifact, scope_of(preset)).digest)
         names = [name for name, named in store.refs().items() if named.ref == manifest.ref]
         print_table(["", ""], _facts(manifest, names))
         print_table(
@@ -109,7 +114,7 @@ def lineage(
 
     with one_line_errors():
         store = open_store()
-        graph = trace(store, store.resolve(artifact, preset))
+        graph = trace(store, store.resolve(artifact, scope_of(preset)))
         text = graph.tree() if draw is Drawing.tree else graph.mermaid()
         if out is None:
             show_text(text)
@@ -222,8 +227,22 @@ def export(
     with one_line_errors():
         store = open_store()
         os.umask(context.obj)  # the folder is for others to read, unlike the store
-        export_model(store, store.resolve(artifact, preset), out)
+        export_model(store, store.resolve(artifact, scope_of(preset)), out)
         show_text(f"wrote {out}")
+
+
+def _which(name: str, names: Mapping[str, NamedRef], manifests: Mapping[str, Manifest]) -> str:
+    """Of an experiment's artifact: the recipe's own one that it is, or what makes it another one."""
+    from flows.experiments import recipes_own
+    from flows.plan import what_differs
+
+    own = names.get(recipes_own(name))
+    if own is None or own.name == name:
+        return ""
+    mine, recipes = manifests.get(names[name].ref.digest), manifests.get(own.ref.digest)
+    if names[name].ref == own.ref:
+        return f"is {own.name}"
+    return what_differs(mine, recipes) if mine and recipes else ""
 
 
 _reported: set[str] = set()

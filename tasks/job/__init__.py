@@ -118,6 +118,10 @@ class Job:
         record = Progress(self.node, done, total, message, metrics, time.time())
         write_json(self.folder / "progress.json", asdict(record))
 
+    def seconds_spent(self) -> float:
+        """At work on this key, earlier attempts included; a few seconds old."""
+        return float((read_json(self.folder / "seconds.json") or {"seconds": 0.0})["seconds"])
+
     def should_stop(self) -> bool:
         """True once the job was asked to stop: write a checkpoint, then `raise StopRequested`."""
         return self.stop.is_set()

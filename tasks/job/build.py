@@ -23,6 +23,7 @@ from artifacts.store import ArtifactStore
 from tasks.job import LOST, Input, Job, ServiceLost, StopRequested
 from tasks.job.spec import BuildResult, BuildSpec, JobExit, JobSpec
 from tasks.recipe import STAGES
+from tasks.source_code import sources
 from tasks.stage import Stage
 from tasks.supervise.records import read_json, write_json
 from tasks.supervise.watch import Watch
@@ -61,8 +62,8 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
         for build in spec.builds:
             node = build.node
             results.append(run_build(store, spec, build, watch, kept))
-    except StopRequested:
-        ended("stopped", watch.reason or "asked to stop")
+    except StopRequested as stop:
+        ended("stopped", watch.reason or str(stop))
         return _STOPPED
     except (ServiceLost, LeaseLost) as loss:
         log.error("%s: %s", node, loss)
@@ -116,6 +117,7 @@ def _build(
         LeaseLost: another builder took over; started again, the job waits for its result.
     """
     stage = STAGES[build.stage]
+    code = sources(stage.entry)  # before it is imported and runs for hours, while its files are edited
     config = stage.config.model_validate(build.config)
     job = Job(build.node, build.stage, _inputs(store, build), folder, stop, kept=kept)
     shutil.rmtree(job.draft, ignore_errors=True)
@@ -129,7 +131,7 @@ def _build(
         raise
     if not any(job.draft.iterdir()):
         raise RuntimeError(f"stage {stage.name} returned without an output in {job.draft}")
-    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds), TABLES, lease)
+    return store.publish(job.draft, _manifest(spec, build, stage, job, clock.seconds, code), TABLES, lease)
 
 
 def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:
@@ -145,7 +147,9 @@ def _inputs(store: ArtifactStore, build: BuildSpec) -> dict[str, Input]:
     return inputs
 
 
-def _manifest(spec: JobSpec, build: BuildSpec, stage: Stage, job: Job, seconds: float) -> ManifestDraft:
+def _manifest(
+    spec: JobSpec, build: BuildSpec, stage: Stage, job: Job, seconds: float, code: dict[str, str]
+) -> ManifestDraft:
     return ManifestDraft(
         kind=stage.output,
         stage=stage.name,
@@ -157,6 +161,7 @@ def _manifest(spec: JobSpec, build: BuildSpec, stage: Stage, job: Job, seconds: 
         parents=build.inputs,
         versions=versions(),
         code_revision=code_revision(),
+        sources=code,
         seconds=round(seconds, 1),
         accelerator_hours=round(seconds * _accelerators() / 3600, 4),
         summary=job.headline,

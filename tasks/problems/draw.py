@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from artifacts.tables import write_table
 from tasks.job import Job
-from tasks.problem import Problem, to_table
+from tasks.problem import Problem, counts, to_table
 from tasks.problems.decontamination import near_copies
 from tasks.problems.repeats import without_failing_references, without_repeats
 from tasks.problems.source import Drawn
@@ -35,9 +35,8 @@ def run(config: ProblemsConfig, job: Job) -> None:
     write_table(job.draft / "problems.parquet", to_table(kept), PROBLEMS)
     rejected = refused + contaminated
     write_table(job.draft / "rejected.parquet", rejected, REJECTED)
-    counts = Counter(f"{p.split}_{p.domain}" for p in kept)
-    counts.update(f"rejected_{row['reason']}" for row in refused)
-    job.summary(problems=len(kept), rejected=len(rejected), **dict(sorted(counts.items())))
+    reasons = sorted(Counter(f"rejected_{row['reason']}" for row in refused).items())
+    job.summary(problems=len(kept), rejected=len(rejected), **counts(kept), **dict(reasons))
 
 
 def draw(config: ProblemsConfig) -> Drawn:

@@ -33,6 +33,14 @@ class Source(Settings):
             ValueError: one sentence that continues after the source's name.
         """
 
+    def peek(self) -> list[Problem] | None:
+        """The problems as they stand in files, before any is tried or left out; None where they are made.
+
+        Raises:
+            ValueError: as `draw`.
+        """
+        return None
+
     def draw(self, seed: int) -> Drawn:
         """The problems, a pure function of the settings and the seed.
 

@@ -29,7 +29,7 @@ from trl import RewardConfig, RewardTrainer
 
 from artifacts.tables import write_table
 from tasks.job import Job
-from tasks.problem import Problem, from_table, select
+from tasks.problem import RUBRIC_SETS, Problem, from_table, select
 from tasks.rendering import parse_completion
 from tasks.reward_models.preference_data import (
     Labelled,
@@ -57,7 +57,6 @@ from tasks.training.metrics import metric_rows
 from tasks.training.models import save_model
 from tasks.training.row_order import row_order
 
-_SETS = ("helpfulness", "harmlessness")
 _FEWEST = 8
 """Rows that a reward model needs at least."""
 
@@ -99,8 +98,8 @@ def general_problems(problems: Sequence[Problem], config: RewardModelsConfig) ->
     Raises:
         ValueError: a set has none.
     """
-    general = [p for p in select(problems, "train") if p.verifier_args.get("set") in _SETS]
-    missing = [name for name in _SETS if not any(p.verifier_args["set"] == name for p in general)]
+    general = [p for p in select(problems, "train") if p.verifier_args.get("set") in RUBRIC_SETS]
+    missing = [name for name in RUBRIC_SETS if not any(p.verifier_args["set"] == name for p in general)]
     if missing:
         raise ValueError(
             f"the problems hold no training rows with a rubric of set {' or '.join(missing)}: add general "

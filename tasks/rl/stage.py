@@ -152,6 +152,15 @@ class RLConfig(CodeChecking):
     mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
     """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
     start-up canary stops the run and a health line is written."""
+    futile_rollouts: Annotated[Count, Field(json_schema_extra=VOLATILE)] = 20
+    """Stop, with the likely reasons, after so many rollouts in a row without one right answer, or without one
+    well-formed completion where `format` is rewarded. 0: never."""
+    budget_hours: Annotated[float | None, Field(gt=0, json_schema_extra=VOLATILE)] = None
+    """Accelerator-hours (on a CPU: hours) after which training stops at a checkpoint; with a larger budget
+    the next run goes on from there."""
+    keep_state: Annotated[bool, Field(json_schema_extra=VOLATILE)] = True
+    """Keep the trainer's state of the finished run in the work folder, so that one with more `steps` goes on
+    from it (`tasks.rl.continuation`): about 16 bytes a parameter."""
     launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
     """Several processes on one machine."""
     report_to: Annotated[
@@ -208,6 +217,20 @@ class RLConfig(CodeChecking):
         return self
 
 
+def without_reward_models(config: RLConfig) -> RLConfig:
+    """Final RL by rules alone: no terms that a reward model scores, and no general prompts, which only those
+    terms reward.
+
+    Raises:
+        ValueError: nothing would be left to reward or to ask.
+    """
+    rewards = tuple(term for term in config.rewards if not term.needs_reward_models)
+    domains = tuple(domain for domain in config.domains if domain != "general")
+    if not rewards or not domains:
+        raise ValueError("without its reward models it has no reward or no domain left")
+    return config.model_copy(update={"rewards": rewards, "domains": domains, "general_last_steps": None})
+
+
 RL_ZERO = Stage(
     "rl-zero", 3, "R1-Zero's RL",
     "GRPO on a base with accuracy and format rewards only (2.1; the control of F.1).",
@@ -229,4 +252,5 @@ FINAL_RL = Stage(
     "gpu-train", RLConfig, {**MODEL_AND_PROBLEMS, "reward_models": Kind.reward_models}, Kind.checkpoint,
     "tasks.rl.train:run",
     nodes={"r1": Place("R1", 5, 2, "GRPO, rules + RMs", "#1b7cc2")},
+    optional={"reward_models": without_reward_models},
 )  # fmt: skip

@@ -23,6 +23,7 @@ from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RewardFunction
 from tasks.rewards.term import Resources
 from tasks.rl.arguments import grpo_arguments
+from tasks.rl.continuation import adopt, keep
 from tasks.rl.curriculum import pass_rates
 from tasks.rl.early_rewards import EarlyVerifier
 from tasks.rl.health import HealthCallback
@@ -49,12 +50,13 @@ def run(config: RLConfig, job: Job) -> None:
 
     Raises:
         ValueError: settings that the inputs or the machine cannot serve, before anything is trained.
-        RuntimeError: the reward is broken (constant, or too many verifier errors), or the sampler does not
-            follow the trainer's weights.
+        RuntimeError: the reward is broken (constant, too many verifier errors, or nothing right or well
+            formed for `futile_rollouts` rollouts), or the sampler does not follow the trainer's weights.
         ServiceLost: the vLLM server vanished or was restarted; the next run goes on from the checkpoint.
-        StopRequested: asked to stop; the next run goes on from the checkpoint.
+        StopRequested: asked to stop, or `budget_hours` are spent; the next run goes on from the checkpoint.
     """
     job.progress(0, config.steps, "loading the model")
+    adopt(config, job)
     resume = newest_checkpoint(job.state / "trainer")
     shards = job.state / "samples"
     shards.mkdir(exist_ok=True)
@@ -64,6 +66,7 @@ def run(config: RLConfig, job: Job) -> None:
     else:
         train(config, job)
     finish(shards, job.draft / "samples.parquet")
+    keep(config, job)
 
 
 def train(config: RLConfig, job: Job) -> None:
@@ -86,10 +89,10 @@ def train(config: RLConfig, job: Job) -> None:
         _name_run(trainer, job)
         health = HealthCallback(config.mismatch_limit)
         trainer.add_callback(health)
-        trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout))
+        trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours))
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trainer.engine.close()
-    raise_if_stopped(job, trainer.state)
+    raise_if_stopped(job, trainer.state, config.budget_hours)
     _leave(trainer, tokenizer, config, job)
     if trainer.accelerator.is_main_process:
         job.summary(**_headline(config, trainer.state.log_history), health=health.lines())
@@ -193,6 +196,7 @@ def _recorded_reward(
     models = job.inputs.get("reward_models")
     resources = Resources(models.path if models else None, config.template)
     return RecordedReward(
-        config, problems, RewardFunction(config.rewards, verifier, resources), RewardHealth(),
+        config, problems, RewardFunction(config.rewards, verifier, resources),
+        RewardHealth(futile_rollouts=config.futile_rollouts),
         job.state / "samples", job.inputs["checkpoint"].ref.digest, ends, process_number(),
     )  # fmt: skip

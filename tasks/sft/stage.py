@@ -32,6 +32,9 @@ class SFTConfig(Settings):
     """Mixed precision; the weights stay in float32."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
     """Updates between two places to resume from."""
+    budget_hours: Annotated[float | None, Field(gt=0, json_schema_extra=VOLATILE)] = None
+    """Accelerator-hours (on a CPU: hours) after which training stops at a checkpoint; with a larger budget
+    the next run goes on from there."""
     seed: int = 0
     """Of the order of the rows."""
 

@@ -77,10 +77,10 @@ def run(config: SFTConfig, job: Job) -> None:
     rows = _that_fit(encoded, limit)
 
     trainer = build_trainer(config, job.state / "trainer", model, tokenizer, rows)
-    trainer.add_callback(JobCallback(job, _SHOWN))
+    trainer.add_callback(JobCallback(job, _SHOWN, budget_hours=config.budget_hours))
     resume = newest_checkpoint(job.state / "trainer")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    raise_if_stopped(job, trainer.state)
+    raise_if_stopped(job, trainer.state, config.budget_hours)
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     prompts = [row.prompt for row in rows[:_PROBES]]

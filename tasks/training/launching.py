@@ -58,8 +58,9 @@ def train_in_processes(entry: str, config: Settings, launch: LaunchSettings, job
     code = _wait(trees.start_child(_command(launch, spec), _environment(launch)), spec, job)
     records = [ExitRecord.model_validate(read_json(path)) for path in sorted(spec.glob("exit-*"))]
     # Where one process fails, torchrun ends the others with SIGTERM, and they too say that they stopped.
-    if job.should_stop() and any(record.status == "stopped" for record in records):
-        raise StopRequested(f"{job.node}: stopped in {launch.processes} processes")
+    stopped = [record.reason for record in records if record.status == "stopped"]
+    if stopped and (job.should_stop() or code == 0):
+        raise StopRequested(stopped[0] or f"{job.node}: stopped in {launch.processes} processes")
     if lost_note(job).exists():
         raise ServiceLost(lost_note(job).read_text())
     if code != 0:
@@ -133,8 +134,8 @@ def main(spec: Path) -> None:
         with Watch(os.getppid(), lambda: _reason_to_stop(spec, document["job"])) as watch:
             config = settings.model_validate(document["config"])
             _train(train, config, _job(document, watch.stop), spec)
-    except StopRequested:
-        ExitRecord(status="stopped").write(spec / f"exit-{rank}.json")
+    except StopRequested as stop:
+        ExitRecord(status="stopped", reason=str(stop)).write(spec / f"exit-{rank}.json")
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         ExitRecord(status="failed", reason=reason).write(spec / f"exit-{rank}.json")

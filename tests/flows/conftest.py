@@ -15,7 +15,7 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of, load_pipeline
 from tasks.presets import CONFIGS
-from tasks.recipe import Node
+from tasks.recipe import Node, current_name
 from tasks.settings import Settings
 from tasks.stage import Stage
 from tasks.tables import TABLES
@@ -46,8 +46,8 @@ def preset(tmp_path) -> WritePreset:
         for key, value in (changes or {}).items():
             *sections, last = key.split(".")
             place = document
-            for section in sections:
-                place = place[section]
+            for level, section in enumerate(sections):
+                place = place[section if level else current_name(section)]
             place[last] = value
         path = tmp_path / "quick.yaml"
         path.write_text(yaml.safe_dump(document))

@@ -22,7 +22,7 @@ def test_prefect_yaml_is_what_the_stages_say():
 
 
 def test_deployments_set_nothing_of_the_process_that_runs_them():
-    assert all(set(made) == {"name", "entrypoint", "work_pool"} for made in DEPLOYMENTS.values())
+    assert all(set(made) == {"name", "version", "entrypoint", "work_pool"} for made in DEPLOYMENTS.values())
     assert all(set(made["work_pool"]) == {"name"} for made in DEPLOYMENTS.values())
 
 

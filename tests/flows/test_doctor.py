@@ -3,7 +3,7 @@ from typer.testing import CliRunner
 from flows import cli, doctor
 from flows.graph import load_pipeline
 
-VLLM = {"rl_zero.engine": {"name": "vllm"}}
+VLLM = {"r1-zero.engine": {"name": "vllm"}}
 
 
 def findings(preset: str) -> dict[str, doctor.DoctorCheck]:

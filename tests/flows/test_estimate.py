@@ -10,7 +10,7 @@ def test_every_rl_stage_of_the_preset_is_asked_with_its_own_base(tmp_path):
     pipeline = load_pipeline("tiny")
     spec = ProbeSpec.model_validate(_spec(pipeline, ArtifactStore.open(str(tmp_path))))
     assert [s.node for s in spec.stages] == ["r1-zero", "dev2", "r1", "tiny-student-rl-only"]
-    assert spec.stages[0].config == pipeline.preset.rl_zero
+    assert spec.stages[0].config == pipeline.preset.r1_zero
     assert spec.stages[-1].base != spec.stages[0].base
     assert spec.problems_folder == spec.stages[0].base_folder == ""
 

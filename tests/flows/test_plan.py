@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from artifacts.manifest import ManifestDraft
 from artifacts.store import key_path, object_path, ref_path
 from flows.graph import load_pipeline
-from flows.plan import plan
-from tasks import recipe
-from tasks.presets import CONFIGS
+from flows.plan import code_warnings, named_rows, plan
+from tasks import recipe, source_code
+from tasks.presets import CONFIGS, PresetError
+from tasks.recipe import STAGES
+from tasks.tables import TABLES
 from tests.flows.conftest import Publisher
 
 STUDENT = "tiny-student-distilled"
@@ -36,7 +39,7 @@ def test_an_empty_store_has_nothing(preset, store):
 def test_a_finished_run_is_reused_whole(built, store):
     rows = plan(built, store)
     assert all(row.hit for row in rows)
-    assert rows[-1].outcome == f"is {store.get_ref('quick/report').short}"
+    assert rows[-1].outcome == f"is {store.get_ref(built.ref_name('report')).short}"
 
 
 def test_a_base_trained_again_in_its_folder_is_another_base(preset, store, tmp_path):
@@ -54,16 +57,16 @@ def test_a_base_trained_again_in_its_folder_is_another_base(preset, store, tmp_p
 @pytest.mark.parametrize(
     ("changes", "redone", "why"),
     [
-        ({"final_rl.temperature": 0.8}, {"r1", *evaluated("r1"), "report"},
+        ({"r1.temperature": 0.8}, {"r1", *evaluated("r1"), "report"},
          ("r1", "temperature changed from 0.7 to 0.8")),
-        ({"student_rl.steps": 7}, {"tiny-student-rl-only", *evaluated("tiny-student-rl-only"), "report"},
+        ({"student-rl-only.steps": 7}, {"tiny-student-rl-only", *evaluated("tiny-student-rl-only"), "report"},
          ("tiny-student-rl-only", "steps changed from 30 to 7")),
-        ({"reward_models.seed": 9}, {"reward-models", "r1", *evaluated("r1"), "report"},
+        ({"reward-models.seed": 9}, {"reward-models", "r1", *evaluated("r1"), "report"},
          ("r1", "waits for reward-models")),
-        ({"rejection_sampling.keep_per_problem": 3},
+        ({"mixture.keep_per_problem": 3},
          {"mixture", "dev3", "reward-models", "r1", STUDENT, *evaluated("dev3", "r1", STUDENT), "report"},
          ("dev3", "waits for mixture")),
-        ({"reasoning_rl.rewards": [{"name": "accuracy"}]},
+        ({"dev2.rewards": [{"name": "accuracy"}]},
          {"dev2", "mixture", "dev3", "reward-models", "r1", STUDENT,
           *evaluated("dev2", "dev3", "r1", STUDENT), "report"},
          ("dev2", "rewards changed from ")),
@@ -76,7 +79,7 @@ def test_a_change_redoes_its_stage_and_what_depends_on_it(built, store, preset, 
 
 
 def test_a_protocol_change_evaluates_again_and_trains_nothing(built, store, preset):
-    found = misses(preset({"evaluate.samples_per_problem": 5}), store)
+    found = misses(preset({"evaluation.samples_per_problem": 5}), store)
     assert all(node.startswith("evaluation.") or node == "report" for node in found)
     assert len(found) == 10
     assert "; and 6 more" in found["report"]
@@ -84,9 +87,9 @@ def test_a_protocol_change_evaluates_again_and_trains_nothing(built, store, pres
 
 def test_settings_that_do_not_decide_a_result_change_nothing(built, store, preset):
     quicker = {
-        "rl_zero.micro_batch_size": 32,
+        "r1-zero.micro_batch_size": 32,
         "dev1.checkpoint_every": 1,
-        "evaluate.engine": {"batch_size": 9},
+        "evaluation.engine": {"batch_size": 9},
     }
     assert misses(preset(quicker), store) == {}
 
@@ -99,7 +102,7 @@ def test_a_raised_stage_version_redoes_the_stage(built, store, preset, monkeypat
 
 
 def test_a_lost_artifact_is_said_to_be_gone(built, store, preset):
-    lost = store.get_ref("quick/dev2")
+    lost = store.get_ref(built.ref_name("dev2"))
     (store.backend.root / object_path(lost.digest)).rename(store.backend.root / "aside")
     assert misses(preset(), store)["dev2"] == f"the newest artifact, {lost.short}, is gone from the store"
 
@@ -116,7 +119,7 @@ finally:
     heavy = sorted({"torch", "transformers", "trl", "prefect", "pyarrow"} & set(sys.modules))
     print(json.dumps({"heavy": heavy, "seconds": used.ru_utime + used.ru_stime}))
 """
-    path = preset({"evaluate.samples_per_problem": 5, "evaluate.seed": 99, "evaluate.template": "r1"})
+    path = preset({"evaluation.samples_per_problem": 5, "evaluation.seed": 99, "evaluation.template": "r1"})
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
     *table, last = done.stdout.splitlines()
     changes = [
@@ -151,3 +154,28 @@ def test_a_damaged_entry_never_stops_a_plan(what, damage, built, preset, store):
         assert not rows["dev1"].hit
         assert "is damaged" in rows["dev1"].outcome
         assert "waits for dev1" in rows["dev2"].outcome
+
+
+def test_a_hit_of_other_code_is_named_with_its_files_and_made_again_if_asked(built, store, preset, tmp_path):
+    node, key = "dev2", next(row.key for row in plan(built, store) if row.node == "dev2")
+    assert code_warnings(plan(built, store)) == []  # made before sources were recorded
+    before = store.manifest(store.lookup(key).digest)
+    store.forget_key(key)
+    draft = tmp_path / "again"
+    draft.mkdir()
+    (draft / "content.txt").write_text(node)
+    sources = source_code.sources(STAGES["reasoning-rl"].entry)
+    edited = {name: d if name != "tasks/rl/train.py" else "0:0" for name, d in sources.items()}
+    fields = before.model_dump(include=set(ManifestDraft.model_fields)) | {"sources": edited}
+    ref = store.publish(draft, ManifestDraft(**fields), TABLES)
+    assert ref != before.ref
+    rows = plan(built, store)
+    (warning,) = code_warnings(rows)
+    assert warning.startswith("made by other code, and reused: dev2 (tasks/rl/train.py changed since)")
+    assert "`r1 run --rebuild dev2`" in warning
+    (row,) = named_rows(rows, ["reasoning_rl"], built)
+    store.forget_key(row.key)
+    assert misses(preset(), store)["mixture"] == "waits for dev2"
+    assert store.manifest(ref.digest).ref == ref  # it stays until `r1 gc`
+    with pytest.raises(PresetError, match="--rebuild: the recipe has no node 'dev9'"):
+        named_rows(rows, ["dev9"], built)

@@ -146,6 +146,40 @@ def test_errors_above_the_limit_stop_the_stage():
     assert RewardHealth().observe(rows([0.0, 1.0] * 20)) is None
 
 
+def never(count, text, verdict=Verdict.wrong, tokens=5, format_value=0.0):
+    """One rollout of completions that earn nothing."""
+    judgement = Judgement(verdict, None, "a reason")
+    row = Scoring(problem(answer="7"), text, judgement, tokens, 9)
+    return [Scored(row, {"format": format_value}, float(i % 2)) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "said"),
+    [
+        (never(4, "the answer is 8"), ["pass rate was 0 in 3 rollouts", "100% without <think>", "template"]),
+        (never(4, completion("8"), tokens=9), ["100% cut by the length limit", "max_completion_length (9)"]),
+        (never(4, "<think> a </think> b"), ["100% not well formed", "look at samples"]),
+        (never(4, completion("8"), format_value=1.0), ["problems are too hard"]),
+        (never(4, "8", Verdict.correct), ["format was 0 in 3 rollouts", "tags"]),
+    ],
+)
+def test_a_run_that_learns_nothing_stops_with_the_likely_reasons(rollout, said):
+    health = RewardHealth(futile_rollouts=3)
+    assert [health.observe(rollout) for _ in range(2)] == [None, None]
+    reason = health.observe(rollout)
+    assert all(part in reason for part in said), reason
+
+
+def test_one_success_starts_the_count_anew_and_0_means_never():
+    bad, good = never(4, "8"), never(4, completion("7"), Verdict.correct, format_value=1.0)
+    health = RewardHealth(futile_rollouts=3)
+    assert [health.observe(r) for r in (bad, bad, good, bad, bad)] == [None] * 5
+    patient = RewardHealth(futile_rollouts=0)
+    assert {patient.observe(bad) for _ in range(50)} == {None}
+    unjudged = [Scored(scoring("", judgement=None), {}, float(i % 2)) for i in range(4)]
+    assert {RewardHealth(futile_rollouts=2).observe(unjudged) for _ in range(5)} == {None}
+
+
 JUNK = {
     "one letter": "<think></think>a",
     "an empty answer": completion(""),

@@ -35,6 +35,9 @@ class ParquetFile(Source):
         check_files(self._found())
         check_values(self._found(), allowed_values())
 
+    def peek(self) -> list[Problem]:
+        return self._problems()
+
     def draw(self, seed: int) -> Drawn:
         """Raises ValueError where the file is missing, refused, or an id occurs twice."""
         from tasks.problems.test_cases import with_cases

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from flows import cli, daemons, distillation
 
 BAD_PRESETS = [
-    ({"rl_zero.stepz": 5}, ["rl_zero.stepz is not a setting", "did you mean steps?"]),
-    ({"rl_zero.steps": 0}, ["rl_zero.steps = 0", "must be greater than or equal to 1"]),
+    ({"r1-zero.stepz": 5}, ["r1-zero.stepz is not a setting", "did you mean steps?"]),
+    ({"r1-zero.steps": 0}, ["r1-zero.steps = 0", "must be greater than or equal to 1"]),
     ({"dev1.learning_rate": "fast"}, ["dev1.learning_rate = 'fast'", "must be a valid number"]),
-    ({"rl_zero.micro_batch_size": 48},
-     ["rl_zero: ", "micro_batch_size 48 does not divide", "= 128: choose a divisor"]),
+    ({"r1-zero.micro_batch_size": 48},
+     ["r1-zero: ", "micro_batch_size 48 does not divide", "= 128: choose a divisor"]),
     ({"dev3.micro_batch_size": 5}, ["dev3: ", "micro_batch_size 5 does not divide batch_size 32"]),
     ({"base.model": "./no/such/model"}, ["base.model = './no/such/model' does not exist: give a folder"]),
     ({"problems.sources": [{"name": "parquet", "path": "no"}]}, ["sources.0.path = 'no' does not exist"]),
@@ -88,19 +88,22 @@ def test_distilling_qwen_7b_stops_before_any_work(r1, home, monkeypatch):
     assert not (home / "services").exists()
 
 
-def test_distilling_the_tiny_student_needs_only_a_mixture(built, store, r1):
-    config = distillation.settle("tiny-student", "", store)
-    assert (config.preset, config.missing) == ("quick", "")
-    assert config.mixture == store.get_ref("quick/mixture")
-    assert "`r1 run --preset tiny` makes one" in complaint(r1("distill", "tiny-student", "--preset", "tiny"))
+def test_distilling_the_tiny_student_needs_only_a_mixture(built, preset, store, r1):
+    config = distillation.settle("tiny-student", preset(), store)
+    assert (config.preset, config.missing) == (preset(), "")
+    assert config.mixture == store.get_ref(built.ref_name("mixture"))
+    for words in ([], ["--preset", "tiny"]):
+        said = complaint(r1("distill", "tiny-student", *words))
+        assert "`r1 run --preset tiny` makes one" in said
+        assert f"there is {built.ref_name('mixture')}: name its preset file by --preset" in said
     assert "student 'gpt' has no file" in complaint(r1("distill", "gpt"))
 
 
-def test_a_student_file_of_ones_own(built, store, tmp_path):
+def test_a_student_file_of_ones_own(built, preset, store, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"base": {"model": "tasks/tiny_world/weights/tiny-student"}}))
-    settled = distillation.settle(str(path), "quick", store)
-    assert settled.ref_name == "quick/mine-distilled"
+    settled = distillation.settle(str(path), preset(), store)
+    assert settled.ref_name == built.ref_name("mine-distilled")
     assert settled.config.distill.batch_size == 64
 
 
