@@ -43,9 +43,8 @@ def known_counts(pipeline: Pipeline, store: ArtifactStore) -> Counts | None:
     if "problems" not in pipeline.nodes:
         return None
     node = pipeline.node("problems")
-    ref = store.lookup(key_of(node, {}))
-    if ref is not None:
-        return store.manifest(ref.digest).summary
+    if made := store.lookup(key_of(node, {})):
+        return store.manifest(made.digest).summary
     assert isinstance(node.config, ProblemsConfig)
     given = [source.peek() for source in node.config.sources]
     if any(problems is None for problems in given):

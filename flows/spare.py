@@ -42,5 +42,5 @@ class SpareProcess:
         trees.stop(self._waiting, seconds=0.0)
 
     def _new(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tasks.job.spare", "--parent", str(os.getpid())]
+        command = [sys.executable, "-m", "tasks.spare", "--parent", str(os.getpid())]
         return trees.start_session(command, self._environment, self._log, stdin=subprocess.PIPE)

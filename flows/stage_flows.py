@@ -100,7 +100,10 @@ def flow_parameters(
     if each is not None:
         parameters[f"{stage.each}s"] = dict(each)
     left_out = {name: WITHOUT for name in stage.optional if name not in inputs}
-    parameters |= {"inputs": dict(inputs)} if _takes_any_number(stage) else {**inputs, **left_out}
+    if _takes_any_number(stage):
+        parameters["inputs"] = dict(inputs)
+    else:
+        parameters |= {**inputs, **left_out}
     if stage.config.model_fields:
         parameters["config"] = node.config.model_dump(mode="json")
     return parameters

@@ -35,8 +35,8 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
-for command, name in bring.COMMANDS:
-    app.command(name)(command)
+for brought, name in bring.COMMANDS:
+    app.command(name)(brought)
 app.add_typer(trust.commands, name="trust")
 
 

@@ -1,4 +1,4 @@
-"""A job process that waits for its job with everything imported.  `python -m tasks.job.spare`
+"""A job process that waits for its job with everything imported.  `python -m tasks.spare`
 
 It reads one line of JSON from its input: the words of `python -m tasks.job` and the log to write to. At the
 end of its input it ends.
