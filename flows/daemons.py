@@ -76,7 +76,7 @@ def death(name: str) -> str:
     code = _exit_code(name)
     text = trees.death(code) if code is not None else "ended"
     # Whoever is killed writes no reason: the last line of its log would be a greeting.
-    words = last_words(_log_end(name)) if code is None or code >= 0 else ""
+    words = last_words(_log_end(name), failed=code is not None) if code is None or code >= 0 else ""
     return f"{text}{f': {words}' if words else ''} (log: {paths.log(name)})"
 
 

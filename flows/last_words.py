@@ -26,11 +26,11 @@ _FRAME = re.compile(r"^Flow run encountered an exception: ((JobFailed|StageFaile
 _OUT_OF_USER_CODE = re.compile(r"^(Execution was interrupted by an unexpected exception|Request .* failed): ")
 
 
-def last_words(output: str) -> str:
+def last_words(output: str, failed: bool = True) -> str:
     """The telling line of what a program wrote; empty where it wrote nothing.
 
     That is the text of a frame, if the output ends with one, and otherwise its last line that speaks of an
-    error, or simply its last line.
+    error, or simply its last line (not of a program of which it is not known that it `failed`).
     """
     lines = [_ESCAPE.sub("", line).rstrip() for line in output.splitlines()]
     lines = [line for line in lines if line.strip()]
@@ -46,7 +46,7 @@ def last_words(output: str) -> str:
     plain = [_BOX_SIDE.sub("", line).strip() for line in lines if not _BOX_EDGE.match(line)]
     plain = [line for line in plain if line]
     telling = [line for line in plain if _TELLING.search(line)]
-    return (telling or plain or [""])[-1]
+    return (telling or (plain if failed else []) or [""])[-1]
 
 
 def plain_reason(message: str) -> str:

@@ -189,6 +189,7 @@ def _server(say: Say) -> bool:
     if process is None and _healthy():
         if "PREFECT_API_URL" in os.environ:
             _usable(url)
+            daemons.forget("server")  # one of ours that died earlier is not needed any more
             return False
         raise ServiceError(
             f"another server answers at {url}: stop it, or `export PREFECT_API_URL="

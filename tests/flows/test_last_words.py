@@ -52,6 +52,11 @@ def test_the_telling_line_of_an_output_is_found(output, words):
     assert last_words(output) == words
 
 
+def test_a_greeting_is_not_why_a_program_ended():
+    assert last_words(START, failed=False) == ""
+    assert last_words(TRACEBACK + START, failed=False) == FULL
+
+
 KILLED, STOPPED = "its process was killed (SIGKILL)", "its process was stopped (SIGTERM)"
 FRAME = "Flow run encountered an exception: "
 

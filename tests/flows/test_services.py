@@ -78,8 +78,13 @@ def test_a_strangers_server_on_our_port_is_refused_with_another_port(someone, mo
 
 def test_a_server_that_the_environment_names_is_used_as_it_is(someone, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{someone}/api")
+    process = start("server")
+    process.kill()
+    process.wait(5)
+    assert daemons.died("server")
     assert services._server(print) is False
     assert daemons.marked() == []
+    assert not daemons.died("server"), "it would be started again for ever beside that of others"
 
 
 def test_a_remote_server_that_does_not_answer_is_not_replaced(monkeypatch):
