@@ -32,9 +32,9 @@ HOSTILE = (
     "(10^{10^7})!",
     "(" * 10_000 + "1" + ")" * 10_000,
     "(x+1)^{900}",
-    r"\binom{3000000}{1500000}",
+    "|x^7-3x+1| < 2",
 )
-"""The first three are refused by the screen, the others get past it and are killed."""
+"""Answers to (0, 1). The first three are refused by the screen; the last one gets past it and is killed."""
 
 
 def integers(n: int, chance: random.Random) -> Row:
@@ -123,7 +123,7 @@ def speed(pool: VerifierPool, count: int) -> None:
 def hostile(pool: VerifierPool) -> None:
     for answer in HOSTILE:
         seconds, found = timed(
-            lambda a=answer: list(pooled(pool, [("1", rf"<think>a</think>\boxed{{{a}}}")]))
+            lambda a=answer: list(pooled(pool, [("(0, 1)", rf"<think>a</think>\boxed{{{a}}}")]))
         )
         print(f"hostile {answer[:24]:<24} {seconds:.2f} s  {found[0]}", flush=True)
 
@@ -134,7 +134,7 @@ def many_rows(pool: VerifierPool, count: int, workers: int, seconds: float) -> N
     plain = [row for kind in KINDS for row in rows_of(kind, share, 2)]
     other = [row for kind in KINDS for row in rows_of(kind, share, 3)]
     for at in range(0, len(other), 100):
-        other[at] = ("1", rf"<think>a</think>\boxed{{(x+{at + 2})^{{900}}}}")
+        other[at] = ("(0, 1)", rf"<think>a</think>\boxed{{|x^7-{at + 2}x+1| < 2}}")
     for rows in (plain, other):
         random.Random(0).shuffle(rows)
     without, _ = timed(lambda: list(pooled(pool, plain)))

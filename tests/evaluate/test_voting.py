@@ -45,12 +45,21 @@ def same(pool):
         (("0.5", "?!", "?!"), 0),  # unreadable answers vote by their text
         (("0.5", None, None), 1),
         ((None, None), 0),
+        (("0.5", "1/2", r"\frac{1}{2}", "2", "2"), 1),
+        (("x=0.5", "**1/2**", "0.5 m", "7", "x = 7"), 1),
+        (("0.5", "1,000", "1000", "1 000"), 0),
     ],
 )
 def test_cons_at_k_by_verified_equivalence(answers, expected, pool, same):
     rows = judged(HALF, pool, *answers)
     assert cons(HALF, rows, same) == expected
     assert cons(HALF, rows[::-1], same) == expected
+
+
+def test_letters_in_other_forms_are_one_candidate(pool, same):
+    letters = Problem("c", "stem", "en", "?", "B", "choice", {"options": {"A": "1", "B": "2", "C": "3"}})
+    assert cons(letters, judged(letters, pool, "B", "(B)", "2", "A", "A"), same) == 1
+    assert cons(letters, judged(letters, pool, "B", "B", "A", "(A)", "**A**"), same) == 0
 
 
 def test_other_verifiers_compare_the_folded_text(pool, same):
