@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,7 +61,7 @@ class TextSampler:
 
     def stream(
         self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Written]]:
+    ) -> Generator[tuple[int, Written], None, None]:
         """(row, text) for each prompt and its seed, as they finish."""
         asked = self._codec.tokens(prompts)
         for row, completion in stream_rows(self.engine, asked, sampling, seeds):
