@@ -113,10 +113,10 @@ def test_a_run_that_goes_on_is_the_run_that_was_long_from_the_start(inputs, tmp_
 
 @pytest.mark.slow
 def test_a_spent_budget_stops_at_a_checkpoint_and_a_larger_one_goes_on(inputs, tmp_path):
-    config = CONFIG.model_copy(update={"steps": 4, "budget_hours": 1 / 3600})
+    config = CONFIG.model_copy(update={"steps": 4, "budget_hours": 0.00028})
     job = local_job(tmp_path, "budget", "rl-zero", inputs)
     (job.folder / "seconds.json").write_text('{"seconds": 2.0}')  # an earlier attempt's
-    with pytest.raises(StopRequested, match=r"budget_hours 0.000278 are spent at step 1 of 4; raise it"):
+    with pytest.raises(StopRequested, match=r"budget_hours 0.00028 are spent at step 1 of 4; raise it"):
         finished(config, job)
     assert (job.state / "trainer" / "checkpoint-1" / "complete.json").exists()
     finished(config.model_copy(update={"budget_hours": 1.0}), job)
