@@ -14,9 +14,10 @@ from tasks.problem import Problem
 from tasks.problems.decontamination import words_of
 from tasks.problems.test_cases import code_blocks
 from tasks.rendering import parse_completion
-from tasks.rewards.extraction import boxes, final_answer, final_program, fold, fold_width
+from tasks.rewards.extraction import boxes, final_answer, fold, fold_width
 from tasks.rewards.language import language_consistency, repetition, words
 from tasks.rewards.plain_math import decide, normalise, screen
+from tasks.rewards.programs import program_text
 from tasks.rewards.rubric import is_safe, rubric_score, word_count
 from tasks.rewards.score import RULE_TERMS
 from tasks.rewards.term import Scoring
@@ -75,7 +76,7 @@ def of_term(term):
 
 
 FUNCTIONS = {
-    "parse_completion": parse_completion, "final_answer": final_answer, "final_program": final_program, "boxes": boxes,
+    "parse_completion": parse_completion, "final_answer": final_answer, "program_text": program_text, "boxes": boxes,
     "fold": fold, "fold_width": fold_width, "words": words, "repetition": lambda text: repetition(text, 8),
     "consistency en": lambda text: language_consistency(text, "en"),
     "consistency zh": lambda text: language_consistency(text, "zh"),
