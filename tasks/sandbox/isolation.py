@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 MACHINE = platform.machine()
@@ -92,8 +92,7 @@ def leave_machine(visible: Sequence[str], must_read: Sequence[str]) -> dict[str,
     Returns which of these layers hold. The own root is taken only where namespaces are allowed too, because
     without them there would be no folder in it that a program can write to.
     """
-    # A path may lead through a symbolic link (a linked virtual environment): what it leads to is shown too.
-    visible = [path for path in {*visible, *map(os.path.realpath, visible)} if os.path.exists(path)]
+    visible = [path for path in visible if os.path.exists(path)]
 
     def take_all() -> None:
         if not all(_take_shared_layers(visible, must_read).values()):
@@ -167,9 +166,13 @@ def make_own_root(visible: Sequence[str]) -> None:
     another user. They are read-only, so no owner, mode, time or attribute of theirs can be changed either.
     """
     _leave_mounts()
+    # A path may lead through a symbolic link (a linked virtual environment): what it leads to is shown at its
+    # own place, and the link again unless it lies in a folder that is shown.
+    real = sorted(set(map(os.path.realpath, visible)))
+    links = {link: end for path in visible for link, end in _links(path) if not _lies_below(link, real)}
     # Opened before the new root hides `FOLDER`, which one of them may lie below. The kernel binds only
     # what was opened in this mount namespace.
-    places = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in sorted(visible)}
+    places = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in real}
     _mount("tmpfs", FOLDER, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755")
     umask = os.umask(0o022)
     os.mkdir(FOLDER + FOLDER)
@@ -177,12 +180,32 @@ def make_own_root(visible: Sequence[str]) -> None:
     for path, place in places.items():
         _show(place, FOLDER + path)
         os.close(place)
+    for link, end in links.items():
+        os.makedirs(os.path.dirname(FOLDER + link), exist_ok=True)
+        os.symlink(end, FOLDER + link)
     os.umask(umask)
     os.chdir(FOLDER)
     _check(_libc.pivot_root(b".", b"."))  # the old root now lies over the new one
     _check(_libc.umount2(b".", MNT_DETACH))
     os.chdir("/")
     _mount(None, "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def _links(path: str) -> Iterator[tuple[str, str]]:
+    """Each symbolic link on the way to what `path` names, and the path that it stands for."""
+    parts, at = [part for part in reversed(path.split("/")) if part], "/"
+    while parts:
+        here = os.path.normpath(os.path.join(at, parts.pop()))
+        if os.path.islink(here):
+            end = os.path.join(at, os.readlink(here))
+            yield here, end
+            parts += [part for part in reversed(end.split("/")) if part]
+            here = "/"
+        at = here
+
+
+def _lies_below(path: str, folders: Iterable[str]) -> bool:
+    return any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
 
 
 def _show(place: int, path: str) -> None:

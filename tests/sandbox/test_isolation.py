@@ -459,14 +459,18 @@ print(sandbox_layers()['own_root'])
 """
 
 
-def test_a_linked_virtual_environment_is_seen_too(tmp_path):
-    """The repository here holds a link to a virtual environment that lies elsewhere."""
+@pytest.mark.parametrize("below", [True, False], ids=["in the repository", "beside it"])
+def test_a_linked_virtual_environment_is_seen_too(below, tmp_path):
+    """The virtual environment is reached through a link, from another folder below /tmp or not."""
     needs("own_root")
     tmp_path.chmod(0o755)  # user nobody has to read it
+    repository = tmp_path / "repository"
     original = Path(__file__).parents[2] / "tasks"
-    shutil.copytree(original, tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / ".venv").symlink_to(Path(sys.prefix).resolve())
-    python = tmp_path / ".venv" / "bin" / "python"
-    argv = [python, "-c", THROUGH_A_LINK, str(tmp_path)]
+    shutil.copytree(original, repository / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(Path(sys.prefix).resolve())
+    link = repository / ".venv" if below else tmp_path / "venv"
+    link.symlink_to(elsewhere)
+    argv = [link / "bin" / "python", "-c", THROUGH_A_LINK, str(repository)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "True\n", done.stderr
