@@ -11,7 +11,6 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.job.build import run_builds
@@ -27,18 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     spec = JobSpec.model_validate_json(options.spec.read_bytes())
-    os.environ |= visible_gpus(spec, os.environ)
     heartbeat = Heartbeat(options.spec.parent / "heartbeat")
     with Watch(options.parent) as watch, watch.calling(heartbeat.beat):
         sys.exit(run_builds(spec, options.spec.parent, watch))
-
-
-def visible_gpus(spec: JobSpec, environment: Mapping[str, str]) -> dict[str, str]:
-    """One GPU (the first that is visible) for a job of one process: with several in sight, the trainers would
-    copy the model to all of them in one process, which TRL refuses. Set before anything imports torch."""
-    if any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds):
-        return {}
-    return {"CUDA_VISIBLE_DEVICES": environment.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from artifacts.manifest import ManifestDraft
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from tasks.job import LOST, Input, Job, ServiceLost, StopRequested
+from tasks.job.cards import held
 from tasks.job.spec import BuildResult, BuildSpec, JobExit, JobSpec
 from tasks.recipe import STAGES
 from tasks.source_code import sources
@@ -59,9 +61,12 @@ def run_builds(spec: JobSpec, job_folder: Path, watch: Watch) -> int:
         record.write(job_folder / "exit.json")
 
     try:
-        for build in spec.builds:
-            node = build.node
-            results.append(run_build(store, spec, build, watch, kept))
+        node = spec.builds[0].node
+        with held(spec, watch.stop, lambda message: log.info("%s %s", node, message)) as variables:
+            os.environ |= variables
+            for build in spec.builds:
+                node = build.node
+                results.append(run_build(store, spec, build, watch, kept))
     except StopRequested as stop:
         ended("stopped", watch.reason or str(stop))
         return _STOPPED

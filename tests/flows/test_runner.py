@@ -14,7 +14,6 @@ import pytest
 from artifacts.keys import cache_key
 from artifacts.store import ArtifactStore
 from flows import paths, runner
-from tasks.job.__main__ import visible_gpus
 from tasks.job.spec import BuildSpec, JobExit, JobSpec
 from tasks.supervise import trees
 from tasks.supervise.trees import is_alive
@@ -189,19 +188,3 @@ def test_what_a_job_writes_is_its_users_own(store):
         assert {"log.txt", "progress.json", "state"} <= {path.name for path in written}
         inside = [path for path in written if path.is_file() and not path.name.startswith(".")]
         assert [path for path in inside if path.stat().st_mode & 0o077] == []
-
-
-@pytest.mark.parametrize(
-    ("processes", "visible", "expected"),
-    [
-        (1, {}, "0"),
-        (1, {"CUDA_VISIBLE_DEVICES": "2,3"}, "2"),
-        (1, {"CUDA_VISIBLE_DEVICES": ""}, ""),
-        (2, {}, None),
-    ],
-)
-def test_a_job_of_one_process_sees_one_gpu(tmp_path, processes, visible, expected):
-    config = {"launch": {"processes": processes}}
-    build = BuildSpec(node="n", stage="rl-zero", config=config, inputs={}, key="k", ref_name="p/n")
-    spec = JobSpec(work_root=tmp_path, preset="p", builds=(build,))
-    assert visible_gpus(spec, visible).get("CUDA_VISIBLE_DEVICES") == expected

@@ -1,0 +1,85 @@
+"""Which GPUs a job works on: free ones, held by file locks for as long as its process lives.
+
+So a trainer and an engine never meet on one card, whichever pools, pipelines or workers started them, and a
+machine with four cards gives four jobs a card each. The locks lie in `$R1_HOME/cards`. A machine without a
+GPU counts as one card: two trainings at once would only share its processors and memory.
+
+Not Prefect's global concurrency slots: a slot is leased, so a job that was killed keeps its slot for minutes,
+and a flow run that was killed gives it back while its job still holds the memory. The kernel frees a lock
+exactly when the process is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from tasks.job import StopRequested
+from tasks.job.spec import JobSpec
+from tasks.recipe import STAGES
+from tasks.supervise.records import open_private
+
+_POLL_SECONDS = 0.5
+
+
+@contextmanager
+def held(spec: JobSpec, stop: threading.Event, waiting: Callable[[str], None]) -> Iterator[dict[str, str]]:
+    """The variables that show the job its cards; nothing for a job of a pool without GPUs.
+
+    One card (one that is free) for a job of one process: with several in sight, the trainers would copy the
+    model to all of them in one process, which TRL refuses. All of them for a job of several processes. Set
+    the variables before anything uses CUDA.
+
+    Raises:
+        StopRequested: the job was asked to stop while it waited.
+    """
+    if not any(STAGES[build.stage].pool.startswith("gpu") for build in spec.builds):
+        yield {}
+        return
+    several = any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds)
+    cards = visible_cards(os.environ)
+    with ExitStack() as locks:
+        for wanted in [[card] for card in cards] if several else [cards]:
+            taken = _one_of(wanted, locks, stop, waiting)
+        yield {} if several else {"CUDA_VISIBLE_DEVICES": taken}
+
+
+def visible_cards(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """As CUDA names them: what `CUDA_VISIBLE_DEVICES` lists, or the numbers of this machine's GPUs."""
+    if (listed := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in listed.split(",")]  # an empty list hides every GPU
+    return [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))] or ["0"]
+
+
+def _one_of(
+    cards: Sequence[str], locks: ExitStack, stop: threading.Event, waiting: Callable[[str], None]
+) -> str:
+    """The first of these cards that is free, as soon as one is."""
+    folder = Path(os.environ.get("R1_HOME") or ".r1") / "cards"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        card: locks.enter_context(open_private(folder / f"{card or 'none'}.lock", "ab")) for card in cards
+    }
+    said = False
+    while True:
+        for card, file in files.items():
+            if _locked(file):
+                return card
+        if not said:
+            waiting(f"waits for a free card ({', '.join(cards)} in use by another job)")
+            said = True
+        if stop.wait(_POLL_SECONDS):
+            raise StopRequested("it was waiting for a free card")
+
+
+def _locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
