@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,9 +177,15 @@ def _changed_settings(config: Settings, before: Mapping[str, Any]) -> Iterator[s
     for key, now in leaves(config.cache_document()):
         was = then.pop(key, None)
         if was != now:
+            if isinstance(was, str) and isinstance(now, str) and _name(was) != _name(now):
+                was, now = _name(was), _name(now)  # a template's name, without the digest of its text
             yield f"{key} changed from {_brief(was)} to {_brief(now)}"
     for key, was in then.items():
         yield f"{key} was {_brief(was)} and is gone"
+
+
+def _name(value: str) -> str:
+    return re.sub(r" [0-9a-f]{16}$", "", value)
 
 
 def _document_before(config: Settings, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ OPTIONAL = PROJECT["optional-dependencies"]
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 LOCKED = dict(re.findall(r"(?m)^([a-z0-9][a-z0-9.-]*)==([^\s;]+)", LOCK))
 OWN = {"flows", "tasks", "artifacts", "docs", "benchmarks", "configs", "tests"}
-BESIDE_THE_SCRIPT = {"isolation", "plain"}
+BESIDE_THE_SCRIPT = {"isolation", "objects", "plain", "testing"}
 """Modules of the sandbox, which start as scripts in their folder."""
+WITH_SMOLLM2 = {"gguf"}
+"""Installed by hand beside the one model that needs it (`tasks.base.smollm2.INSTALL_SMOLLM2`)."""
 NAMES = {"yaml": "pyyaml", "math_verify": "math-verify", "reasoning_gym": "reasoning-gym"}
 """Where a package is imported by another name than it is installed by."""
 TOOLS_OF_A_CUDA_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*")
@@ -36,7 +38,7 @@ def imported(folders: list[str]) -> dict[str, str]:
             else:
                 continue
             for name in (name.partition(".")[0] for name in names):
-                if name not in OWN | BESIDE_THE_SCRIPT | sys.stdlib_module_names:
+                if name not in OWN | BESIDE_THE_SCRIPT | WITH_SMOLLM2 | sys.stdlib_module_names:
                     found[canonicalize_name(NAMES.get(name, name))] = str(path)
     return found
 

@@ -92,6 +92,7 @@ def problem_rows(*sources):
         yield {
             "id": f"p{number}", "domain": "math", "language": "en", "prompt": "1 + 1", "answer": "2",
             "verifier": "exact", "verifier_args": "{}", "source": source, "licence": licence, "split": split,
+            "metadata": "{}",
         }  # fmt: skip
 
 

@@ -289,11 +289,11 @@ def test_chat_is_refused_where_the_base_has_no_chat_template(tmp_path, tiny_mode
     folder = tmp_path / "base"
     shutil.copytree(tiny_model, folder)
     path = written(tmp_path, {
-        "base.model": str(folder), "student": "tiny-student", "evaluate.template": "chat",
+        "base.model": str(folder), "student": "tiny-student", "evaluation.template": "chat",
         "problems": {"sources": [{"name": "tiny-world", "train": {"math": 9}, "held_out": {"math": 3}}]},
     })  # fmt: skip
     with pytest.raises(
-        PresetError, match=r"evaluate\.template = 'chat', and .*/base has no chat template: use r1"
+        PresetError, match=r"evaluation\.template = 'chat', and .*/base has no chat template: use r1"
     ):
         load_preset(path)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")

@@ -196,7 +196,7 @@ def test_a_flow_does_not_depend_on_what_postgres_does_to_its_parameters(name):
     from flows.stage_flows import flow_parameters
 
     node = NODES[name]
-    sent = json.loads(json.dumps(flow_parameters(node, "tiny", "tiny-student", {})))
+    sent = json.loads(json.dumps(flow_parameters(node, "tiny", "tiny", "tiny-student", {})))
     received = configured(node, jsonb(sent).get("config") or {})
     assert repr(received.config) == repr(node.config)
     assert received.config.cache_document() == node.config.cache_document()

@@ -69,7 +69,7 @@ def find_function(module: types.ModuleType, entry_point: str) -> Callable[..., A
     return getattr(holder() if isinstance(holder, type) else holder, name)
 
 
-class Server:
+class ObjectServer:
     """Answers requests about the objects of one program until the tests end."""
 
     def __init__(self, module: types.ModuleType, requests: TextIO, replies: TextIO) -> None:

@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, NoReturn, TextIO
 # These lie beside this file, which runs as a script; mypy sees packages only.
 import isolation  # type: ignore[import-not-found]
 import testing  # type: ignore[import-not-found]
-from objects import Server, find_function  # type: ignore[import-not-found]
+from objects import ObjectServer, find_function  # type: ignore[import-not-found]
 from plain import plain  # type: ignore[import-not-found]
 
 MAX_OUTPUT = 2**20
@@ -108,7 +108,7 @@ def serve_program(request: dict[str, Any], requests: TextIO, replies: TextIO) ->
     sys.modules[module.__name__] = module
     sys.path[:] = [path for path in sys.path if "python" in path]
     exec(compile(request["program"], "<answer>", "exec"), module.__dict__)
-    Server(module, requests, replies).run()
+    ObjectServer(module, requests, replies).run()
 
 
 def become_tested(request: dict[str, Any], source: int, target: int, layers: dict[str, bool]) -> NoReturn:
