@@ -5,10 +5,10 @@ The store is the truth: a child run's state says only whether to look there.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
+from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.states import Cancelling, Completed
 
 from artifacts.refs import Ref
@@ -37,110 +38,124 @@ _ASK_SECONDS = 2.0
 _ATTEMPTS = 2
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The result of a node's task run; Prefect draws an arrow from that run to each that waits for it."""
-
-    node: str
+_starting = threading.Lock()
+"""Prefect numbers the child runs of a flow without a lock of its own."""
 
 
 class StageFailed(RuntimeError):
     """A stage's run did not complete; one line with its reason."""
 
 
-@task(name="reuse", task_run_name="{node} {digest}", cache_policy=NO_CACHE, persist_result=False)
-def reuse(node: str, digest: str) -> State:
-    """Shows in the run's graph that `node` was not made again."""
-    return Completed(name="Cached", message=f"{node} is {digest}", data=Shown(node))
+class PipelineStopped(RuntimeError):
+    """The pipeline was cancelled or another branch failed, so this branch does not go on."""
 
 
 @task(name="build", task_run_name="{node}", cache_policy=NO_CACHE, persist_result=False)
-def dispatch(
-    node: str, deployment: str, parameters: dict[str, Any], is_published: Callable[[], bool]
-) -> Shown:
-    """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
-
-    Called in the flow's main thread, so that a cancelled pipeline cancels its child at once.
-
-    Raises:
-        StageFailed: with the reason the child gave.
-    """
-    for attempt in range(1, _ATTEMPTS + 1):
-        run = run_deployment(deployment, parameters=parameters, timeout=0)
-        assert isinstance(run, FlowRun)
-        with get_client(sync_client=True) as client:
-            state = _wait(client, run.id, is_published)
-        if state.is_completed():
-            return Shown(node)
-        if not state.is_crashed() or attempt == _ATTEMPTS:
-            reason = plain_reason(state.message or f"ended {state.name}")
-            raise StageFailed(f"{reason} (flow run {run.name})")
-    raise AssertionError("the last attempt returns or raises")
+def build(node: str, make: Callable[[], Iterable[str]]) -> State:
+    """One node in the run's graph, `Cached` where nothing was made; `make` tells the names it made."""
+    made = ", ".join(make())
+    return (
+        Completed(message=f"made {made}") if made else Completed(name="Cached", message=f"{node} was there")
+    )
 
 
-def _wait(client: SyncPrefectClient, run_id: UUID, is_published: Callable[[], bool]) -> State:
-    """The run's final state; once everything is published it is near, and asked for at every poll.
+@dataclass(frozen=True)
+class Promise:
+    """What stands for an artifact while the recipe is walked: the task run that reuses or makes it."""
 
-    Only a run that has ended holds no GPU memory any more, so publication alone does not end the wait.
-    """
-    asked = 0.0
-    try:
-        while True:
-            if is_published() or time.monotonic() - asked > _ASK_SECONDS:
-                asked = time.monotonic()
-                state = client.read_flow_run(run_id).state
-                if state is not None and state.is_final():
-                    return state
-            time.sleep(POLL_SECONDS)
-    except BaseException as error:
-        client.set_flow_run_state(run_id, Cancelling(message=f"the pipeline stopped: {type(error).__name__}"))
-        raise
+    artifact: str
+    run: PrefectFuture[Any]
 
 
 @dataclass
 class PrefectBuilder:
-    """The `Maker` of the real run."""
+    """The `Maker` of the real run.
+
+    The walk only submits the nodes, each to wait for those that feed it, so branches that do not depend on
+    each other run at the same time where the work pools let them. `finish` waits for all of them.
+    """
 
     pipeline: Pipeline
     preset: str
     """As it was given: a name or a path."""
     store: ArtifactStore
-    _runs: dict[str, State | Shown] = field(default_factory=dict)
-    """Digest of an artifact -> its task run in this flow, for those that are made from it to wait for."""
+    _refs: dict[str, Ref] = field(default_factory=dict)
+    """Artifact -> what it is, once its run has ended well."""
+    _submitted: list[PrefectFuture[Any]] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
     def student(self) -> str:
         """As the preset gives it: a name or a path."""
         return self.pipeline.preset.student
 
-    def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
-        parameters = {name: ref.digest for name, ref in inputs.items()}
-        made = Node(node, stage, config)
-        ref = self._build_all(made, {node: inputs}, lambda missing: self._asked(made, parameters))[node]
-        if ref.kind == Kind.problems:
-            self._refuse_what_they_cannot_serve()
-        return ref
+    def make(self, node: str, stage: Stage, config: Settings, **inputs: Promise) -> Promise:
+        def made() -> list[str]:
+            refs = self._resolved(inputs)
+            parameters = {name: ref.digest for name, ref in refs.items()}
+            new = self._build_all(wanted, {node: refs}, lambda _: self._asked(wanted, parameters))
+            if self._refs[node].kind == Kind.problems:
+                self._refuse_what_they_cannot_serve()
+            return new
+
+        wanted = Node(node, stage, config)
+        return Promise(node, self._submit(node, made, inputs.values()))
 
     def make_each(
-        self, node: str, stage: Stage, config: Settings, each: Mapping[str, Ref], **inputs: Ref
-    ) -> dict[str, Ref]:
+        self, node: str, stage: Stage, config: Settings, each: Mapping[str, Promise], **inputs: Promise
+    ) -> dict[str, Promise]:
         """Those that are missing, in one run of the stage's deployment."""
-        made = Node(node, stage, config)
-        wanted = {f"{node}.{label}": {stage.each: ref, **inputs} for label, ref in each.items()}
-        shared = {name: ref.digest for name, ref in inputs.items()}
 
-        def parameters(missing: list[str]) -> dict[str, Any]:
-            labels = [name.removeprefix(f"{node}.") for name in missing]
-            return self._asked(made, shared, {label: each[label].digest for label in labels})
+        def made() -> list[str]:
+            several, shared = self._resolved(each), self._resolved(inputs)
+            refs = {f"{node}.{label}": {stage.each: ref, **shared} for label, ref in several.items()}
+            digests = {name: ref.digest for name, ref in shared.items()}
 
-        refs = self._build_all(made, wanted, parameters)
-        return {label: refs[f"{node}.{label}"] for label in each}
+            def parameters(missing: list[str]) -> dict[str, Any]:
+                labels = [name.removeprefix(f"{node}.") for name in missing]
+                return self._asked(wanted, digests, {label: several[label].digest for label in labels})
 
-    def use(self, node: str, stage: Stage, artifact: str) -> Ref:
+            return self._build_all(wanted, refs, parameters)
+
+        wanted = Node(node, stage, config)
+        run = self._submit(node, made, [*each.values(), *inputs.values()])
+        return {label: Promise(f"{node}.{label}", run) for label in each}
+
+    def use(self, node: str, stage: Stage, artifact: str) -> Promise:
         ref = plan.used_artifact(self.store, self.pipeline, node, stage, artifact)
         self.store.set_ref(self.pipeline.ref_name(node), ref)
-        reuse(node, ref.digest, return_state=True)
-        return ref
+        self._refs[node] = ref
+        return Promise(node, self._submit(node, list, []))
+
+    def finish(self, last: Promise) -> Ref:
+        """Wait for every run; what the artifact `last` is.
+
+        Where one fails, or the flow is cancelled, no further one is started, and those at work are cancelled:
+        they write a checkpoint and go on in the next run.
+
+        Raises:
+            StageFailed, PresetError: those of the first run that failed.
+        """
+        try:
+            for run in as_completed(self._submitted):
+                run.wait()
+                if run.state.is_failed() or run.state.is_crashed():
+                    run.result()
+            return self._refs[last.artifact]
+        finally:
+            self._stopping.set()
+            wait(self._submitted)
+
+    def _submit(
+        self, node: str, made: Callable[[], Iterable[str]], after: Iterable[Promise]
+    ) -> PrefectFuture[Any]:
+        parents = list(dict.fromkeys(promise.run for promise in after))
+        run = build.submit(node, made, wait_for=parents)
+        self._submitted.append(run)
+        return run
+
+    def _resolved(self, promises: Mapping[str, Promise]) -> dict[str, Ref]:
+        return {name: self._refs[promise.artifact] for name, promise in promises.items()}
 
     def _refuse_what_they_cannot_serve(self) -> None:
         """Raises PresetError: a later stage cannot work with the problems, which are there now."""
@@ -157,39 +172,57 @@ class PrefectBuilder:
         node: Node,
         wanted: Mapping[str, Mapping[str, Ref]],
         parameters: Callable[[list[str]], dict[str, Any]],
-    ) -> dict[str, Ref]:
-        """What exists is reused; the rest is one run of the stage's deployment with `parameters(missing)`."""
+    ) -> list[str]:
+        """What exists is reused; the rest, which is returned, is one run of the stage's deployment."""
         keys = {name: key_of(node, refs) for name, refs in wanted.items()}
-        missing = [name for name, key in keys.items() if not self._reused(name, key, wanted[name])]
+        missing = [name for name, key in keys.items() if not self._reused(name, key)]
         if missing:
-            stage, waited = node.stage.name, [keys[name] for name in missing]
-            parents = self._runs_of(ref for name in missing for ref in wanted[name].values())
-            shown = dispatch(
-                node.name,
-                f"{stage}/{stage}",
-                parameters(missing),
-                partial(self._all_published, waited),
-                wait_for=parents,
-            )
-            self._runs |= {self._published(name, keys[name]).digest: shown for name in missing}
-        return {name: self._published(name, key) for name, key in keys.items()}
+            waited = [keys[name] for name in missing]
+            self._dispatch(f"{node.stage.name}/{node.stage.name}", parameters(missing), waited)
+        self._refs |= {name: self._published(name, key) for name, key in keys.items()}
+        return missing
 
-    def _reused(self, name: str, key: str, inputs: Mapping[str, Ref]) -> bool:
+    def _reused(self, name: str, key: str) -> bool:
         ref = self.store.find(key)
-        if ref is None:
-            return False
-        self.store.set_ref(self.pipeline.ref_name(name), ref)
-        parents = self._runs_of(inputs.values())
-        self._runs[ref.digest] = reuse(name, ref.digest, return_state=True, wait_for=parents)
-        return True
+        if ref is not None:
+            self.store.set_ref(self.pipeline.ref_name(name), ref)
+        return ref is not None
 
-    def _runs_of(self, refs: Iterable[Ref]) -> list[State | Shown]:
-        """The task runs of these artifacts, each once; none for what this flow neither made nor reused."""
-        digests = dict.fromkeys(ref.digest for ref in refs)
-        return [self._runs[digest] for digest in digests if digest in self._runs]
+    def _dispatch(self, deployment: str, parameters: dict[str, Any], keys: list[str]) -> None:
+        """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
 
-    def _all_published(self, keys: list[str]) -> bool:
-        return all(self.store.lookup(key) is not None for key in keys)
+        Raises:
+            StageFailed: with the reason the child gave.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            if self._stopping.is_set():
+                raise PipelineStopped("the pipeline stopped before this stage began")
+            with _starting:
+                run = run_deployment(deployment, parameters=parameters, timeout=0)
+            assert isinstance(run, FlowRun)
+            with get_client(sync_client=True) as client:
+                state = self._wait(client, run.id, keys)
+            if state.is_completed():
+                return
+            if not state.is_crashed() or attempt == _ATTEMPTS:
+                reason = plain_reason(state.message or f"ended {state.name}")
+                raise StageFailed(f"{reason} (flow run {run.name})")
+
+    def _wait(self, client: SyncPrefectClient, run_id: UUID, keys: list[str]) -> State:
+        """The run's final state; once everything is published it is near, and asked for at every poll.
+
+        Only a run that has ended holds no GPU memory any more, so publication alone does not end the wait.
+        """
+        asked = 0.0
+        while not self._stopping.wait(POLL_SECONDS):
+            published = all(self.store.lookup(key) is not None for key in keys)
+            if published or time.monotonic() - asked > _ASK_SECONDS:
+                asked = time.monotonic()
+                state = client.read_flow_run(run_id).state
+                if state is not None and state.is_final():
+                    return state
+        client.set_flow_run_state(run_id, Cancelling(message="the pipeline stopped"))
+        raise PipelineStopped("the pipeline stopped while this stage was at work")
 
     def _published(self, name: str, key: str) -> Ref:
         ref = self.store.lookup(key)

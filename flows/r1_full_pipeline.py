@@ -41,7 +41,8 @@ def r1_full_pipeline(
     checkout.refuse_other_code()
     pipeline = load_pipeline(preset, variant=Variant(changes or {}, skip or (), use or {}, until, name))
     store = ArtifactStore.open(paths.absolute_store_url())
-    last = pipeline.walk(PrefectBuilder(pipeline, preset, store))
+    builder = PrefectBuilder(pipeline, preset, store)
+    last = builder.finish(pipeline.walk(builder))
     if last.kind == Kind.report:
         ui.publish_pipeline_artifacts(store.fetch(last))
     return Completed(message=f"the last artifact of {pipeline.name} is {last.kind} {last.digest}")

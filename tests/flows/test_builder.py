@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from artifacts.refs import Ref
 from flows import builder
-from flows.builder import PrefectBuilder, StageFailed
+from flows.builder import PrefectBuilder, Promise, StageFailed
 from flows.graph import load_pipeline
 from tests.flows.conftest import Publisher
 
 pytestmark = pytest.mark.slow
-REUSED = ("problems", "base", "r1-zero", "cold-start", "dev3")
+REUSED = ("problems", "base", "r1-zero", "cold-start")
 
 
 @dataclass
@@ -26,31 +26,51 @@ class Workers:
     built: PrefectBuilder
     publisher: Publisher
     failing: str = ""
-    work: Callable[[], Any] = print
+    endless: str = ""
+    """The node whose run stays at work until it is cancelled."""
+    ids: dict[str, Any] = field(default_factory=dict)
+    """Node -> its flow run."""
+    work: dict[str, Callable[[], Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
-    def make(self, node, stage, config, **inputs: Ref) -> Ref:
-        self.work = lambda: self.publisher.make(node, stage, config, **inputs)
+    def make(self, node, stage, config, **inputs: Promise) -> Promise:
+        def work():
+            return self.publisher.make(node, stage, config, **self.built._resolved(inputs))
+
+        self.work[stage.name, node] = work
         if node in REUSED:
-            self.work()
+            for promise in inputs.values():
+                promise.run.wait()
+            work()
         return self.built.make(node, stage, config, **inputs)
 
-    def make_each(self, node, stage, config, each, **inputs: Ref):
-        self.work = lambda: self.publisher.make_each(node, stage, config, each, **inputs)
+    def make_each(self, node, stage, config, each, **inputs: Promise):
+        def work():
+            several, shared = self.built._resolved(each), self.built._resolved(inputs)
+            return self.publisher.make_each(node, stage, config, several, **shared)
+
+        self.work[stage.name, node] = work
         return self.built.make_each(node, stage, config, each, **inputs)
 
     def run_deployment(self, name, parameters, timeout):
         from prefect import flow
         from prefect.client.orchestration import get_client
-        from prefect.states import Completed, Failed
+        from prefect.states import Completed, Failed, Running
 
-        self.asked.append(name.partition("/")[0])
-        fails = parameters.get("node") == self.failing
-        if not fails:
-            self.work()
-        state = Failed(message="no room") if fails else Completed()
+        stage = name.partition("/")[0]
+        (node,) = [n for s, n in self.work if s == stage and parameters.get("node", n) == n]
+        self.asked.append(node)
+        state = Running() if node == self.endless else Completed()
+        if node == self.failing:
+            while self.endless and self.endless not in self.ids:
+                time.sleep(0.05)
+            state = Failed(message="no room")
+        elif node != self.endless:
+            self.work[stage, node]()
         with get_client(sync_client=True) as client:
-            return client.create_flow_run(flow(name=name.partition("/")[0])(print), state=state)
+            made = client.create_flow_run(flow(name=stage)(print), state=state)
+        self.ids[node] = made.id
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +100,7 @@ def run(workers):
     @flow(persist_result=False)
     def walk():
         ids.append(get_run_context().flow_run.id)
-        workers.built.pipeline.walk(workers)
+        workers.built.finish(workers.built.pipeline.walk(workers))
 
     try:
         walk()
@@ -123,4 +143,33 @@ def test_a_stage_that_failed_stops_the_run_with_its_reason(workers):
     flow_run, error = run(workers)
     assert str(error).startswith("no room (flow run ")
     assert edges_of(flow_run, len(REUSED)).keys() >= {"problems", "base", "r1-zero", "cold-start", "dev1"}
-    assert workers.asked[-1] == "reasoning-rl"
+    assert "mixture" not in workers.asked
+    assert "dev2" in workers.asked
+
+
+def test_branches_are_at_work_at_the_same_time(workers, monkeypatch):
+    """Neither of the two is dispatched before the other one is about to be."""
+    meeting, dispatch = threading.Barrier(2, timeout=60), PrefectBuilder._dispatch
+
+    def meet_first(self, deployment, parameters, keys):
+        if parameters.get("node") in ("dev1", "tiny-student-rl-only"):
+            meeting.wait()
+        return dispatch(self, deployment, parameters, keys)
+
+    monkeypatch.setattr(PrefectBuilder, "_dispatch", meet_first)
+    _, error = run(workers)
+    assert error is None
+    assert {"dev1", "tiny-student-rl-only"} <= set(workers.asked)
+
+
+def test_a_failure_stops_the_branches_at_work(workers):
+    """The run that never ends by itself is cancelled; what depends on it is not begun."""
+    from prefect.client.orchestration import get_client
+
+    workers.failing, workers.endless = "tiny-student-rl-only", "dev1"
+    _, error = run(workers)
+    assert str(error).startswith("no room (flow run ")
+    assert "dev2" not in workers.asked
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(workers.ids["dev1"]).state
+    assert state.type in ("CANCELLING", "CANCELLED")
