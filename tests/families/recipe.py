@@ -41,23 +41,23 @@ def micro_preset(template: str, base: Path) -> tuple[Any, StudentConfig]:
     document = {
         "problems": {"sources": [{"name": "parquet", "path": "not-read"}]},
         "base": {"model": str(base)},
-        "rl_zero": rl,
-        "cold_start": sampled | {"samples_per_problem": 2},
+        "r1-zero": rl,
+        "cold-start": sampled | {"samples_per_problem": 2},
         "dev1": sft,
-        "reasoning_rl": rl,
-        "rejection_sampling": sampled | {"samples_per_problem": 2, "general_share": 0},
+        "dev2": rl,
+        "mixture": sampled | {"samples_per_problem": 2, "general_share": 0},
         "dev3": sft,
-        "reward_models": {
+        "reward-models": {
             "template": template, "samples_per_prompt": 8, "sampling": short, "batch_size": 32,
             "micro_batch_size": 32, "min_margin": 0.5,
         },
-        "final_rl": rl | {
+        "r1": rl | {
             "domains": ["math", "general"], "general_last_steps": 1,
             "rewards": [{"name": "accuracy"}, {"name": "format"}, {"name": "helpful"}, {"name": "safety"}],
         },
         "student": "none",
-        "student_rl": rl,
-        "evaluate": {
+        "student-rl-only": rl,
+        "evaluation": {
             "template": template, "samples_per_problem": 2, "sampling": short | {"temperature": 0.6},
         },
     }  # fmt: skip
