@@ -1,7 +1,7 @@
 """Shows a pipeline run in the terminal while it runs: a bar for the node at work, a line per finished one.
 
 Nothing is written for this view. It walks the recipe like a plan does, and waits at each node until the
-store has the artifact of its key: the pipeline makes the nodes in that order, one after another. Meanwhile
+store has the artifact of its key, in whatever order the pipeline makes them. Meanwhile
 the progress record in the key's work folder moves the bar, and the server says whether the run has ended.
 """
 
