@@ -36,6 +36,7 @@ POLL_SECONDS = 0.5
 _ASK_SECONDS = 2.0
 """How often the server is asked for the state of a run at work; its answers take the job's processor."""
 _ATTEMPTS = 2
+_TURN_SECONDS = 0.05
 
 
 _starting = threading.Lock()
@@ -82,6 +83,10 @@ class PrefectBuilder:
     _refs: dict[str, Ref] = field(default_factory=dict)
     """Artifact -> what it is, once its run has ended well."""
     _submitted: list[PrefectFuture[Any]] = field(default_factory=list)
+    _feeds: dict[str, list[str]] = field(default_factory=dict)
+    """Node, in the order of the recipe -> the artifacts that it is made from."""
+    _begun: set[str] = field(default_factory=set)
+    """Nodes whose deployment was asked for, or that did not need it."""
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -149,8 +154,16 @@ class PrefectBuilder:
     def _submit(
         self, node: str, made: Callable[[], Iterable[str]], after: Iterable[Promise]
     ) -> PrefectFuture[Any]:
+        def made_in_turn() -> list[str]:
+            try:
+                return list(made())
+            finally:
+                self._begun.add(node)
+
+        after = list(after)
+        self._feeds[node] = [promise.artifact for promise in after]
         parents = list(dict.fromkeys(promise.run for promise in after))
-        run = build.submit(node, made, wait_for=parents)
+        run = build.submit(node, made_in_turn, wait_for=parents)
         self._submitted.append(run)
         return run
 
@@ -178,7 +191,8 @@ class PrefectBuilder:
         missing = [name for name, key in keys.items() if not self._reused(name, key)]
         if missing:
             waited = [keys[name] for name in missing]
-            self._dispatch(f"{node.stage.name}/{node.stage.name}", parameters(missing), waited)
+            self._wait_for_turn(node.name)
+            self._dispatch(node, parameters(missing), waited)
         self._refs |= {name: self._published(name, key) for name, key in keys.items()}
         return missing
 
@@ -188,7 +202,18 @@ class PrefectBuilder:
             self.store.set_ref(self.pipeline.ref_name(name), ref)
         return ref is not None
 
-    def _dispatch(self, deployment: str, parameters: dict[str, Any], keys: list[str]) -> None:
+    def _wait_for_turn(self, node: str) -> None:
+        """Return once no earlier node of the recipe could begin too.
+
+        Pools take runs in the order they come, and R1-Zero, which most of the recipe waits for, must not stand
+        behind a student.
+        """
+        earlier = list(self._feeds)[: list(self._feeds).index(node)]
+        while any(n not in self._begun and all(a in self._refs for a in self._feeds[n]) for n in earlier):
+            if self._stopping.wait(_TURN_SECONDS):
+                return
+
+    def _dispatch(self, node: Node, parameters: dict[str, Any], keys: list[str]) -> None:
         """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
 
         Raises:
@@ -198,8 +223,9 @@ class PrefectBuilder:
             if self._stopping.is_set():
                 raise PipelineStopped("the pipeline stopped before this stage began")
             with _starting:
-                run = run_deployment(deployment, parameters=parameters, timeout=0)
+                run = run_deployment(f"{node.stage.name}/{node.stage.name}", parameters=parameters, timeout=0)
             assert isinstance(run, FlowRun)
+            self._begun.add(node.name)
             with get_client(sync_client=True) as client:
                 state = self._wait(client, run.id, keys)
             if state.is_completed():

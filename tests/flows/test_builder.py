@@ -151,15 +151,24 @@ def test_branches_are_at_work_at_the_same_time(workers, monkeypatch):
     """Neither of the two is dispatched before the other one is about to be."""
     meeting, dispatch = threading.Barrier(2, timeout=60), PrefectBuilder._dispatch
 
-    def meet_first(self, deployment, parameters, keys):
-        if parameters.get("node") in ("dev1", "tiny-student-rl-only"):
+    def meet_first(self, node, parameters, keys):
+        if node.name in ("dev1", "tiny-student-rl-only"):
+            self._begun.add(node.name)
             meeting.wait()
-        return dispatch(self, deployment, parameters, keys)
+        return dispatch(self, node, parameters, keys)
 
     monkeypatch.setattr(PrefectBuilder, "_dispatch", meet_first)
     _, error = run(workers)
     assert error is None
     assert {"dev1", "tiny-student-rl-only"} <= set(workers.asked)
+
+
+def test_what_can_begin_together_is_asked_for_in_the_order_of_the_recipe(workers, monkeypatch):
+    monkeypatch.setattr("tests.flows.test_builder.REUSED", ())
+    _, error = run(workers)
+    assert error is None
+    assert workers.asked[:2] == ["problems", "base"]
+    assert workers.asked.index("r1-zero") < workers.asked.index("tiny-student-rl-only")
 
 
 def test_a_failure_stops_the_branches_at_work(workers):
