@@ -160,10 +160,10 @@ class PrefectBuilder:
             finally:
                 self._begun.add(node)
 
-        after = list(after)
-        self._feeds[node] = [promise.artifact for promise in after]
-        parents = list(dict.fromkeys(promise.run for promise in after))
-        run = build.submit(node, made_in_turn, wait_for=parents)
+        promises = list(after)
+        self._feeds[node] = [promise.artifact for promise in promises]
+        parents = list(dict.fromkeys(promise.run for promise in promises))
+        run: PrefectFuture[Any] = build.submit(node, make=made_in_turn, wait_for=parents)  # type: ignore[call-overload]
         self._submitted.append(run)
         return run
 
@@ -205,7 +205,7 @@ class PrefectBuilder:
     def _wait_for_turn(self, node: str) -> None:
         """Return once no earlier node of the recipe could begin too.
 
-        Pools take runs in the order they come, and R1-Zero, which most of the recipe waits for, must not stand
+        Pools take runs in the order they come, and R1-Zero, for which most of the recipe waits, must not be
         behind a student.
         """
         earlier = list(self._feeds)[: list(self._feeds).index(node)]
