@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tasks.presets import CONFIGS
-from tests.e2e.machine import Machine, wait_until
+from tests.e2e.machine import Machine
 
 pytestmark = pytest.mark.e2e
 
@@ -75,7 +75,7 @@ def preset(tmp_path_factory) -> str:
     source = document["problems"]["sources"][0]
     source["train"] = {"math": 40, "logic": 20, "code": 20, "stem": 20, "general": 10}
     source["held_out"] = {"stem": 4, "math": 6, "code": 4, "logic": 4, "general": 4}
-    document["rl_zero"] |= {"steps": 2, "questions_per_step": 2, "group_size": 4, "micro_batch_size": 8}
+    document["r1-zero"] |= {"steps": 2, "questions_per_step": 2, "group_size": 4, "micro_batch_size": 8}
     path = tmp_path_factory.mktemp("preset") / "micro.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return str(path)
@@ -86,13 +86,11 @@ def made(folder: Path, preset: str, **environment: str) -> dict[str, tuple[str, 
     folder.mkdir()
     machine = Machine(folder, preset)
     machine.environment |= environment
-    session = machine.start("run", "--preset", preset)
     try:
-        wait_until(lambda: set(FIRST) <= set(machine.refs()), SECONDS, session)
+        machine.start("run", "--preset", preset, "--until", "r1-zero").wait(SECONDS)
         manifests = {node: machine.store.manifest(machine.refs()[node].digest) for node in FIRST}
         log = (machine.home / "logs" / "server.log").read_text(errors="replace")
     finally:
-        session.process.terminate()
         machine.start("down").wait(60)
     assert "Traceback" not in log
     return {
