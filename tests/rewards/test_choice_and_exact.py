@@ -27,6 +27,7 @@ def test_choices(pool, answer, expected):
 SUMS = {"A": "7", "B": "8", "C": "9", "D": "eight apples"}
 NAMES_B = [
     *("B", "(B)", "B.", "B)", "[B]", "{B}", "**B**", "*B*", "__B__", "`B`", r"\(B\)", "$B$", r"\boxed{B}"),
+    *('"B"', "“B”", "「B」"),
     *(
         r"\text{B}",
         r"\textbf{(B)}\ 8",

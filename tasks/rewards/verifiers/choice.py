@@ -24,7 +24,8 @@ _MARKUP = re.compile(
     r"|\\[()\[\]]|\$|\*\*|__|`"
 )
 _SPACE = re.compile(r"\\[ ,;:!]|\\q?quad(?![a-zA-Z])|~|\s+")
-_EDGE = " \t*_{}"
+_EDGE = ' \t*_{}"“”「」'
+"""Taken away at both ends. No `<`, `>` or single quote: `<5` and `>5`, `f` and `f'` are different options."""
 _WORDS = (
     "the|so|thus|hence|therefore|and|my|our|i|we|it|that|this|think|believe|choose|chose|pick|select|would|will|must|"
     "should|be|is|go|going|with|final|correct|right|best|answer|option|choice|letter|selected|chosen"
