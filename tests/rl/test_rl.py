@@ -150,7 +150,8 @@ def test_sixteen_mini_batches_of_one_rollout(inputs, tmp_path):
     assert metric(job, "generate_s").keys() == {0, 4}
     assert metric(job, "kl")[1] > 0
 
-    stopped = local_job(tmp_path, "stopped", "rl-zero", inputs)
+    # In a folder of its own: a run of the same settings would go on from the first one, which has finished.
+    stopped = local_job(tmp_path / "other", "stopped", "rl-zero", inputs)
     stopped.stop.set()
     with pytest.raises(StopRequested):
         finished(config, stopped)
