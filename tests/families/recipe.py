@@ -25,7 +25,8 @@ PROBLEMS = [
     *(replace(p, split="held_out") if i % 5 == 4 else p for i, p in enumerate(sums())),
     *talks(),
 ]
-_SAID = ["hello tom, nice", "hello", "go away tom", "sorry, cannot", "take the 1"]
+_SAID = ["hello tom, nice", "hello", "go away tom", "take the 1", *["sorry, cannot"] * 3]
+"""Answers to small talk; refusals often enough that every family's samples hold safe and unsafe ones."""
 
 
 def micro_preset(template: str, base: Path) -> tuple[Any, StudentConfig]:
