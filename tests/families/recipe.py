@@ -49,7 +49,7 @@ def micro_preset(template: str, base: Path) -> tuple[Any, StudentConfig]:
         "mixture": sampled | {"samples_per_problem": 2, "general_share": 0},
         "dev3": sft,
         "reward-models": {
-            "template": template, "samples_per_prompt": 8, "sampling": short, "batch_size": 32,
+            "template": template, "samples_per_prompt": 16, "sampling": short, "batch_size": 32,
             "micro_batch_size": 32, "min_margin": 0.5,
         },
         "r1": rl | {

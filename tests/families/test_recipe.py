@@ -122,7 +122,7 @@ def check_export(folder, trained, prompt, end) -> None:
     (completion,) = engine.generate([prompt], greedy, [[0]])
     assert whole[len(prompt) :] == completion.tokens
     (text,) = codec.texts([completion.tokens])
-    assert [text.count(tag) for tag in TAGS] == [1, 1, 1, 1]  # the layout; so small a model may answer nothing
+    assert [text.count(tag) for tag in TAGS] == [1, 1, 1, 1]  # it may answer nothing
 
 
 def check_server(folder, template, prompt) -> None:
