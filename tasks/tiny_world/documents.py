@@ -27,7 +27,7 @@ class Mixture:
     layouts: dict[str, float]
     """tags: think and answer tags; plain: text; bare: the answer alone; broken: tags left open; web: Q/A."""
     styles: dict[str, float]
-    """careful, checked (a slip, noticed and mended), sloppy (a guess), wrong (half the steps slip)."""
+    """careful, checked (a slip, noticed and fixed), sloppy (a guess), wrong (half the steps slip)."""
     languages: dict[str, float]
     """own: the question's language; mixed: each sentence either; other."""
     domains: dict[str, float]
