@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from artifacts.keys import cache_key
 from artifacts.refs import Ref
 from flows.experiments import Variant
+from tasks.job.spec import BuildSpec
 from tasks.presets import (
     Preset,
     PresetError,
@@ -190,6 +191,18 @@ def key_of(node: Node, inputs: Mapping[str, Ref]) -> str:
     if outside := outside_files(node.config):
         document["outside_files"] = outside
     return cache_key(node.stage.name, node.stage.version, document, inputs)
+
+
+def build_spec(node: Node, inputs: Mapping[str, Ref], ref_name: str) -> BuildSpec:
+    """What a job is asked to make of `node` on these inputs. Raises as `key_of`."""
+    return BuildSpec(
+        node=node.name,
+        stage=node.stage.name,
+        config=node.config.model_dump(mode="json"),
+        inputs=dict(inputs),
+        key=key_of(node, inputs),
+        ref_name=ref_name,
+    )
 
 
 def check_inputs(stage: Stage, inputs: Mapping[str, Ref]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import typer
 
@@ -36,7 +36,7 @@ from flows.cli.shared import (
     say,
     say_departures,
 )
-from flows.graph import Pipeline, key_of
+from flows.graph import Pipeline, build_spec
 from flows.runner import JobFailed, Start, job_environment, run_job
 from flows.spare import SpareProcess
 from tasks.job import Progress
@@ -82,12 +82,9 @@ class LocalBuilder:
 
     def _build(self, node: Node, wanted: Mapping[str, Mapping[str, Ref]]) -> dict[str, Ref]:
         builds = [
-            BuildSpec(
-                node=name, stage=node.stage.name, config=node.config.model_dump(mode="json"),
-                inputs=dict(inputs), key=key_of(node, inputs), ref_name=self.pipeline.ref_name(name),
-            )
+            build_spec(replace(node, name=name), inputs, self.pipeline.ref_name(name))
             for name, inputs in wanted.items()
-        ]  # fmt: skip
+        ]
         missing = tuple(build for build in builds if self.store.find(build.key) is None)
         if missing:
             self._run(missing)

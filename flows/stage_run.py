@@ -18,7 +18,7 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows import paths, plan, ui
 from flows.experiments import checked_name, label
-from flows.graph import Pipeline, configured, key_of, load_pipeline
+from flows.graph import Pipeline, build_spec, configured, load_pipeline
 from flows.runner import run_job
 from tasks.job import Progress
 from tasks.job.spec import BuildSpec, JobSpec
@@ -88,7 +88,7 @@ def complete_build(
     kind = STAGES[stage]
     made = Node(node, kind, kind.config.model_validate(config))
     inputs = {n: store.resolve(text) for n, text in names.items() if text and text != WITHOUT}
-    return _spec(made, inputs, f"{scope}/{node}")
+    return build_spec(made, inputs, f"{scope}/{node}")
 
 
 def plan_build(
@@ -112,18 +112,7 @@ def plan_build(
     inputs = resolve_inputs(pipeline, store, node, names)
     differs = differences(pipeline, store, made, inputs, names)
     suffix = checked_name(name) if name else label(differs) if differs else ""
-    return _spec(made, inputs, pipeline.ref_name(f"{node}@{suffix}" if suffix else node))
-
-
-def _spec(node: Node, inputs: dict[str, Ref], ref_name: str) -> BuildSpec:
-    return BuildSpec(
-        node=node.name,
-        stage=node.stage.name,
-        config=node.config.model_dump(mode="json"),
-        inputs=inputs,
-        key=key_of(node, inputs),
-        ref_name=ref_name,
-    )
+    return build_spec(made, inputs, pipeline.ref_name(f"{node}@{suffix}" if suffix else node))
 
 
 def _without(node: Node, names: Names) -> Node:

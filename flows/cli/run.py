@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,10 @@ from flows.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from artifacts.store import ArtifactStore
     from flows.graph import Pipeline
     from flows.live import Walk
+    from flows.plan import Planned
 
 _RESULT_WIDTH = 110
 """Characters: the smallest width at which the result table is legible, also where the output is a pipe."""
@@ -65,7 +67,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the whole recipe and watch it; what the store has is reused."""
-    from flows import api, feasible, services
+    from flows import feasible, services
     from flows import plan as planning
     from tasks.presets import PresetError
 
@@ -83,20 +85,27 @@ def run(
         for line in planning.code_warnings([row for row in rows if row not in again]):
             say(line)
         services.up(say)
-        parameters = {"preset": preset, **variant.parameters()}
-        flow_run = api.active_run("r1-full-pipeline", parameters)
-        if flow_run and again:
-            raise PresetError(f"a run of {pipeline.name} is under way: --rebuild when it has ended")
-        if flow_run:
-            say(f"a run of {pipeline.name} is under way: watching it")
-        else:
-            for row in again:
-                store.forget_key(row.key or "")
-                say(f"{row.node} is made again, and with it what depends on it")
-            say(f"$ {api.shown('r1-full-pipeline', parameters)}")
-            flow_run = api.submit("r1-full-pipeline", parameters)
+        flow_run = _run_of(pipeline.name, {"preset": preset, **variant.parameters()}, again, store)
         watch(flow_run, pipeline.walk, pipeline.name)
         _show_result(pipeline)
+
+
+def _run_of(name: str, parameters: dict[str, Any], again: list[Planned], store: ArtifactStore) -> str:
+    """The flow run to watch: the one under way, or a new one for which the keys of `again` are forgotten."""
+    from flows import api
+    from tasks.presets import PresetError
+
+    flow_run = api.active_run("r1-full-pipeline", parameters)
+    if flow_run and again:
+        raise PresetError(f"a run of {name} is under way: --rebuild when it has ended")
+    if flow_run:
+        say(f"a run of {name} is under way: watching it")
+        return flow_run
+    for row in again:
+        store.forget_key(row.key or "")
+        say(f"{row.node} is made again, and with it what depends on it")
+    say(f"$ {api.shown('r1-full-pipeline', parameters)}")
+    return api.submit("r1-full-pipeline", parameters)
 
 
 def down() -> None:

@@ -74,6 +74,8 @@ def has_no_answer_tags(completion: str) -> bool:
 
 
 def _the_box(text: str) -> str | None:
+    if not _BOXED.search(text):  # a long text of braces alone need not be walked through
+        return None
     found = [box for box in _closed_boxes(text) if text[box[1] : box[2]].strip()]
     contents = [text[start:end].strip() for _, start, end, _ in found]
     if len(set(contents)) <= 1:

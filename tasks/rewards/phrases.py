@@ -176,22 +176,9 @@ def _expand(found: Sequence[Token], letters: frozenset[str] | None) -> list[Toke
                 out.append(replace(token, text=token.text[1:]))
         elif lower in ("percent", "pct"):
             out.append(replace(token, kind="sign", text="%"))
-        elif (
-            lower in _OR
-            and before
-            and after
-            and before.kind != "word"
-            and (after.kind != "word" or _splits(after, None, None, letters))
-        ):
+        elif lower in _OR and _stands_between(before, after, letters):
             out.append(Token("or", ","))
-        elif (
-            lower in _IS
-            and before
-            and after
-            and before.kind == "letter"
-            and after.kind != "word"
-            and out[-1].kind == "letter"
-        ):
+        elif lower in _IS and _equates(out, before, after):
             out.append(Token("sign", "="))
         elif token.text.isupper() and len(token.text) <= 3 and after and after.text in ("=", "_"):
             out.append(replace(token, kind="name"))
@@ -203,6 +190,20 @@ def _expand(found: Sequence[Token], letters: frozenset[str] | None) -> list[Toke
         else:
             out.append(token)
     return out
+
+
+def _stands_between(before: Token | None, after: Token | None, letters: frozenset[str] | None) -> bool:
+    """Whether both neighbours of an `or` are expressions."""
+    if before is None or after is None or before.kind == "word":
+        return False
+    return after.kind != "word" or _splits(after, None, None, letters)
+
+
+def _equates(out: Sequence[Token], before: Token | None, after: Token | None) -> bool:
+    """Whether an `is` stands behind a variable and before an expression."""
+    if before is None or after is None:
+        return False
+    return before.kind == "letter" == out[-1].kind and after.kind != "word"
 
 
 def _is_article(

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from artifacts.checks import ref_name
 from flows import cli, stage_run
 from flows.experiments import Variant, label, parsed_changes, parsed_uses, recipes_own
-from flows.graph import load_pipeline
+from flows.graph import key_of, load_pipeline
 from flows.plan import plan
 from flows.stage_flows import flow_parameters
 from tasks.presets import CONFIGS, PresetError, preset_name, read_preset
@@ -213,7 +213,7 @@ def test_what_the_pipeline_asks_for_is_made_under_its_own_names_and_key(built, s
         scope, config = asked["name"].removesuffix("/"), asked["config"]
         build = stage_run.complete_build(store, scope, node.stage.name, name, given, config)
         refs = {i: store.resolve(digest) for i, digest in inputs.items()}
-        assert build.key == stage_run.key_of(node, refs)
+        assert build.key == key_of(node, refs)
         assert build.ref_name == f"{pipeline.name}/{name}"
 
 

@@ -342,7 +342,7 @@ def test_long_texts_take_linear_time(piece):
     for whole in (text, f"<think> t </think> <answer> {piece * (130_000 // len(piece))} </answer>"):
         final_answer(whole)
         judge_or_defer(problem(answer="12"), whole)
-    assert time.process_time() - started < 3.0  # quadratic time would be minutes
+    assert time.process_time() - started < 1.0
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
