@@ -86,6 +86,13 @@ REJECTED = _schema(
     detail=_STRING,
 )
 
+FUNNEL = _schema(
+    position=pa.int32(),  # of the step, from 0 on
+    step=_STRING,
+    outcome=_STRING,  # in, kept, or the reason why rows were dropped
+    rows=pa.int64(),
+)
+
 PREFERENCES = _schema(
     problem_id=_STRING,
     set=_STRING,  # helpfulness, safety
@@ -125,6 +132,7 @@ TABLES: dict[str, pa.Schema] = {
     "samples": SAMPLES,
     "sft": SFT,
     "rejected": REJECTED,
+    "funnel": FUNNEL,
     "preferences": PREFERENCES,
     "metrics": METRICS,
     "question_scores": QUESTION_SCORES,
