@@ -6,7 +6,7 @@ that its stem names (`samples.parquet`) or, for shards, its folder (`samples/000
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -73,13 +73,27 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Tab
     Raises:
         TableError: nothing is there, or a file is not whole.
     """
-    path = Path(path)
+    return pa.concat_tables([_read(shard, columns) for shard in _shards(Path(path))])
+
+
+def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
+    """The same table as `read_table` returns, at most `rows` rows at a time. Raises as it."""
+    for shard in _shards(Path(path)):
+        try:
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(rows):
+                    yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(str(shard), error) from error
+
+
+def _shards(path: Path) -> list[Path]:
     if not path.exists() and path.with_name(path.name + ".parquet").exists():
         path = path.with_name(path.name + ".parquet")
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not shards or not all(shard.is_file() for shard in shards):
         raise TableError(f"{path} holds no Parquet file: check the path")
-    return pa.concat_tables([_read(shard, columns) for shard in shards])
+    return shards
 
 
 def inspect(path: Path, where: str, tables: Tables) -> tuple[str, int]:

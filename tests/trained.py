@@ -9,7 +9,7 @@ from tasks.sft.stage import SFTConfig
 from tests.jobs import local_job
 from tests.worlds import sums, talks, write_problems, write_sft
 
-SFT = SFTConfig(epochs=4, batch_size=32, micro_batch_size=16, learning_rate=3e-3, max_length=64)
+SFT = SFTConfig(epochs=4, batch_size=32, micro_batch_tokens=512, learning_rate=3e-3, max_length=64)
 
 
 @pytest.fixture(scope="session")

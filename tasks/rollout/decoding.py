@@ -95,7 +95,7 @@ class BufferLayer(DynamicLayer):
 
     def _rows(self, buffer: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         taken = buffer.new_empty(len(rows), *buffer.shape[1:])
-        taken[:, :, : self.used] = buffer[:, :, : self.used].index_select(0, rows)
+        taken[:, :, : self.used] = buffer[:, :, : self.used].index_select(0, rows.to(buffer.device))
         return taken
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from tasks.kinds import Kind
-from tasks.settings import VOLATILE, Positive, Settings, Share
+from tasks.settings import NEUTRAL, VOLATILE, Positive, Settings, Share
 from tasks.stage import Place, Stage
+from tasks.training.settings import LaunchSettings, LoraSettings
 
 
 class SFTConfig(Settings):
@@ -18,8 +19,9 @@ class SFTConfig(Settings):
     """Passes over the table."""
     batch_size: Positive = 128
     """Rows in one update."""
-    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
-    """Rows in one forward and backward pass."""
+    micro_batch_tokens: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 32_768
+    """Tokens in one forward and backward pass of one process: rows are packed up to it, and a longer row has
+    a pass of its own. More take more memory and keep a GPU busier; the update stays `batch_size` rows."""
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
     """At its highest, after the warm-up."""
     min_learning_rate_ratio: Share = 0.1
@@ -30,8 +32,17 @@ class SFTConfig(Settings):
     """Tokens of prompt and completion; longer rows are left out and counted."""
     bf16: bool = False
     """Mixed precision; the weights stay in float32."""
+    optimizer: Annotated[Literal["adamw", "adamw_8bit"], Field(json_schema_extra=NEUTRAL)] = "adamw"
+    """`adamw_8bit` holds AdamW's two moments in one byte each instead of four; it needs torchao."""
+    lora: Annotated[LoraSettings | None, Field(json_schema_extra=NEUTRAL)] = None
+    """Adapters through PEFT instead of all weights."""
+    launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
+    """Several processes on one machine, which share the rows of an update."""
+    recompute: Annotated[bool | None, Field(json_schema_extra=VOLATILE)] = None
+    """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
+    1e9 parameters on."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
-    """Updates between two places to resume from."""
+    """Checkpoint interval, in updates."""
     budget_hours: Annotated[float | None, Field(gt=0, json_schema_extra=VOLATILE)] = None
     """Accelerator-hours (on a CPU: hours) after which training stops at a checkpoint; with a larger budget
     the next run goes on from there."""
@@ -39,10 +50,10 @@ class SFTConfig(Settings):
     """Of the order of the rows."""
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
-        if self.batch_size % self.micro_batch_size:
+    def _processes_share_the_batch(self) -> Self:
+        if self.batch_size % self.launch.processes:
             raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}: "
+                f"launch.processes {self.launch.processes} does not divide batch_size {self.batch_size}: "
                 "choose a divisor"
             )
         return self

@@ -1,159 +1,173 @@
 """Supervised fine-tuning on completions: Dev1, Dev3 and the distilled students (paper B.4.2, B.4.3, Table 6).
 
-TRL's SFTTrainer, loss on the completion and its end token only, cosine from the learning rate to a tenth
-of it. Not published and chosen here: AdamW without weight decay, gradients clipped at norm 1. A row
-longer than `max_length` is left out and counted: cut off, it would teach to never end.
-The order of rows is a pure function of the seed; within a batch they are sorted by length, so that
-micro-batches hold little padding. Run one by itself: `prefect deployment run sft --param node=dev3`.
+Loss on the completion and its end token only, cosine from the learning rate to a tenth of it. Not published
+and chosen here: AdamW without weight decay, gradients clipped at norm 1. A row longer than `max_length` is
+left out and counted: cut off, it would teach to never end. The order of rows is a pure function of the seed.
+`tokens.py` encodes the rows, `packing.py` packs an update's rows into micro-batches.
+Run one by itself: `prefect deployment run sft --param node=dev3`.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
+import numpy as np
 import torch
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
-from trl import SFTConfig as TrlSFTConfig
-from trl import SFTTrainer
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainingArguments,
+)
 
+from artifacts.tables import read_batches
 from tasks.job import Job
-from tasks.rendering import CHAT, template_of
 from tasks.rollout.decoding import decode
 from tasks.rollout.settings import Sampling
+from tasks.sft.packing import PACKED_ATTENTION, PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
+from tasks.sft.tokens import TokenRows, prompt_template, token_rows
 from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
+from tasks.training.launching import sharding_arguments, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import (
     CHECKPOINTING_FROM,
     end_token_ids,
     load_policy,
     save_model,
+    with_adapters,
 )
 from tasks.training.row_order import row_order
+from tasks.training.sharding import is_sharded, policy_weights
 
 _SHOWN = {"loss": "loss", "token_accuracy": "mean_token_accuracy"}
-_IGNORED = -100
 _PROBES = 8
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A row as token ids: the prompt, and the completion with its end token."""
-
-    prompt: list[int]
-    completion: list[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.completion)
-
-    def features(self) -> dict[str, list[int]]:
-        """What the trainer reads; prompt tokens carry no loss."""
-        return {
-            "input_ids": self.prompt + self.completion,
-            "labels": [_IGNORED] * len(self.prompt) + self.completion,
-        }
+_BLOCK = 128
+"""Tokens of a block of FlexAttention."""
 
 
 def run(config: SFTConfig, job: Job) -> None:
     """Fine-tunes `checkpoint` on `dataset`; leaves `model/` and `metrics.parquet`.
 
     Raises:
-        ValueError: no row of the dataset fits `max_length`, before anything is trained.
+        ValueError: no row of the dataset fits `max_length`, or the optimiser is not installed; before
+            anything is trained.
         RuntimeError: the trained model ends none of its own completions, or writes special tokens into them.
         StopRequested: asked to stop; the next run goes on from the checkpoint.
     """
+    require_optimizer(config)
+    source = job.inputs["checkpoint"].path / "model"
+    rows = token_rows(job, load_tokenizer(source))
+    fitting = rows_that_fit(rows, config, source)
+    if config.launch.processes > 1:
+        train_in_processes("tasks.sft.train:train", config, config.launch, job)
+    else:
+        train(config, job)
+    stop_share, special_share = _probe(job.draft / "model", config, rows, fitting)
+    job.summary(stop_share=stop_share, special_share=special_share)
+
+
+def train(config: SFTConfig, job: Job) -> None:
+    """What each process of a run does; the first leaves `model/` and `metrics.parquet`. Raises as `run`."""
     job.progress(0, 0, "loading the model")
     source = job.inputs["checkpoint"].path / "model"
     tokenizer, model = load_tokenizer(source), load_policy(source)
-    table = job.inputs["dataset"].table("sft")
-    encoded = encode(table, tokenizer)
-    limit = min(config.max_length, model.config.max_position_embeddings)
-    rows = _that_fit(encoded, limit)
-
-    trainer = build_trainer(config, job.state / "trainer", model, tokenizer, rows)
+    rows = token_rows(job, tokenizer)
+    fitting = rows_that_fit(rows, config, source)
+    trainer = build_trainer(config, job.state / "trainer", model, tokenizer, rows, fitting)
     trainer.add_callback(JobCallback(job, _SHOWN, budget_hours=config.budget_hours))
     resume = newest_checkpoint(job.state / "trainer")
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     raise_if_stopped(job, trainer.state, config.budget_hours)
-
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    prompts = [row.prompt for row in rows[:_PROBES]]
-    codec = Codec(tokenizer, end_token_ids(model, tokenizer))
-    written = _completed(model, codec, prompts, max(len(row.completion) for row in rows))
-    stop_share, special_share = _check_end(written, codec)
-    save_model(model, tokenizer, job.draft / "model", _template(table))
-    log = trainer.state.log_history
-    write_metrics(job.draft, log)
+    _leave(trainer, tokenizer, job)
     job.summary(
-        rows=len(rows), too_long=len(encoded) - len(rows), steps=trainer.state.max_steps,
-        loss=round(last_mean(log, "loss"), 4), stop_share=stop_share, special_share=special_share,
+        rows=len(fitting), too_long=len(rows) - len(fitting), steps=trainer.state.max_steps,
+        loss=round(last_mean(trainer.state.log_history, "loss"), 4),
     )  # fmt: skip
 
 
-def encode(table: pa.Table, tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """The rows of an `sft` table; every completion ends in the end token, whatever the text.
+def require_optimizer(config: SFTConfig) -> None:
+    """Raises ValueError where the package of `optimizer` is not installed."""
+    if config.optimizer == "adamw_8bit" and importlib.util.find_spec("torchao") is None:
+        raise ValueError(
+            "optimizer: adamw_8bit needs the package torchao, which is not installed: run "
+            "`pip install torchao` in the environment of the workers, or set optimizer: adamw"
+        )
 
-    A prompt of template `chat` is rendered by this tokenizer, as the model that wrote the completion may be
-    of another family.
+
+def rows_that_fit(rows: TokenRows, config: SFTConfig, source: Path) -> np.ndarray:
+    """Numbers of the rows that fit `max_length` and the positions of the model in `source`.
+
+    Raises:
+        ValueError: none does.
     """
-    if not table.num_rows:
-        raise ValueError("the dataset holds no rows: look at its rejected.parquet for the reasons")
-    codec = Codec(tokenizer)
-    prompts = table["prompt"].to_pylist()
-    if _template(table) == CHAT:
-        prompts = [codec.prompt(CHAT, question) for question in table["question"].to_pylist()]
-    completions = codec.completions(table["completion"].to_pylist())
-    return [Encoded(*ids) for ids in zip(codec.tokens(prompts), completions, strict=True)]
-
-
-def _template(table: pa.Table) -> str | None:
-    """That of the prompts; tables of one's own may leave the column out."""
-    named = table["template"][0].as_py() if "template" in table.column_names else None
-    return named or template_of(table["prompt"][0].as_py())
+    limit = min(config.max_length, AutoConfig.from_pretrained(source).max_position_embeddings)
+    fitting = np.flatnonzero(rows.lengths <= limit)
+    if not len(fitting):
+        raise ValueError(
+            f"none of the {len(rows)} rows fits {limit} tokens (the shortest has {rows.lengths.min()}): "
+            "raise max_length, or use a model with more positions"
+        )
+    return fitting
 
 
 def build_trainer(
     config: SFTConfig, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Encoded],
-) -> SFTTrainer:  # fmt: skip
-    """The trainer on the rows in order, its checkpoints in `folder`; nothing runs yet."""
-    order = row_order([len(row) for row in rows], config.epochs, config.batch_size, config.seed)
-    features = [row.features() for row in rows]
-    trainer = SFTTrainer(
-        model=model,
-        args=sft_arguments(config, folder, len(order) // config.batch_size, model.num_parameters()),
-        train_dataset=Dataset.from_list(features).select(order),
+    rows: TokenRows, fitting: np.ndarray,
+) -> PackedTrainer:  # fmt: skip
+    """The trainer on the rows numbered `fitting`, its checkpoints in `folder`; nothing runs yet."""
+    if (rows.ids[rows.starts[1:] - 1] != tokenizer.eos_token_id).any():
+        raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: encode the rows again")
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        model.set_attn_implementation(PACKED_ATTENTION)
+    order = row_order(rows.lengths[fitting], config.epochs, config.batch_size, config.seed)
+    updates = PackedUpdates(
+        rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes,
+        # Eight lengths at most (of rows up to `micro_batch_tokens`): the kernel is compiled for a length.
+        multiple=_BLOCK * max(1, config.micro_batch_tokens // (8 * _BLOCK)) if on_gpu else 1,
+    )  # fmt: skip
+    steps, parameters = len(order) // config.batch_size, model.num_parameters()
+    trainer = PackedTrainer(
+        model=with_adapters(model, config.lora, config.seed) if config.lora else model,
+        args=training_arguments(config, folder, steps, parameters),
+        train_dataset=updates,
         processing_class=tokenizer,
         callbacks=[SealCheckpoints()],
     )
     trainer.remove_callback(PrinterCallback)
-    if any(labels[-1] != tokenizer.eos_token_id for labels in trainer.train_dataset["labels"]):
-        raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: TRL cut or changed it")
     return trainer
 
 
-def sft_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrlSFTConfig:
-    """The settings as TRL's arguments."""
-    return TrlSFTConfig(
+def recomputes(config: SFTConfig, parameters: int) -> bool:
+    """Whether a model of so many parameters recomputes its activations."""
+    return parameters >= CHECKPOINTING_FROM if config.recompute is None else config.recompute
+
+
+def training_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrainingArguments:
+    """The settings as the Trainer's arguments; its batch is one item of `PackedUpdates`."""
+    recompute = recomputes(config, parameters)
+    return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
         train_sampling_strategy="sequential",
-        max_length=None,
+        remove_unused_columns=False,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": config.min_learning_rate_ratio},
         warmup_steps=config.warmup_steps,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        gradient_checkpointing=parameters >= CHECKPOINTING_FROM,
+        optim={"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_torch_8bit"}[config.optimizer],
+        gradient_checkpointing=recompute and config.launch.strategy != "fsdp2",
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
@@ -163,17 +177,42 @@ def sft_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) 
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        **sharding_arguments(config.launch, recompute),
     )
+
+
+def _leave(trainer: PackedTrainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
+    """The trained model, adapters merged, and the metrics; every process takes part in gathering weights."""
+    first, model = trainer.accelerator.is_main_process, trainer.accelerator.unwrap_model(trainer.model)
+    weights = None
+    if is_sharded(model) or trainer.causal_model(model) is not model:
+        weights = {name: whole.cpu() for name, whole in policy_weights(model) if first}
+    if first:
+        table = next(read_batches(job.inputs["dataset"].path / "sft", 1))
+        place = job.draft / "model"
+        save_model(trainer.causal_model(model), tokenizer, place, prompt_template(table), weights)
+        write_metrics(job.draft, trainer.state.log_history)
+
+
+def _probe(folder: Path, config: SFTConfig, rows: TokenRows, fitting: np.ndarray) -> tuple[float, float]:
+    """How the trained model in `folder` completes the first prompts. Returns and raises as `_check_end`."""
+    gc.collect()  # the trainer of this process, which holds the GPU's memory in cycles of references
+    torch.cuda.empty_cache()
+    on_gpu = torch.cuda.is_available()
+    model = load_policy(folder, torch.bfloat16 if config.bf16 and on_gpu else torch.float32, spread=on_gpu)
+    prompts = [rows.prompt(row) for row in fitting[:_PROBES]]
+    codec = Codec(load_tokenizer(folder), end_token_ids(model, load_tokenizer(folder)))
+    longest = int((rows.starts[1:] - rows.completions)[fitting].max())
+    return _check_end(_completed(model, codec, prompts, longest), codec)
 
 
 def _completed(
     model: PreTrainedModel, codec: Codec, prompts: Sequence[list[int]], longest: int
 ) -> list[list[int]]:
     """Sampled completions of the prompts, of at most twice the `longest` one seen (tokens)."""
-    training, sampling = model.training, Sampling(temperature=0.6, top_p=0.95, max_new_tokens=2 * longest)
-    written = decode(model.eval(), prompts, sampling, range(len(prompts)), codec.end_tokens, len(prompts))
-    model.train(training)
-    return written
+    sampling = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=2 * longest)
+    return decode(model.eval(), prompts, sampling, range(len(prompts)), codec.end_tokens, len(prompts))
 
 
 def _check_end(written: Sequence[list[int]], codec: Codec) -> tuple[float, float]:
@@ -195,13 +234,3 @@ def _check_end(written: Sequence[list[int]], codec: Codec) -> tuple[float, float
             "completions: check that the dataset's completions hold none, and raise epochs or learning_rate"
         )
     return stopped, len(special) / len(written)
-
-
-def _that_fit(rows: Sequence[Encoded], limit: int) -> list[Encoded]:
-    fitting = [row for row in rows if len(row) <= limit]
-    if not fitting:
-        raise ValueError(
-            f"none of the {len(rows)} rows fits {limit} tokens (the shortest has {min(map(len, rows))}): "
-            "raise max_length, or use a model with more positions"
-        )
-    return fitting

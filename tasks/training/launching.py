@@ -34,10 +34,15 @@ from tasks.training.settings import LaunchSettings
 _POLL = 0.2
 
 
-def sharding_arguments(launch: LaunchSettings) -> dict[str, Any]:
-    """The strategy as arguments of the Trainer."""
+def sharding_arguments(launch: LaunchSettings, recompute: bool = False) -> dict[str, Any]:
+    """The strategy as arguments of the Trainer.
+
+    With `recompute`, a layer's activations are recomputed once its weights are gathered for the backward
+    pass; the Trainer's own `gradient_checkpointing` would gather them a third time.
+    """
     if launch.strategy == "fsdp2":
-        return {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True}}
+        settings = {"version": 2, "reshard_after_forward": True, "activation_checkpointing": recompute}
+        return {"fsdp": True, "fsdp_config": settings}
     return {}
 
 

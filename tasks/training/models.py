@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -14,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tasks.rollout.decoding import ATTENTION
 from tasks.tokenizer import Codec, listed
+from tasks.training.settings import LoraSettings
 
 CHECKPOINTING_FROM = 1_000_000_000
 """Models of this many parameters recompute activations in the backward pass."""
@@ -21,11 +23,26 @@ CHECKPOINTING_FROM = 1_000_000_000
 disable_progress_bar()
 
 
-def load_policy(folder: Path) -> PreTrainedModel:
-    """The causal model in float32 master weights (autocast does bf16); dropout is off in training too."""
+def load_policy(folder: Path, dtype: torch.dtype = torch.float32, spread: bool = False) -> PreTrainedModel:
+    """The causal model in float32 master weights (autocast does bf16); dropout is off in training too.
+
+    `spread` puts it on the first GPU, and what does not fit there on the next ones: to sample from it.
+    """
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=ATTENTION, local_files_only=True
-    )
+        folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True,
+        device_map="sequential" if spread else None,
+    )  # fmt: skip
+
+
+def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
+    """The model with fresh adapters on every linear layer; only they are trained."""
+    torch.manual_seed(seed)
+    return get_peft_model(model, adapters(lora))
+
+
+def adapters(lora: LoraSettings) -> LoraConfig:
+    """The settings as PEFT's."""
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def save_model(

@@ -38,7 +38,7 @@ def micro_preset(template: str, base: Path) -> tuple[Any, StudentConfig]:
         "max_completion_length": 40,
     }  # fmt: skip
     sampled = {"template": template, "domains": ["math"], "problems": 20, "sampling": short}
-    sft = {"epochs": 2, "batch_size": 8, "micro_batch_size": 8, "learning_rate": 1e-4}
+    sft = {"epochs": 2, "batch_size": 8, "micro_batch_tokens": 512, "learning_rate": 1e-4}
     document = {
         "problems": {"sources": [{"name": "parquet", "path": "not-read"}]},
         "base": {"model": str(base)},

@@ -54,9 +54,9 @@ def read(monkeypatch):
         seen.setdefault(at_work[0], set()).update(map(tuple, prompts))
         return generate(self, prompts, *args, **kwargs)
 
-    def trained(config, folder, model, tokenizer, rows):
-        seen.setdefault(at_work[0], set()).update(tuple(row.prompt) for row in rows)
-        return build_trainer(config, folder, model, tokenizer, rows)
+    def trained(config, folder, model, tokenizer, rows, fitting):
+        seen.setdefault(at_work[0], set()).update(tuple(rows.prompt(row)) for row in fitting)
+        return build_trainer(config, folder, model, tokenizer, rows, fitting)
 
     monkeypatch.setattr(LocalRecipe, "_job", job)
     monkeypatch.setattr(TransformersEngine, "generate", generated)

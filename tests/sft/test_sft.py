@@ -1,13 +1,18 @@
 """The SFT stage on a small model."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from artifacts.tables import read_table, write_table
 from tasks.job import StopRequested
 from tasks.kinds import Kind
+from tasks.sft import tokens
 from tasks.sft.stage import SFTConfig
-from tasks.sft.train import _check_end, build_trainer, encode, run
+from tasks.sft.tokens import encode, open_rows, token_rows
+from tasks.sft.train import _check_end, build_trainer, run
 from tasks.tables import SFT as SFT_TABLE
 from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.models import load_policy
@@ -41,17 +46,65 @@ def test_steps_are_epochs_times_rows(epochs, steps):
     assert len(row_order([1] * 6, epochs, batch_size=3, seed=0)) == 3 * steps
 
 
+def trainer_of(model, rows, folder, **settings):
+    """A trainer on all of `rows`."""
+    config = SFTConfig(**({"epochs": 1} | settings))
+    tokenizer = load_tokenizer(Path(model.name_or_path))
+    return build_trainer(config, folder, model, tokenizer, rows, np.arange(len(rows)))
+
+
 def test_loss_is_on_the_completion_and_its_end_token(tiny_model, tmp_path):
     tokenizer = load_tokenizer(tiny_model)
-    rows = encode(read_table(write_sft(tmp_path, 8) / "sft.parquet"), tokenizer)
-    config = SFTConfig(epochs=1, batch_size=4, micro_batch_size=2)
-    trainer = build_trainer(config, tmp_path / "trainer", load_policy(tiny_model), tokenizer, rows)
-    shown = trainer.train_dataset[0]
-    trained = [i for i, label in zip(shown["input_ids"], shown["labels"], strict=True) if label != -100]
-    text = tokenizer.decode(trained)
-    assert text.startswith(" <think>")
-    assert text.endswith("</answer><|end|>")
-    assert tokenizer.decode(shown["input_ids"]).startswith("User:")
+    encode([read_table(write_sft(tmp_path, 8) / "sft.parquet")], tokenizer, tmp_path)
+    trainer = trainer_of(
+        load_policy(tiny_model), open_rows(tmp_path), tmp_path / "trainer", batch_size=4, micro_batch_tokens=1
+    )
+    update = trainer.train_dataset[0]
+    assert len(update["micro_batches"]) == 4
+    counted = 0
+    for shown in update["micro_batches"]:
+        ids, labels = shown["input_ids"][0], shown["labels"][0]
+        text = tokenizer.decode(labels[labels != -100])
+        assert text.startswith(" <think>")
+        assert text.endswith("</answer><|end|>")
+        assert tokenizer.decode(ids).startswith("User:")
+        assert tokenizer.decode(ids).endswith(text)
+        counted += int((labels != -100).sum())
+    assert update["completion_tokens"] == counted
+
+
+def test_rows_are_encoded_once_for_a_dataset_and_a_tokenizer(untrained, tmp_path, monkeypatch):
+    dataset = write_sft(tmp_path / "dataset", 2_500)
+    job = local_job(tmp_path, "dev1", "sft", {"dataset": (Kind.dataset, dataset)})
+    tokenizer = load_tokenizer(untrained / "model")
+    first = token_rows(job, tokenizer)
+    assert len(first) == 2_500
+    table = read_table(dataset / "sft.parquet").to_pylist()
+    for row in (0, 1_500, 2_499):
+        assert tokenizer.decode(first.prompt(row)) == table[row]["prompt"]
+        assert tokenizer.decode(first.completion(row)) == table[row]["completion"] + "<|end|>"
+    size = sum(p.stat().st_size for p in (job.state / "tokens").rglob("ids.int32"))
+    assert size == 4 * len(first.ids)
+
+    monkeypatch.setattr(tokens, "encode", None)
+    assert np.array_equal(token_rows(job, tokenizer).ids, first.ids)
+    tokenizer.chat_template = "another"
+    with pytest.raises(TypeError, match="not callable"):
+        token_rows(job, tokenizer)
+
+
+def test_rows_whose_encoding_was_interrupted_are_encoded_anew(untrained, tmp_path):
+    dataset = write_sft(tmp_path / "dataset", 4)
+    job = local_job(tmp_path, "dev1", "sft", {"dataset": (Kind.dataset, dataset)})
+    tokenizer = load_tokenizer(untrained / "model")
+    job.stop.set()
+    with pytest.raises(StopRequested, match="while its rows were encoded"):
+        token_rows(job, tokenizer)
+    (torn,) = (job.state / "tokens").iterdir()
+    (torn / "ids.int32").write_bytes(b"torn")
+    job.stop.clear()
+    assert len(token_rows(job, tokenizer)) == 4
+    assert not torn.exists()
 
 
 def test_a_completion_with_special_tokens_inside_is_seen(tiny_model):
@@ -75,9 +128,10 @@ def test_a_chat_prompt_is_rendered_by_the_students_own_template(tiny_model, tmp_
         "template": "chat",
     }  # fmt: skip
     write_table(tmp_path / "sft.parquet", [row], SFT_TABLE)
-    (encoded,) = encode(read_table(tmp_path / "sft.parquet"), tokenizer)
-    assert tokenizer.decode(encoded.prompt) == "ask : what is 1 + 2? answer :"
-    assert tokenizer.decode(encoded.completion) == " <answer> 3 </answer><|end|>"
+    encode([read_table(tmp_path / "sft.parquet")], tokenizer, tmp_path)
+    rows = open_rows(tmp_path)
+    assert tokenizer.decode(rows.prompt(0)) == "ask : what is 1 + 2? answer :"
+    assert tokenizer.decode(rows.completion(0)) == " <answer> 3 </answer><|end|>"
 
 
 def test_a_dataset_that_does_not_fit_is_refused(untrained, tmp_path):

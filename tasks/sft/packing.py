@@ -1,0 +1,171 @@
+"""Packs the rows of an update into micro-batches, without padding and without attention from row to row.
+
+An update is what the settings say, `batch_size` rows. Here its rows are put, best-fit decreasing, into
+micro-batches of at most `micro_batch_tokens` tokens, and these are dealt to the processes. The positions of
+a row start at 0, by which transformers finds where one row ends (`find_packed_sequence_indices`): it then
+masks attention across rows, block by block with FlexAttention, and with a whole mask (tokens x tokens)
+elsewhere. The loss of a micro-batch is divided by the completion tokens of the whole update, so that the
+gradients add up to those of the update's rows one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import Dataset
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, Trainer
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.masking_utils import flex_attention_mask
+from trl.trainer.utils import add_fused_lm_head
+
+from tasks.sft.tokens import IGNORED, TokenRows
+
+PACKED_ATTENTION = "packed_flex"
+"""FlexAttention for queries and keys of another precision than the values, which autocast does not cast."""
+
+
+def _packed_attention(
+    module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return flex_attention_forward(module, q.to(v.dtype), k.to(v.dtype), v, mask, **kwargs)
+
+
+AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, flex_attention_mask)
+
+MicroBatch = dict[str, torch.Tensor]
+"""`input_ids`, `position_ids` and `labels`, each of shape (1, tokens)."""
+
+
+class Update(TypedDict):
+    """One process's part of a policy update."""
+
+    micro_batches: list[MicroBatch]
+    completion_tokens: int
+    """Of the whole update, all processes together."""
+
+
+def packed(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Bins of row numbers by best-fit decreasing; a row longer than `capacity` has a bin of its own."""
+    bins: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (tokens free, bin), sorted
+    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = bisect_left(free, (lengths[row], -1))
+        room, number = free.pop(place) if place < len(free) else (capacity, len(bins))
+        if number == len(bins):
+            bins.append([])
+        bins[number].append(row)
+        insort(free, (room - lengths[row], number))
+    return bins
+
+
+def dealt(lengths: Sequence[int], capacity: int, processes: int) -> list[list[list[int]]]:
+    """The bins of each process: equally many, since sharded weights are gathered by all at once.
+
+    Bins of about the same size have the same place, so that processes wait little for each other. There must
+    be a row for every process.
+    """
+    bins = packed(lengths, capacity)
+    while len(bins) % processes:
+        most = max(bins, key=len)
+        bins.remove(most)
+        bins += [most[::2], most[1::2]]
+    bins.sort(key=lambda rows: -sum(lengths[row] for row in rows))
+    return [bins[process::processes] for process in range(processes)]
+
+
+def micro_batch(rows: TokenRows, numbers: Sequence[int], multiple: int = 1) -> MicroBatch:
+    """These rows one behind the other, and zeros as a last row of their own up to a multiple of tokens."""
+    lengths = [int(rows.lengths[row]) for row in numbers]
+    rest = -sum(lengths) % multiple
+    ids = [rows.ids[rows.starts[row] : rows.starts[row + 1]] for row in numbers]
+    labels = [rows.labels(row) for row in numbers]
+    parts = {
+        "input_ids": [*ids, np.zeros(rest, np.int64)],
+        "position_ids": [np.arange(length) for length in (*lengths, rest)],
+        "labels": [*labels, np.full(rest, IGNORED)],
+    }
+    return {name: torch.from_numpy(np.concatenate(p).astype(np.int64))[None] for name, p in parts.items()}
+
+
+class PackedUpdates(Dataset[Update]):
+    """Item `update x processes + process`, as Accelerate deals a data set out to its processes.
+
+    `order` holds the row numbers of all updates, `batch_size` an update.
+    """
+
+    def __init__(
+        self, rows: TokenRows, order: Sequence[int], batch_size: int, capacity: int, processes: int = 1,
+        multiple: int = 1,
+    ) -> None:  # fmt: skip
+        self.rows, self._capacity, self._processes, self._multiple = rows, capacity, processes, multiple
+        self._updates = np.array(order).reshape(-1, batch_size)
+
+    def __len__(self) -> int:
+        return len(self._updates) * self._processes
+
+    def __getitem__(self, item: int) -> Update:
+        update, process = divmod(item, self._processes)
+        numbers = self._updates[update]
+        mine = dealt(self.rows.lengths[numbers].tolist(), self._capacity, self._processes)[process]
+        return {
+            "micro_batches": [micro_batch(self.rows, numbers[places], self._multiple) for places in mine],
+            "completion_tokens": int(self.rows.completion_lengths[numbers].sum()),
+        }
+
+
+class PackedTrainer(Trainer):
+    """The Trainer on `PackedUpdates`: an item is one process's whole share of an update.
+
+    The logits come from TRL's fused head, tile by tile: no tensor of tokens x vocabulary is there.
+    """
+
+    def __init__(self, model: PreTrainedModel, **trainer: Any) -> None:
+        super().__init__(model=model, data_collator=lambda items: items[0], **trainer)
+        self._right = 0
+        add_fused_lm_head(self.causal_model(self.model), outputs=("log_probs", "is_top1"))
+
+    @staticmethod
+    def causal_model(model: Any) -> PreTrainedModel:
+        """The Hugging Face model below PEFT's adapters, where there are any."""
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Update, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward of every micro-batch; the loss of this process's rows times the processes.
+
+        That is what data parallelism expects, which averages gradients (and the Trainer the logged loss).
+        """
+        model.train()
+        scale = self.accelerator.num_processes / inputs["completion_tokens"]
+        total = torch.zeros((), device=self.accelerator.device)
+        right = torch.zeros_like(total)
+        for number, micro in enumerate(inputs["micro_batches"], 1):
+            with self._averaging(model, number == len(inputs["micro_batches"])):
+                with self.compute_loss_context_manager():
+                    found = model(**self._prepare_inputs(micro), use_cache=False, fused_lm_head=True)
+                loss = -found.log_probs.sum() * scale
+                self.accelerator.backward(loss)
+            total += loss.detach()
+            right += found.is_top1.sum() * scale
+        self._right = right
+        return total
+
+    def _averaging(self, model: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are averaged once an update; where they are sharded, in every micro-batch, because a
+        process has no room for whole ones."""
+        once = not last and not isinstance(model, FSDPModule)
+        return self.accelerator.no_sync(model) if once else contextlib.nullcontext()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs["mean_token_accuracy"] = float(self.accelerator.gather(self._right).mean())
+        super().log(logs, *args, **kwargs)
