@@ -179,6 +179,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(untrained, tmp_path):
     run(config, whole)
 
     stopped = local_job(tmp_path, "stopped", "sft", inputs)
+    token_rows(stopped, load_tokenizer(untrained / "model"))
     stopped.stop.set()
     with pytest.raises(StopRequested, match="stopped at step 1 of 9"):
         run(config, stopped)
