@@ -11,8 +11,10 @@ gradients add up to those of the update's rows one by one.
 from __future__ import annotations
 
 import contextlib
+import logging
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -26,6 +28,9 @@ from transformers.masking_utils import flex_attention_mask
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.sft.tokens import IGNORED, TokenRows
+from tasks.training.checkpoints import make_room
+
+log = logging.getLogger(__name__)
 
 PACKED_ATTENTION = "packed_flex"
 """FlexAttention for queries and keys of another precision than the values, which autocast does not cast."""
@@ -164,6 +169,14 @@ class PackedTrainer(Trainer):
         process has no room for whole ones."""
         once = not last and not isinstance(model, FSDPModule)
         return self.accelerator.no_sync(model) if once else contextlib.nullcontext()
+
+    def _save_checkpoint(self, *args: Any) -> None:
+        """The Trainer's, once the disk has room. On upgrade: that checkpoints are written nowhere else."""
+        if self.accelerator.is_main_process:
+            for gone in make_room(Path(self.args.output_dir)):
+                log.warning("deleted %s: the disk has no room for it and the next checkpoint", gone)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(*args)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:

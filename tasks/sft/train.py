@@ -28,6 +28,7 @@ from artifacts.tables import read_batches
 from tasks.job import Job
 from tasks.rollout.decoding import decode
 from tasks.rollout.settings import Sampling
+from tasks.sft.memory import recomputes
 from tasks.sft.packing import PACKED_ATTENTION, PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows, prompt_template, token_rows
@@ -37,7 +38,6 @@ from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.launching import sharding_arguments, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import (
-    CHECKPOINTING_FROM,
     end_token_ids,
     load_policy,
     save_model,
@@ -143,11 +143,6 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def recomputes(config: SFTConfig, parameters: int) -> bool:
-    """Whether a model of so many parameters recomputes its activations."""
-    return parameters >= CHECKPOINTING_FROM if config.recompute is None else config.recompute
 
 
 def training_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrainingArguments:

@@ -13,6 +13,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 _MARKER = "complete.json"
+_ROOM = 1.05
+"""Free space for a checkpoint, in sizes of the one before."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -45,6 +47,23 @@ def newest_checkpoint(folder: Path) -> Path | None:
         shutil.rmtree(torn)
     sealed = [c for c in found if c.is_dir()]
     return sealed[-1] if sealed else None
+
+
+def make_room(folder: Path) -> list[Path]:
+    """Delete the oldest checkpoints where the disk has no room for one more as large as the newest.
+
+    A kill while the next one is written then costs the steps since the start, or since the one that is left.
+    Returns the deleted ones.
+    """
+    sealed = sorted((c for c in folder.glob("checkpoint-*") if is_sealed(c)), key=checkpoint_step)
+    if not sealed:
+        return []
+    size = sum(f.stat().st_size for f in sealed[-1].rglob("*") if f.is_file())
+    deleted = []
+    while sealed and shutil.disk_usage(folder).free < _ROOM * size:
+        deleted.append(sealed.pop(0))
+        shutil.rmtree(deleted[-1])
+    return deleted
 
 
 def checkpoint_step(checkpoint: Path) -> int:

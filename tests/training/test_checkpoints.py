@@ -1,10 +1,19 @@
 """Which checkpoint a run resumes from."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tasks.training.checkpoints import best_checkpoint, checkpoint_step, is_sealed, newest_checkpoint, seal
+from tasks.training import checkpoints
+from tasks.training.checkpoints import (
+    best_checkpoint,
+    checkpoint_step,
+    is_sealed,
+    make_room,
+    newest_checkpoint,
+    seal,
+)
 
 
 def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:
@@ -51,3 +60,21 @@ def test_the_best_is_the_one_with_the_highest_reward_before_it(tmp_path):
     checkpoint(tmp_path, 15, sealed=False)
     assert best_checkpoint(tmp_path, log) == tmp_path / "checkpoint-20"
     assert best_checkpoint(tmp_path, []) is None
+
+
+def test_the_oldest_checkpoints_go_where_the_disk_has_no_room_for_another(tmp_path, monkeypatch):
+    for step in (2, 10, 9):
+        checkpoint(tmp_path, step)
+    size = sum(f.stat().st_size for f in (tmp_path / "checkpoint-10").iterdir())
+    room = [5.0]  # of the disk, in checkpoints
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=size * (room[0] - len(list(folder.glob("checkpoint-*")))))
+
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", usage)
+    assert make_room(tmp_path) == []
+    room[0] = 3.5
+    assert [c.name for c in make_room(tmp_path)] == ["checkpoint-2"]
+    room[0] = 0.0
+    assert [c.name for c in make_room(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+    assert make_room(tmp_path) == []

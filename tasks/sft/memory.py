@@ -1,0 +1,71 @@
+"""How much memory fine-tuning takes in each process, from the settings and the shape of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.sft.stage import RECOMPUTE_FROM, SFTConfig
+from tasks.training.memory import FLOAT, HALF, Precision, Shape, activation_bytes
+
+_MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 * (1 + FLOAT / 256)}
+"""Bytes a trained value: torchao keeps a scale for every 256."""
+
+
+@dataclass(frozen=True)
+class SFTMemory:
+    """Bytes of one process."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    """Weights in the precision of the matrix products: of the layers at work where they are sharded, else
+    what autocast keeps of all of them; and the buckets in which `ddp` averages gradients."""
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.gathered + self.activations
+
+
+def recomputes(config: SFTConfig, parameters: int) -> bool:
+    """Whether a model of so many parameters recomputes its activations."""
+    return parameters >= RECOMPUTE_FROM if config.recompute is None else config.recompute
+
+
+def sft_memory(shape: Shape, config: SFTConfig, on_gpu: bool = True) -> SFTMemory:
+    """At a full micro-batch, in which every token carries loss."""
+    parameters = shape.parameters
+    adapters = shape.adapter_parameters(config.lora.rank) if config.lora else 0
+    trained = adapters or parameters
+    sharded = config.launch.strategy == "fsdp2" and config.launch.processes > 1
+    share = config.launch.processes if sharded else 1
+    tokens = max(config.micro_batch_tokens, config.max_length)
+    recompute = recomputes(config, parameters)
+    if sharded:
+        # A layer at work and the next one; their gradients; the output layer, which stays gathered.
+        gathered = (HALF if config.bf16 else FLOAT) * (3 * shape.layer_parameters + 2 * shape.embedding)
+    else:
+        layers = HALF * (shape.layer_parameters if adapters else parameters) if config.bf16 else 0
+        gathered = layers + FLOAT * trained * (config.launch.processes > 1)
+    return SFTMemory(
+        weights=FLOAT * (parameters + adapters) // share,
+        gradients=FLOAT * trained // share,
+        optimizer=int(_MOMENTS[config.optimizer] * trained / share),
+        gathered=gathered,
+        activations=activation_bytes(
+            shape, tokens, tokens, Precision.of(config.bf16, sharded), recompute, on_gpu
+        ),
+    )
+
+
+def processes_that_fit(shape: Shape, config: SFTConfig, room: int, counts: tuple[int, ...]) -> dict[int, int]:
+    """Processes -> bytes that each takes with weights shared out (FSDP2), where that is at most `room`."""
+    found = {count: sft_memory(shape, shared_out(config, count)).peak for count in counts}
+    return {count: need for count, need in found.items() if need <= room}
+
+
+def shared_out(config: SFTConfig, processes: int) -> SFTConfig:
+    """The same training in so many processes that share weights; alone, a process shares with nobody."""
+    launch = config.launch.model_copy(update={"processes": processes, "strategy": "fsdp2"})
+    return config.model_copy(update={"launch": launch})
