@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from artifacts.errors import StoreError
 from artifacts.store import ArtifactStore
 from flows import paths
+from flows.fitting import ROOM, Fit, fits
 from flows.graph import Pipeline
 from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
@@ -55,6 +57,7 @@ def examine(pipeline: Pipeline) -> list[DoctorCheck]:
         _disk(),
         _store(),
         *_gpu(pipeline),
+        *_fine_tuning(pipeline),
         *_bases(pipeline),
         *_sandbox(),
     ]
@@ -137,6 +140,27 @@ def _engine_package(package: str) -> DoctorCheck:
         return DoctorCheck(package, True, metadata.version(package))
     except metadata.PackageNotFoundError:
         return DoctorCheck(package, False, "not installed", f"run `{INSTALL_GPU}`")
+
+
+def _fine_tuning(pipeline: Pipeline) -> Iterator[DoctorCheck]:
+    """Whether each fine-tuning fits the cards of this machine, and which cards of 80 GB it would fit."""
+    room = [float(found[1]) / 1024 for name in gpu_names() if (found := re.search(r"(\d+) MiB", name))]
+    for fit in fits(pipeline):
+        if isinstance(fit, str):
+            yield DoctorCheck("fine-tuning", True, fit)
+            continue
+        cards = f"{', '.join(map(str, fit.cards)) or 'not on 8'} of 80 GB"
+        state = f"{fit.as_set:.1f} GiB in each of {fit.processes}; cards that share it out: {cards}"
+        short = room and (fit.processes > len(room) or fit.as_set > min(room))
+        yield DoctorCheck(f"memory: {fit.name}", not short, state, _remedy(fit, len(room)) if short else "")
+
+
+def _remedy(fit: Fit, cards: int) -> str:
+    if fit.shared_out.get(cards, ROOM + 1) <= ROOM:
+        return f"set {fit.name}.launch: {{processes: {cards}, strategy: fsdp2}}"
+    if fit.lora <= ROOM:
+        return f"set {fit.name}.lora: {{}} and {fit.name}.launch: {{processes: 1}}, or use more cards"
+    return f"use more cards, or lower {fit.name}.micro_batch_tokens and max_length"
 
 
 def bases(pipeline: Pipeline) -> list[BaseConfig]:

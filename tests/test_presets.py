@@ -231,7 +231,7 @@ BAD = [
     ("r1.temperature", 3, r"r1\.temperature = 3: must be less than or equal to 2"),
     ("evaluation.samples_per_problem", "many", r"samples_per_problem = 'many': must be a valid integer"),
     ("r1-zero.launch", {"processes": 3}, r"r1-zero: launch.processes 3 .* = 256: choose a divisor"),
-    ("dev1.batch_size", 33, r"dev1: micro_batch_size 32 does not divide batch_size 33: choose a divisor"),
+    ("dev1.launch", {"processes": 3}, r"dev1: launch.processes 3 does not divide batch_size 32"),
     ("r1-zero.length_schedule", [{"step": 9, "max_completion_length": 9}] * 2, r"rising, distinct steps"),
     ("problems.sources.0.tasks", {}, r"tasks = {}: dictionary should have at least 1 item"),
     ("problems.sources", [], "problems.sources = .*: tuple should have at least 1 item"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,13 +65,26 @@ def plan(
     raise typer.Exit(1 if objections else 0)
 
 
-def estimate(preset: Preset = "tiny") -> None:
-    """Tokens, steps, memory and hours of the RL stages, from three real steps of each."""
+def estimate(
+    preset: Preset = "tiny",
+    fits: Annotated[bool, typer.Option("--fits", help="Only what fits which machine: runs nothing.")] = False,
+) -> None:
+    """What fine-tuning fits which machine; and tokens, steps, memory and hours of the RL stages, from three
+    real steps of each."""
     from flows import estimate as estimates
+    from flows import fitting
 
     with one_line_errors():
+        pipeline = load_pipeline(preset)
+        found = fitting.fits(pipeline) + fitting.student_fits()
+        print_table(fitting.COLUMNS, [fit.cells() for fit in found if isinstance(fit, fitting.Fit)])
+        for sentence in (fit for fit in found if isinstance(fit, str)):
+            say(sentence)
+        typer.echo("GiB a card, weights and optimiser shared out; `no`: it does not fit")
+        if fits:
+            return
         say("running three steps of each RL stage on its base")
-        rows = estimates.estimate(load_pipeline(preset), open_store())
+        rows = estimates.estimate(pipeline, open_store())
     print_table(estimates.COLUMNS, [estimates.cells(row) for row in rows])
     typer.echo(
         "`hours` at the length the base writes now, `at most` if every completion were as long as allowed"

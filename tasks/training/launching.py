@@ -50,10 +50,16 @@ def train_in_processes(entry: str, config: Settings, launch: LaunchSettings, job
     """Runs `entry` (`module:function` of `train(config, job)`) in `launch.processes` processes and waits.
 
     Raises:
+        ValueError: there are fewer GPUs than processes.
         StopRequested: stopped after a checkpoint.
         ServiceLost: the vLLM server vanished.
         RuntimeError: a process failed, with its reason.
     """
+    if 0 < torch.cuda.device_count() < launch.processes:
+        raise ValueError(
+            f"launch.processes is {launch.processes} and this machine has {torch.cuda.device_count()} GPUs: "
+            f"lower {job.node}.launch.processes"
+        )
     spec = job.folder / "processes"
     spec.mkdir(exist_ok=True)
     for old in spec.iterdir():
