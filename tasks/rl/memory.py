@@ -1,8 +1,8 @@
 """Whether the worst step fits: an estimate before anything runs, and on a GPU the step itself.
 
 Counted for training in float32 master weights with AdamW: weights, gradients, two moments, the reference;
-the logits and activations of one micro-batch at the longest prompt and completion; keys and values of the
-completions sampled at once. Activations are the least certain part (a factor of two either way).
+the logits and activations of one micro-batch at the longest prompt and completion (`tasks.training.memory`);
+keys and values of the completions sampled at once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
+from tasks.training.memory import Precision, Shape, activation_bytes
 from tasks.training.models import CHECKPOINTING_FROM
 
 _FLOAT = 4
@@ -52,21 +53,34 @@ def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
     """At the longest prompt and completion that the settings allow."""
     shape, parameters = model.config, model.num_parameters()
     longest = config.longest_completion
-    tokens = max(config.micro_batch_tokens, longest_prompt + longest)
+    row = longest_prompt + longest
+    share_of_update = -(-config.batch_size // config.launch.processes) * row
+    tokens = max(row, min(config.micro_batch_tokens, share_of_update))
     trained = _adapter_parameters(model, config.lora.rank) if config.lora else parameters
     copies = 2 if config.kl_coef > 0 and config.lora is None else 1
     share = 1 if config.launch.strategy == "ddp" else config.launch.processes
-    kept = 1 if parameters >= CHECKPOINTING_FROM else _LAYER_VALUES
-    activations = tokens * shape.hidden_size * (shape.num_hidden_layers * kept + _LAYER_VALUES)
-    head = 2 * min(tokens, _HEAD_TOKENS) * shape.vocab_size
     at_once = min(config.engine.batch_size, config.batch_size * config.mini_batches_per_rollout)
     cached = 2 * at_once * (longest_prompt + longest) * _key_width(shape) * shape.num_hidden_layers
     return Memory(
         weights=_FLOAT * parameters * copies // share,
         training=_FLOAT * trained * (1 + _ADAM) // share,
-        step=(_FLOAT // (2 if config.bf16 else 1)) * activations + _FLOAT * head,
+        step=_step_bytes(model, config, tokens),
         sampling=_FLOAT * cached if config.engine.entry.caches_in_trainer else 0,
     )
+
+
+def _step_bytes(model: PreTrainedModel, config: RLConfig, tokens: int) -> int:
+    """Logits and activations of a micro-batch of so many tokens; only roughly where no shape is known."""
+    recompute = model.num_parameters() >= CHECKPOINTING_FROM
+    try:
+        shape = Shape.of(model.config.get_text_config().to_dict())
+    except ValueError:
+        kept = 1 if recompute else _LAYER_VALUES
+        hidden = model.config.hidden_size * (model.config.num_hidden_layers * kept + _LAYER_VALUES)
+        head = 2 * min(tokens, _HEAD_TOKENS) * model.config.vocab_size
+        return (_FLOAT // (2 if config.bf16 else 1)) * tokens * hidden + _FLOAT * head
+    precision = Precision.of(config.bf16, config.launch.strategy == "fsdp2")
+    return activation_bytes(shape, tokens, tokens, precision, recompute, torch.cuda.is_available())
 
 
 def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:

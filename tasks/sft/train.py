@@ -148,7 +148,7 @@ def build_trainer(
 def training_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrainingArguments:
     """The settings as the Trainer's arguments; its batch is one item of `PackedUpdates`."""
     recompute = recomputes(config, parameters)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=1,
@@ -175,6 +175,8 @@ def training_arguments(config: SFTConfig, folder: Path, steps: int, parameters: 
         ddp_find_unused_parameters=False,
         **sharding_arguments(config.launch, recompute),
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process on several GPUs would use `nn.DataParallel`
+    return arguments
 
 
 def _leave(trainer: PackedTrainer, tokenizer: PreTrainedTokenizerBase, job: Job) -> None:
