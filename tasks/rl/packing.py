@@ -158,7 +158,8 @@ def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
                 add(prompt[:-1], 0, np.full(shared, _NO_LABEL), number, 0)
             if len(completion):
                 add(np.append(prompt[-1], completion[:-1]), shared, completion, number, row)
-    missing = -sum(map(len, ids)) % _BLOCK
+    tokens = sum(map(len, ids))
+    missing = max(1, -(-tokens // _BLOCK)) * _BLOCK - tokens
     add(np.zeros(missing, dtype=int), 0, np.full(missing, _NO_LABEL), number + 1, 0)
     joined = (np.concatenate(parts) for parts in (ids, positions, labels, group, own))
     return Pack(list(chosen), *joined)
@@ -200,12 +201,14 @@ def attention(packed: Pack, config: Any, device: torch.device) -> Any:
 
 def _mask(packed: Pack, config: Any, kind: str, device: torch.device) -> torch.Tensor | BlockMask:
     window = config.sliding_window if kind == _SLIDING else None
-    group, own, position = (
-        torch.from_numpy(values).to(device) for values in (packed.group, packed.own, packed.positions)
+    # Only what is known of the query is looked up: the mask is computed for every pair of a block.
+    row, group, shared, position = (
+        torch.from_numpy(values.astype(np.int32)).to(device)
+        for values in (*_starts(packed), packed.positions)
     )
 
     def sees(_batch: Any, _head: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        seen = (q >= k) & (group[q] == group[k]) & ((own[k] == 0) | (own[k] == own[q]))
+        seen = (k <= q) & ((k >= row[q]) | ((k >= group[q]) & (k < shared[q])))
         return seen if window is None else seen & (position[q] - position[k] < window)
 
     if config._attn_implementation != FLEX:
@@ -213,6 +216,16 @@ def _mask(packed: Pack, config: Any, kind: str, device: torch.device) -> torch.T
         return sees(None, None, every[:, None], every[None, :])[None, None]
     some, all_ = (torch.from_numpy(blocks).to(device) for blocks in _blocks(packed, window is None))
     return BlockMask.from_kv_blocks(*_listed(some), *_listed(all_), BLOCK_SIZE=_BLOCK, mask_mod=sees)
+
+
+def _starts(packed: Pack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each token the places where its row and its group begin, and where the group's shared part ends."""
+    place = np.arange(len(packed.own))
+    new_group = np.diff(packed.group, prepend=-1) != 0
+    new_row = new_group | (np.diff(packed.own, prepend=-1) != 0)
+    row, group = (np.maximum.accumulate(np.where(new, place, 0)) for new in (new_row, new_group))
+    shared = np.bincount(packed.group[packed.own == 0], minlength=packed.group[-1] + 1)
+    return row, group, group + shared[packed.group]
 
 
 def _blocks(packed: Pack, may_be_whole: bool) -> tuple[np.ndarray, np.ndarray]:
