@@ -22,28 +22,13 @@ import torch
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, Trainer
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.masking_utils import flex_attention_mask
+from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.sft.tokens import IGNORED, TokenRows
 from tasks.training.checkpoints import make_room
 
 log = logging.getLogger(__name__)
-
-PACKED_ATTENTION = "packed_flex"
-"""FlexAttention for queries and keys of another precision than the values, which autocast does not cast."""
-
-
-def _packed_attention(
-    module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return flex_attention_forward(module, q.to(v.dtype), k.to(v.dtype), v, mask, **kwargs)
-
-
-AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, flex_attention_mask)
 
 MicroBatch = dict[str, torch.Tensor]
 """`input_ids`, `position_ids` and `labels`, each of shape (1, tokens)."""

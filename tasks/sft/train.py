@@ -29,10 +29,11 @@ from tasks.job import Job
 from tasks.rollout.decoding import decode
 from tasks.rollout.settings import Sampling
 from tasks.sft.memory import recomputes
-from tasks.sft.packing import PACKED_ATTENTION, PackedTrainer, PackedUpdates
+from tasks.sft.packing import PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows, prompt_template, token_rows
 from tasks.tokenizer import Codec, load_tokenizer
+from tasks.training.attention import use_flex_attention
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.launching import sharding_arguments, train_in_processes
@@ -125,8 +126,7 @@ def build_trainer(
     if (rows.ids[rows.starts[1:] - 1] != tokenizer.eos_token_id).any():
         raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: encode the rows again")
     on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        model.set_attn_implementation(PACKED_ATTENTION)
+    use_flex_attention(model)
     order = row_order(rows.lengths[fitting], config.epochs, config.batch_size, config.seed)
     updates = PackedUpdates(
         rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes,

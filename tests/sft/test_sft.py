@@ -17,6 +17,7 @@ from tasks.tables import SFT as SFT_TABLE
 from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.models import load_policy
 from tasks.training.row_order import row_order
+from tasks.training.settings import LaunchSettings
 from tests.jobs import local_job
 from tests.trained import SFT
 from tests.worlds import write_sft
@@ -139,6 +140,32 @@ def test_a_dataset_that_does_not_fit_is_refused(untrained, tmp_path):
     inputs = {"checkpoint": (Kind.checkpoint, untrained), "dataset": (Kind.dataset, dataset)}
     with pytest.raises(ValueError, match="none of the 4 rows fits 5 tokens"):
         run(SFT.model_copy(update={"max_length": 5}), local_job(tmp_path, "dev1", "sft", inputs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"optimizer": "adamw_8bit"},
+            "adamw_8bit needs the package torchao, which is not installed",
+        ),
+        (
+            {"launch": LaunchSettings(processes=2)},
+            "this machine has 1 GPUs: lower dev1.launch.processes",
+        ),
+    ],
+)
+def test_what_this_machine_lacks_is_said_before_anything_is_trained(
+    settings, sentence, untrained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    inputs = {
+        "checkpoint": (Kind.checkpoint, untrained),
+        "dataset": (Kind.dataset, write_sft(tmp_path / "dataset", 4)),
+    }
+    with pytest.raises(ValueError, match=sentence):
+        run(SFT.model_copy(update=settings), local_job(tmp_path, "dev1", "sft", inputs))
 
 
 @slow
