@@ -91,19 +91,20 @@ def test_the_engine_draws_by_seed_takes_weights_and_closes():
 RL = """
 import json, sys
 from pathlib import Path
-from artifacts.refs import Kind
 from artifacts.tables import read_table, write_table
+from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
 from tasks.rollout.settings import EngineSettings
+from tasks.tables import PROBLEMS
 from tests.jobs import local_job
 
 model, root = Path(sys.argv[1]), Path(sys.argv[2])
 (root / "checkpoint").mkdir()
 (root / "checkpoint" / "model").symlink_to(model)
 asked = [Problem(f"m{i}", "math", "en", f"compute {i} + 1", str(i + 1), "math") for i in range(8)]
-write_table(root / "problems" / "problems.parquet", to_table(asked), "problems")
+write_table(root / "problems" / "problems.parquet", to_table(asked), PROBLEMS)
 inputs = {
     "checkpoint": (Kind.checkpoint, root / "checkpoint"),
     "problems": (Kind.problems, root / "problems"),
