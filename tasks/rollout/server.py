@@ -69,6 +69,10 @@ class Server:
         """
         return self._answer("POST", path, body, COMPLETION_SECONDS)
 
+    def call_workers(self, method: str, **arguments: str) -> None:
+        """Call a method of the server's workers. Needs VLLM_SERVER_DEV_MODE=1. Raises as `post`."""
+        self.post("/collective_rpc", {"method": method, "kwargs": arguments})
+
     def instance(self) -> str:
         """A name of the server's process: another one after a restart. Needs VLLM_SERVER_DEV_MODE=1."""
         return str(self.get("/server_info?config_format=json")["vllm_config"]["instance_id"])

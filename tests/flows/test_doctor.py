@@ -32,6 +32,17 @@ def test_an_engine_that_needs_a_gpu_is_a_problem_without_one(preset, monkeypatch
     assert "vllm" in found
 
 
+def test_vllms_cpu_build_needs_no_gpu(preset, monkeypatch, tmp_path):
+    named = tmp_path / "vllm-0.31.0+cpu.dist-info"
+    named.mkdir()
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.31.0+cpu\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    found = findings(preset(VLLM))
+    assert found["gpu"].ok
+    assert found["vllm"].state == "0.31.0+cpu"
+
+
 def test_a_hub_model_that_is_out_of_reach_is_a_problem(preset, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")

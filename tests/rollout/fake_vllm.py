@@ -18,7 +18,7 @@ class FakeVllm(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.root, self.instance, self.vanish_after = root, instance, vanish_after
         self.takes_weights, self.completed, self.lock = False, 0, threading.Lock()
-        self.ends, self.prompts = [1], []
+        self.ends, self.prompts, self.readable, self.calls = [1], [], True, []
 
     @property
     def url(self) -> str:
@@ -56,6 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/v1/completions":
+            self.server.calls.append((self.path, body))
+            return self._answer(200 if self.server.readable else 500, {"results": [None]})
         if not self.server.count_completion():
             threading.Thread(target=stop, args=(self.server,)).start()
             return self.connection.close()

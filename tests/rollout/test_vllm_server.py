@@ -67,9 +67,20 @@ def test_another_model_is_refused_where_the_server_takes_no_weights(fake, tmp_pa
         engine_at(fake.url, tmp_path)
 
 
-def test_a_server_that_takes_weights_is_not_believed_to_hold_its_folders(fake, tiny_model):
+def test_a_server_that_takes_weights_reads_the_folder_where_no_gpu_pushes_them(fake, tiny_model):
+    """It is not believed to hold the folder's weights, although it was started with that folder."""
     fake.takes_weights = True
-    with pytest.raises(EngineUnavailable, match="may hold any, and they are pushed from a GPU"):
+    engine = engine_at(fake.url, tiny_model)
+    read = {"method": "reload_weights", "kwargs": {"weights_path": str(tiny_model)}}
+    assert fake.calls == [("/collective_rpc", read), ("/reset_prefix_cache", {})]
+    fake.instance = "b"  # it restarts, with the weights of its start
+    assert [c.tokens for c in rows(engine, 3)] == expected(3)
+    assert fake.calls[2:] == fake.calls[:2]
+
+
+def test_a_server_that_cannot_read_the_folder_says_where_to_start_it(fake, tiny_model):
+    fake.takes_weights, fake.readable = True, False
+    with pytest.raises(EngineUnavailable, match=r"cannot load .*answered 500.*start it where it can read"):
         engine_at(fake.url, tiny_model)
 
 

