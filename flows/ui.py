@@ -42,7 +42,7 @@ _IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w-]+\.svg)\)")
 
 
 def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Ref) -> None:
-    """Show a stage's artifact in the current flow run: its page, and completions where it has some."""
+    """Show a stage's artifact in the current flow run: its page, completions and funnel where it has some."""
     manifest = Manifest.parse((artifact_path / MANIFEST_NAME).read_bytes(), str(artifact_path))
     label = for_markdown(f"{node_label(node)} of preset {preset}")
     page = stage_page(manifest, artifact_path, ref)
@@ -50,6 +50,8 @@ def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Re
     if samples := last_samples(artifact_path):
         key = artifact_key(preset, node, "samples")
         _markdown(key, samples_page(samples, label), f"{label}: completions with their verdicts")
+    if rows := funnel_rows(artifact_path):
+        _table(artifact_key(preset, node, "funnel"), rows, f"{label}: rows in, dropped and kept by step")
 
 
 def publish_pipeline_artifacts(report_path: Path) -> None:
@@ -142,6 +144,17 @@ def report_page(folder: Path) -> str:
         return image
 
     return fitted([_IMAGE.sub(embed, text)])
+
+
+def funnel_rows(folder: Path) -> list[Row]:
+    """A dictionary for each step of the data funnel; none where the stage left no funnel."""
+    from tasks.funnel import read_funnel
+
+    return [
+        {"step": for_markdown(step.name), "in": step.rows_in, "dropped": for_markdown(step.reasons),
+         "kept": step.kept}
+        for step in read_funnel(folder)
+    ]  # fmt: skip
 
 
 def stage_rows(folder: Path) -> list[Row]:
