@@ -54,6 +54,28 @@ def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Re
         _table(artifact_key(preset, node, "funnel"), rows, f"{label}: rows in, dropped and kept by step")
 
 
+def publish_review(node: str, preset: str, artifact_path: Path, ref: Ref, count: int) -> None:
+    """Show sampled rows of a data set that a person is to review."""
+    rows = review_rows(artifact_path, count)
+    label = for_markdown(f"{node_label(node)} of preset {preset}")
+    words = f"{label}, artifact {ref.short}: {len(rows)} rows for review"
+    _table(artifact_key(preset, node, "review"), rows, words)
+
+
+def review_rows(folder: Path, count: int) -> list[Row]:
+    """Sampled rows as cells of a table; `row` is the number that an edit names."""
+    from tasks.review import ROW, sampled
+
+    return [
+        {
+            ROW: row[ROW], "domain": for_markdown(row["domain"]), "language": for_markdown(row["language"]),
+            "question": one_line(row["question"] or row["prompt"], 300),
+            "completion": one_line(row["completion"]), "source": one_line(row["source"], 40),
+        }
+        for row in sampled(folder, count)
+    ]  # fmt: skip
+
+
 def publish_pipeline_artifacts(report_path: Path) -> None:
     """Show the stage table and the report in the current flow run."""
     manifest = Manifest.parse((report_path / MANIFEST_NAME).read_bytes(), str(report_path))
@@ -282,8 +304,9 @@ def _lineage(ref: Ref) -> Lineage:
     from artifacts.lineage import lineage
     from artifacts.store import ArtifactStore
     from flows.paths import absolute_store_url
+    from tasks.review import note
 
-    return lineage(ArtifactStore.open(absolute_store_url()), ref)
+    return lineage(ArtifactStore.open(absolute_store_url()), ref, note)
 
 
 def _recipe(graph: Lineage) -> SvgFigure | None:
