@@ -101,7 +101,6 @@ class SuspendedRun:
 
     id: str
     name: str
-    parameters: Mapping[str, Any]
     pause_key: str
     """Of the question that it waits for (`flows.review_form`)."""
 
@@ -115,12 +114,8 @@ def suspended_runs(flow: str) -> list[SuspendedRun]:
     wanted = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
     with services.client() as server:
         runs = server.post("flow_runs/filter", json=wanted | {"sort": "EXPECTED_START_TIME_ASC"})
-    return [
-        SuspendedRun(
-            run["id"], run["name"], run["parameters"], run["state"]["state_details"]["pause_key"] or ""
-        )
-        for run in runs.raise_for_status().json()
-    ]
+    found = runs.raise_for_status().json()
+    return [SuspendedRun(r["id"], r["name"], r["state"]["state_details"]["pause_key"] or "") for r in found]
 
 
 def resume(run: SuspendedRun, answer: Mapping[str, Any]) -> None:

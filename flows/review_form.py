@@ -1,8 +1,8 @@
-"""Human review in the Prefect UI: the run shows sampled rows, is suspended, and goes on from the filled-in form.
+"""Human review in the Prefect UI: the run is suspended, and goes on from a form that a person fills in.
 
 A suspended run has no process and holds no slot. Resumed, the whole flow runs again and reuses what is there.
-Each question has a key of its own (`flows.review_key`), by which Prefect keeps its answer: an answer that cannot be used
-is followed by the next question, which says why. The server suspends only runs of a deployment.
+Each question has a key of its own (`flows.review_key`), by which Prefect keeps its answer: an answer that
+cannot be used is followed by the next question, which says why. Prefect suspends only runs of a deployment.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.flow_runs import suspend_flow_run
@@ -60,7 +61,7 @@ class Questions:
     """Digest -> why the last answer could not be used."""
 
     def take_answers(self) -> None:
-        """Record the answers with which this run was resumed; a decision that is in the store already counts."""
+        """Record the answers with which this run was resumed; a decision that is in the store counts."""
         for node, digest, number in _fired():
             place = (node, digest)
             self._asked[place] = max(number, self._asked.get(place, 0))
@@ -83,8 +84,8 @@ class Questions:
         lines = [
             f"**{for_markdown(f'The last answer cannot be used: {refusal}')}**" if refusal else "",
             f"Review {for_markdown(node)} of {for_markdown(self.scope)}, artifact `{ref.short}`, "
-            f"{review.count_rows(self.store.fetch(ref)):,} rows. The run's artifacts show a sample as a table; "
-            f"`r1 review {ref.short} --save rows.jsonl` writes all rows to edit.",
+            f"{review.count_rows(self.store.fetch(ref)):,} rows. The run's artifacts show a sample as a "
+            f"table; `r1 review {ref.short} --save rows.jsonl` writes all rows to edit.",
         ]
         return "\n\n".join(filter(None, lines))
 
@@ -92,7 +93,7 @@ class Questions:
 def _fired() -> Iterator[ReviewKey]:
     """The questions for which this flow run was suspended before."""
     with get_client(sync_client=True) as client:
-        keys = client.read_flow_run(flow_run.get_id()).empirical_policy.pause_keys or ()
+        keys = client.read_flow_run(UUID(flow_run.get_id())).empirical_policy.pause_keys or ()
     return (found for key in sorted(keys) if (found := parsed_key(key)))
 
 

@@ -158,10 +158,10 @@ class _Made(Generic[Handle]):
             except ValueError as error:
                 return self._broken(node, f"{node} cannot do without {handle.node}: {error}", handle)
         present = {name: handle for name, handle in inputs.items() if name not in absent}
-        handle = self._maker.make(node, stage, config, **present)
+        made = self._maker.make(node, stage, config, **present)
         if node in self._shape.review:
-            handle = self._maker.review(node, handle)
-        return self._noted(node, stage, handle)
+            made = self._maker.review(node, made)
+        return self._noted(node, stage, made)
 
     def make_each(
         self, node: str, stage: Stage, config: Settings, each: Mapping[str, Handle], **inputs: Handle

@@ -379,7 +379,7 @@ def _edits(rows: str, total: int) -> _Edits:
 
 
 def _whole(original: Path, rows: str, counts: Counter[str]) -> Iterator[dict[str, Any]]:
-    """The given rows in the place of all; what differs is counted by the rows' digests, not held in memory."""
+    """The given rows in the place of all; of the old ones only digests are held, to count what differs."""
     before = array("q", (_fingerprint(row) for row in rows_of(original)))
     left, seen = Counter(before), bytearray(len(before))
     for where, given in given_rows(rows):

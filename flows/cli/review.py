@@ -148,9 +148,8 @@ def _show(store: ArtifactStore, ref: Ref, count: int) -> None:
 
     folder = store.fetch(ref)
     found = newest(store, ref)
-    say(
-        f"{ref.kind} {ref.short}, {count_rows(folder):,} rows, {found.sentence if found else 'not reviewed yet'}"
-    )
+    state = found.sentence if found else "not reviewed yet"
+    say(f"{ref.kind} {ref.short}, {count_rows(folder):,} rows, {state}")
     print_table(
         ["row", "domain", "question", "completion"],
         [
