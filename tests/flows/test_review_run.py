@@ -9,51 +9,34 @@ import pytest
 import yaml
 
 from artifacts.lineage import lineage
-from artifacts.manifest import ManifestDraft
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows import api, paths, services
 from flows.experiments import Variant
-from flows.graph import Pipeline, key_of, load_pipeline
+from flows.graph import Pipeline, load_pipeline
 from tasks.presets import CONFIGS
-from tasks.recipe import Node
 from tasks.review import count_rows, newest, note, rows_of
 from tasks.settings import REPOSITORY
-from tasks.tables import TABLES
 from tests.e2e.machine import Machine, wait_until
 from tests.flows.conftest import Publisher
-from tests.worlds import sums, write_problems, write_sft
+from tests.worlds import sums, write_problems
 
 pytestmark = pytest.mark.slow
-ROWS = 40
+ROWS = 12
 
 
 class Prepared(Publisher):
-    """Publishes all that comes before Dev1, so that only Dev1 is left to train; then it is done."""
+    """Publishes all that comes before Dev1, with the real base, so that only Dev1 is left to train."""
 
     def make(self, node, stage, config, **inputs):
-        if node == "dev1":
-            return inputs["dataset"]
-        planned, draft = Node(node, stage, config), self.folder / node
-        draft.mkdir(parents=True)
-        (draft / "node.txt").write_text(node)
-        if node == "base":
-            shutil.copytree(REPOSITORY / config.model, draft / "model")
-        elif node == "problems":
-            write_problems(draft, sums())
-        elif node == "cold-start":
-            write_sft(draft, ROWS, seed=config.seed)
-        key = key_of(planned, inputs)
-        if found := self.store.lookup(key):
-            return found
-        manifest = ManifestDraft(
-            kind=stage.output, stage=stage.name, stage_version=stage.version, node=node,
-            preset=self.pipeline.name, key=key, parents=inputs, config=config.model_dump(mode="json"),
-        )  # fmt: skip
-        return self.store.publish(draft, manifest, TABLES)
+        return inputs["dataset"] if node == "dev1" else super().make(node, stage, config, **inputs)
 
-    def review(self, node, made):
-        return made
+    def fill(self, draft, node):
+        super().fill(draft, node)
+        if node.name == "base":
+            shutil.copytree(REPOSITORY / node.config.model, draft / "model")
+        elif node.name == "problems":
+            write_problems(draft, sums())
 
 
 def write_preset(folder: Path) -> str:
