@@ -20,7 +20,7 @@ from flows.register import _ENDS
 from flows.review_key import ReviewKey, parsed_key
 from flows.reviewing import NotReviewed, SetRejected, settled
 from flows.stage_run import resolve_inputs
-from tasks.presets import PresetError
+from tasks.presets import PresetError, available, read_preset
 from tasks.review import Decision, Review, decide, newest
 from tests.flows.conftest import Publisher
 
@@ -43,9 +43,8 @@ def cold_start(built, store) -> Ref:
 @pytest.fixture
 def decides(store, tmp_path):
     def decide_on(ref, decision, comment="", rows=""):
-        return decide(
-            store, ref, Review(decision=decision, author="Ann", comment=comment), tmp_path / "r", rows
-        )
+        review = Review(decision=decision, author="Ann", comment=comment)
+        return decide(store, ref, review, tmp_path / "reviews", rows)
 
     return decide_on
 
@@ -55,13 +54,14 @@ def rows_of(pipeline, store):
 
 
 def test_no_shipped_preset_asks_for_a_person():
-    for name in ("tiny", "paper"):
-        assert load_pipeline(name).wired.shape.review == frozenset()
+    for name in available():
+        assert read_preset(name).review.nodes == ()
+    assert load_pipeline("tiny").wired.shape.review == frozenset()
 
 
 @pytest.mark.parametrize("nodes", [["r1"], ["cold-start", "problems"], ["nothing"], ["evaluation"]])
 def test_only_data_sets_can_be_reviewed(preset, nodes):
-    with pytest.raises(PresetError, match="cannot be reviewed: name data sets|no node 'nothing'"):
+    with pytest.raises(PresetError, match=r"cannot be reviewed: name data sets|no node 'nothing'"):
         load_pipeline(preset({"review": {"nodes": nodes}}))
 
 
@@ -121,7 +121,7 @@ def test_without_a_server_the_decision_must_be_there(built, store, cold_start, d
     ):
         builder.review("cold-start", cold_start)
     decides(cold_start, Decision.reject, "terse")
-    with pytest.raises(SetRejected, match="cold-start was rejected by Ann on .*: terse"):
+    with pytest.raises(SetRejected, match=r"cold-start was rejected by Ann on .*: terse"):
         builder.review("cold-start", cold_start)
     decides(cold_start, Decision.approve)
     assert builder.review("cold-start", cold_start) == cold_start
