@@ -178,7 +178,10 @@ class PrefectBuilder:
                 if self._stopping.wait(POLL_SECONDS):
                     raise PipelineStopped("the pipeline stopped before anybody reviewed this")
             self._reviewing.discard(name)
-            self._refs[name] = settled(self.store, node, self.pipeline.ref_name(node), ref)
+            used = settled(self.store, node, self.pipeline.ref_name(node), ref)
+            if used != ref:
+                ui.publish_stage_artifacts(node, self.pipeline.name, self.store.fetch(used), used)
+            self._refs[name] = used
             return []
 
         return Promise(name, self._submit(name, decided, [made]))

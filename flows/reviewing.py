@@ -31,7 +31,6 @@ def settled(store: ArtifactStore, node: str, ref_name: str, ref: Ref) -> Ref:
         )
     refuse_rejected(node, found)
     store.set_ref(ref_name, found.result)
-    store.set_ref(f"{ref_name}.review", found.record)
     return found.result
 
 

@@ -167,6 +167,8 @@ def _record(store: ArtifactStore, reviewed: Ref, review: Review, edited: Ref | N
     recorded = newest(store, reviewed)
     if recorded is None or store.manifest(record.digest).config != review.model_dump(mode="json"):
         raise ReviewError("somebody else decided at the same moment: look at that decision first")
+    if of.preset:
+        store.set_ref(f"{of.preset}/{of.node}.review", recorded.record)  # else `r1 gc` would forget it
     return recorded
 
 
