@@ -221,15 +221,20 @@ def test_other_branches_end_before_the_run_waits_for_a_review(workers, tmp_path)
 
 
 @REVIEWED
-def test_a_decision_that_comes_while_a_branch_is_at_work_is_used_at_once(workers, tmp_path):
-    def meanwhile():
-        decided(workers, tmp_path, "approve")
-        deadline = time.monotonic() + 60
-        while "dev1" not in workers.asked:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+def test_a_decision_that_comes_while_a_branch_is_at_work_is_used_at_once(workers, tmp_path, monkeypatch):
+    dispatch = PrefectBuilder._dispatch
 
-    workers.during["tiny-student-rl-only"] = meanwhile
+    def decide_first(self, node, parameters, keys):
+        if node.name == "tiny-student-rl-only":
+            self._begun.add(node.name)
+            decided(workers, tmp_path, "approve")
+            deadline = time.monotonic() + 60
+            while "dev1" not in workers.asked:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        return dispatch(self, node, parameters, keys)
+
+    monkeypatch.setattr(PrefectBuilder, "_dispatch", decide_first)
     _, error = run(workers)
     assert error is None
 
