@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
@@ -13,6 +14,7 @@ MAX_NODES = 10_000
 """Artifacts that are followed; what lies beyond them is `unread`."""
 MAX_DRAWN = 500
 """Artifacts in a drawing."""
+Note = Callable[[ArtifactStore, Ref], str]
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,13 @@ class LineageNode:
     name: str
     """The node's name, e.g. `dev2`; `missing`, `damaged` or `unread` where its manifest was not read."""
     stage: str
+    note: str = ""
+    """What else is known of it."""
 
     @property
     def label(self) -> str:
-        return f"{self.name} ({self.ref.kind}, {self.ref.short})"
+        note = f", {self.note}" if self.note else ""
+        return f"{self.name} ({self.ref.kind}, {self.ref.short}){note}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,11 @@ class Lineage:
         """A Mermaid flowchart, parents on the left; the last `MAX_DRAWN` artifacts of a large one."""
         drawn = list(self.nodes.items())[-MAX_DRAWN:]
         ids = {digest: f"n{number}" for number, (digest, _) in enumerate(drawn)}
-        boxes = [f'  {ids[d]}["{_plain(n.name)}<br/>{_plain(n.stage)} {n.ref.short[:8]}"]' for d, n in drawn]
+        boxes = [
+            f'  {ids[d]}["{_plain(n.name)}<br/>{_plain(n.stage)} {n.ref.short[:8]}'
+            f'{"<br/>" if n.note else ""}{_plain(n.note)}"]'
+            for d, n in drawn
+        ]
         arrows = [
             f'  {ids[e.parent]} -->|"{_plain(e.input)}"| {ids[e.child]}'
             for e in self.edges
@@ -87,8 +96,10 @@ class Lineage:
         return found
 
 
-def lineage(store: ArtifactStore, ref: Ref) -> Lineage:
+def lineage(store: ArtifactStore, ref: Ref, note: Note | None = None) -> Lineage:
     """Everything `ref` was built from, directly or not; each artifact is read once.
+
+    `note` tells what else the caller knows of an artifact.
 
     Raises:
         UnknownArtifact: the store does not have `ref`. Parents it lost appear as `missing`.
@@ -108,23 +119,24 @@ def lineage(store: ArtifactStore, ref: Ref) -> Lineage:
         if current.digest in begun:
             continue
         begun.add(current.digest)
-        node, parents = _read(store, current) if len(begun) <= MAX_NODES else (_unread(current), {})
+        node, parents = _read(store, current, note) if len(begun) <= MAX_NODES else (_unread(current), {})
         edges += [Edge(parent.digest, current.digest, name) for name, parent in parents.items()]
         waiting += [node, *reversed(parents.values())]
     return Lineage(nodes, tuple(edges))
 
 
-def _read(store: ArtifactStore, ref: Ref) -> tuple[LineageNode, dict[str, Ref]]:
+def _read(store: ArtifactStore, ref: Ref, note: Note | None) -> tuple[LineageNode, dict[str, Ref]]:
     """A node, and its parents by the names of its inputs."""
     try:
         manifest = store.manifest(ref.digest)
+        known = note(store, ref) if note else ""
     except UnknownArtifact:
         return LineageNode(ref, "missing", "missing"), {}
     except StoreUnavailable:
         raise
     except StoreError:
         return LineageNode(ref, "damaged", "damaged"), {}
-    return LineageNode(ref, manifest.node, manifest.stage), dict(sorted(manifest.parents.items()))
+    return LineageNode(ref, manifest.node, manifest.stage, known), dict(sorted(manifest.parents.items()))
 
 
 def _unread(ref: Ref) -> LineageNode:

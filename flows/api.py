@@ -83,7 +83,7 @@ def active_run(flow: str, parameters: Mapping[str, Any]) -> str | None:
     """The run of `flow` with these parameters that has begun and not ended, if there is one."""
     wanted = {
         "flows": {"name": {"any_": [flow]}},
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED", "PAUSED"]}}},
         "sort": "EXPECTED_START_TIME_DESC",
     }
     with services.client() as server:
@@ -93,3 +93,39 @@ def active_run(flow: str, parameters: Mapping[str, Any]) -> str | None:
         if {"preset": "tiny", **given} == parameters:
             return str(run["id"])
     return None
+
+
+@dataclass(frozen=True)
+class SuspendedRun:
+    """A pipeline run that waits for a person."""
+
+    id: str
+    name: str
+    pause_key: str
+    """Of the question that it waits for (`flows.review_form`)."""
+
+
+def suspended_runs(flow: str) -> list[SuspendedRun]:
+    """The runs of `flow` that are suspended, oldest first.
+
+    Raises:
+        httpx.HTTPError: the server does not answer.
+    """
+    wanted = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+    with services.client() as server:
+        runs = server.post("flow_runs/filter", json=wanted | {"sort": "EXPECTED_START_TIME_ASC"})
+    found = runs.raise_for_status().json()
+    return [SuspendedRun(r["id"], r["name"], r["state"]["state_details"]["pause_key"] or "") for r in found]
+
+
+def resume(run: SuspendedRun, answer: Mapping[str, Any]) -> None:
+    """Resume a suspended run, as the form of the UI does.
+
+    Raises:
+        ServiceError: the server refuses.
+    """
+    with services.client() as server:
+        reply = server.post(f"flow_runs/{run.id}/resume", json={"run_input": dict(answer)})
+        document = reply.raise_for_status().json()
+    if document["status"] != "ACCEPT":
+        raise services.ServiceError(f"run {run.name} was not resumed: {document['details'].get('reason')}")

@@ -18,17 +18,19 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.futures import PrefectFuture, as_completed, wait
-from prefect.states import Cancelling, Completed
+from prefect.states import Cancelled, Cancelling, Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import feasible, plan
+from flows import feasible, plan, ui
 from flows.graph import Pipeline, key_of
 from flows.last_words import plain_reason
+from flows.reviewing import settled
 from flows.stage_flows import flow_parameters
 from tasks.kinds import Kind
 from tasks.presets import PresetError
 from tasks.recipe import Node
+from tasks.review import newest
 from tasks.settings import Settings
 from tasks.stage import Stage
 
@@ -47,14 +49,29 @@ class StageFailed(RuntimeError):
     """A stage's run did not complete; one line with its reason."""
 
 
+class Undecided(RuntimeError):
+    """Data sets wait for a person, and nothing else is left to do until then."""
+
+    def __init__(self, sets: Mapping[str, Ref]) -> None:
+        super().__init__(f"{', '.join(sets)} waits for a review")
+        self.sets = dict(sets)
+        """Node -> its data set."""
+
+
 class PipelineStopped(RuntimeError):
     """The pipeline was cancelled or another branch failed, so this branch does not go on."""
 
 
 @task(name="build", task_run_name="{node}", cache_policy=NO_CACHE, persist_result=False)
 def build(node: str, make: Callable[[], Iterable[str]]) -> State:
-    """One node in the run's graph, `Cached` where nothing was made; `make` tells the names it made."""
-    made = ", ".join(make())
+    """One node in the run's graph, `Cached` where nothing was made; `make` tells the names it made.
+
+    A review that nobody has decided yet ends as `Waiting`, so what depends on it does not begin.
+    """
+    try:
+        made = ", ".join(make())
+    except Undecided as waiting:
+        return Cancelled(name="Waiting", message=str(waiting))
     return (
         Completed(message=f"made {made}") if made else Completed(name="Cached", message=f"{node} was there")
     )
@@ -87,6 +104,14 @@ class PrefectBuilder:
     """Node, in the order of the recipe -> the artifacts that it is made from."""
     _begun: set[str] = field(default_factory=set)
     """Nodes whose deployment was asked for, or that did not need it."""
+    _ended: set[str] = field(default_factory=set)
+    """Nodes that are made, reused or failed."""
+    _reviewing: set[str] = field(default_factory=set)
+    """Reviews that are waited for."""
+    _undecided: dict[str, Ref] = field(default_factory=dict)
+    """Node -> its data set, for which nobody decided while there was anything else to do."""
+    _walked: threading.Event = field(default_factory=threading.Event)
+    """Every node is submitted."""
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -132,6 +157,46 @@ class PrefectBuilder:
         self._refs[node] = ref
         return Promise(node, self._submit(node, list, []))
 
+    def review(self, node: str, made: Promise) -> Promise:
+        """The data set that a person approved or edited.
+
+        Other branches go on meanwhile, and a decision from the terminal is seen at once. The form of the UI
+        needs the whole run suspended: that is left to the flow, once nothing else can be done.
+        """
+        name = f"review of {node}"
+
+        def decided() -> list[str]:
+            self._begun.add(name)
+            ref = self._refs[node]
+            if newest(self.store, ref) is None:
+                self._reviewing.add(name)
+                ui.publish_review(node, self.pipeline.name, self.store.fetch(ref), ref, self._shown_rows)
+            while newest(self.store, ref) is None:
+                if self._nothing_else_to_do():
+                    self._undecided[node] = ref
+                    raise Undecided({node: ref})
+                if self._stopping.wait(POLL_SECONDS):
+                    raise PipelineStopped("the pipeline stopped before anybody reviewed this")
+            self._reviewing.discard(name)
+            used = settled(self.store, node, self.pipeline.ref_name(node), ref)
+            if used != ref:
+                ui.publish_stage_artifacts(node, self.pipeline.name, self.store.fetch(used), used)
+            self._refs[name] = used
+            return []
+
+        return Promise(name, self._submit(name, decided, [made]))
+
+    @property
+    def _shown_rows(self) -> int:
+        return int(self.pipeline.preset.review.rows)
+
+    def _nothing_else_to_do(self) -> bool:
+        """Whether every node has ended, is a review, or lacks an input."""
+        return self._walked.is_set() and all(
+            n in self._ended or n in self._reviewing or any(a not in self._refs for a in feeds)
+            for n, feeds in self._feeds.items()
+        )
+
     def finish(self, last: Promise) -> Ref:
         """Wait for every run; what the artifact `last` is.
 
@@ -140,12 +205,16 @@ class PrefectBuilder:
 
         Raises:
             StageFailed, PresetError: those of the first run that failed.
+            Undecided: all is done that could be done before a review.
         """
+        self._walked.set()
         try:
             for run in as_completed(self._submitted):
                 run.wait()
                 if run.state.is_failed() or run.state.is_crashed():
                     run.result()
+            if self._undecided:
+                raise Undecided(self._undecided)
             return self._refs[last.artifact]
         finally:
             self._stopping.set()
@@ -159,6 +228,7 @@ class PrefectBuilder:
                 return list(made())
             finally:
                 self._begun.add(node)
+                self._ended.add(node)
 
         promises = list(after)
         self._feeds[node] = [promise.artifact for promise in promises]

@@ -27,6 +27,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _LABEL = 48
 """Characters of a name that is made from what differs, its digest left out."""
 _VALUE = 20
+REVIEW = "review."
+"""What the settings of the human review begin with: they ask for a person and make nothing different."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Variant:
         if self.name:
             return f"{preset}@{checked_name(self.name)}"
         skipped = {"skip": "+".join(sorted(self.skip))} if self.skip else {}
-        differs = {**self.changes, **skipped, **{f"use.{n}": a for n, a in self.use.items()}}
+        changes = {key: value for key, value in self.changes.items() if not key.startswith(REVIEW)}
+        differs = {**changes, **skipped, **{f"use.{n}": a for n, a in self.use.items()}}
         return f"{preset}@{label(differs)}" if differs else preset
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from artifacts.keys import cache_key
 from artifacts.refs import Ref
-from flows.experiments import Variant
+from flows.experiments import REVIEW, Variant
 from tasks.job.spec import BuildSpec
 from tasks.presets import (
     Preset,
@@ -89,7 +89,8 @@ class Pipeline:
             return maker.use(name, stage, artifact)
         node, feeds = self.node(name), self.feeds[name].items()
         fed = {i: given[i] if i in given else self.walk_to(maker, feed) for i, feed in feeds}
-        return maker.make(name, node.stage, node.config, **fed)
+        made = maker.make(name, node.stage, node.config, **fed)
+        return maker.review(name, made) if name in self.wired.shape.review else made
 
 
 def load_pipeline(preset: str, student: str = "", variant: Variant | None = None) -> Pipeline:
@@ -103,7 +104,12 @@ def load_pipeline(preset: str, student: str = "", variant: Variant | None = None
     name = student_name(chosen)
     changes, of_student, variant, hints = _split(preset, chosen, name, variant)
     settings, student_config = load_preset(preset, changes), load_student(chosen, of_student)
-    shape = Shape(frozenset((*settings.skip, *variant.skip)), {**settings.use, **variant.use}, variant.until)
+    shape = Shape(
+        frozenset((*settings.skip, *variant.skip)),
+        {**settings.use, **variant.use},
+        variant.until,
+        frozenset(settings.review.nodes),
+    )
     try:
         wired = wiring(settings, student_config, name, shape)
     except RecipeError as error:
@@ -128,7 +134,7 @@ def _split(
     nodes = wiring(read_preset(preset), load_student(chosen), student).nodes
     own = {f"{student}-base": "base", f"{student}-distilled": "distill"}
     for key, value in variant.changes.items():
-        if key == "student":
+        if key == "student" or key.startswith(REVIEW):
             of_preset[key] = written[key] = value
             continue
         # Names of students may hold dots: the longest node that the key begins with is meant.

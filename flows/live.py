@@ -23,6 +23,7 @@ from flows import api, daemons, paths, services
 from flows.graph import key_of
 from tasks.job import Progress as JobProgress
 from tasks.recipe import Maker, Node
+from tasks.review import Decision, newest
 from tasks.settings import Settings
 from tasks.stage import Stage
 from tasks.text_safety import for_terminal
@@ -147,6 +148,24 @@ class RunView:
         ref = self.store.resolve(artifact, self.scope)
         self._line(f"[cyan]used[/]    {node:<28} {ref.short}")
         return ref
+
+    def review(self, node: str, made: Ref) -> Ref:
+        """Wait for the decision, as the run does."""
+        said = False
+        while (found := newest(self.store, made)) is None:
+            self.run.ask()
+            state = self.run.state
+            if state and state.final:
+                raise _RunEnded(node)
+            if not said and state and state.type == "PAUSED":
+                said = True
+                url = f"{services.ui_url()}/runs/flow-run/{self.run.flow_run}"
+                self._line(f"[yellow]waits[/]   {node:<28} decide at {url} (Resume) or by `r1 review`")
+            time.sleep(POLL_SECONDS)
+        self._line(f"[cyan]review[/]  {node:<28} {escape(found.sentence)}")
+        if found.review.decision == Decision.reject:
+            raise _RunEnded(node)
+        return found.result
 
     def _published(self, node: str, key: str) -> Ref:
         """The artifact of `key`, as soon as the run has begun and the store has it."""

@@ -37,6 +37,7 @@ from flows.cli.shared import (
     say_departures,
 )
 from flows.graph import Pipeline, build_spec
+from flows.reviewing import settled
 from flows.runner import JobFailed, Start, job_environment, run_job
 from flows.spare import SpareProcess
 from tasks.job import Progress
@@ -79,6 +80,10 @@ class LocalBuilder:
         self.store.set_ref(self.pipeline.ref_name(node), ref)
         say(f"used {node} {ref.short}")
         return ref
+
+    def review(self, node: str, made: Ref) -> Ref:
+        """Raises NotReviewed: without a server nothing can ask, so the decision must be there."""
+        return settled(self.store, node, self.pipeline.ref_name(node), made)
 
     def _build(self, node: Node, wanted: Mapping[str, Mapping[str, Ref]]) -> dict[str, Ref]:
         builds = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from artifacts.errors import CorruptArtifact, DamagedName, UnknownArtifact
@@ -15,6 +15,7 @@ from flows.graph import Pipeline, key_of
 from tasks import source_code
 from tasks.presets import PresetError, outside_files
 from tasks.recipe import Node, RecipeError, node_called
+from tasks.review import Decision, newest
 from tasks.settings import Settings
 from tasks.stage import Stage
 
@@ -37,6 +38,10 @@ class Planned:
     """Why it misses."""
     changed_code: tuple[str, ...] = ()
     """Of a hit: source files of its stage that say something else than when it was made."""
+    review: str = ""
+    """What a person decided on it, or that the run waits for that; empty where it is not reviewed."""
+    usable: bool = True
+    """Whether what depends on it may begin."""
 
     @property
     def hit(self) -> bool:
@@ -46,7 +51,7 @@ class Planned:
     def outcome(self) -> str:
         """Which artifact is reused, or why none is."""
         if self.ref is not None:
-            return f"is {self.ref.short}"
+            return f"is {self.ref.short}" + (f", {self.review}" if self.review else "")
         extra = len(self.reasons) - _SHOWN_REASONS
         shown = "; ".join(self.reasons[:_SHOWN_REASONS])
         return f"{shown}; and {extra} more" if extra > 0 else shown
@@ -121,6 +126,17 @@ class Planner:
         ref = used_artifact(self.store, self.pipeline, node, stage, artifact)
         self.planned.append(result := Planned(node, stage.name, stage.pool, None, ref))
         return result
+
+    def review(self, node: str, made: Planned) -> Planned:
+        if made.ref is None:
+            return made
+        found = newest(self.store, made.ref)
+        usable = found is not None and found.review.decision != Decision.reject
+        self.planned[-1] = reviewed = replace(
+            made, ref=found.result if found else made.ref, usable=usable,
+            review=found.sentence if found else "waits for its review",
+        )  # fmt: skip
+        return reviewed if usable else replace(reviewed, node=f"the review of {node}", ref=None)
 
     def _plan(self, node: Node, inputs: Mapping[str, Planned]) -> Planned:
         known = {name: planned.ref for name, planned in inputs.items() if planned.ref is not None}

@@ -17,9 +17,10 @@ from prefect.states import Completed
 
 from artifacts.store import ArtifactStore
 from flows import checkout, paths, ui
-from flows.builder import PrefectBuilder
+from flows.builder import PrefectBuilder, Undecided
 from flows.experiments import Variant
 from flows.graph import load_pipeline
+from flows.review_form import Questions
 from tasks.kinds import Kind
 
 
@@ -41,8 +42,15 @@ def r1_full_pipeline(
     checkout.refuse_other_code()
     pipeline = load_pipeline(preset, variant=Variant(changes or {}, skip or (), use or {}, until, name))
     store = ArtifactStore.open(paths.absolute_store_url())
-    builder = PrefectBuilder(pipeline, preset, store)
-    last = builder.finish(pipeline.walk(builder))
+    questions = Questions(store, pipeline.name)
+    questions.take_answers()
+    while True:
+        builder = PrefectBuilder(pipeline, preset, store)
+        try:
+            last = builder.finish(pipeline.walk(builder))
+            break
+        except Undecided as waiting:
+            questions.ask(waiting.sets)  # returns only where they were decided meanwhile
     if last.kind == Kind.report:
         ui.publish_pipeline_artifacts(store.fetch(last))
     return Completed(message=f"the last artifact of {pipeline.name} is {last.kind} {last.digest}")

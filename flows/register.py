@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.events import EventTrigger
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import Posture
+from prefect.events.schemas.automations import AutomationCore, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows.pools import POOLS
@@ -30,7 +29,10 @@ configuration had an `env`; the server refuses variables that `additionalPropert
 """
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+_ENDS = {
+    f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Suspended")
+}
+"""What ends the heartbeats of a run; one that waits for a person has no process."""
 _SILENCE = timedelta(seconds=150)
 """Five heartbeats (`prefect.toml`, 30 s)."""
 _LOST_MACHINES = "r1: runs of lost machines"
@@ -40,7 +42,7 @@ def main() -> None:
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():
             _pool(client, name, limit)
-    _watch_for_lost_machines()
+        _watch_for_lost_machines(client)
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
@@ -52,13 +54,8 @@ def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
 
 
-def _watch_for_lost_machines() -> None:
+def _watch_for_lost_machines(client: SyncPrefectClient) -> None:
     """A run that stops beating without an end is crashed, so that it holds no slot and is started again."""
-    try:
-        Automation.read(name=_LOST_MACHINES)  # type: ignore[unused-coroutine]
-        return
-    except ValueError:
-        pass
     trigger = EventTrigger(
         after={_HEARTBEAT},
         expect={_HEARTBEAT, *_ENDS},
@@ -71,7 +68,12 @@ def _watch_for_lost_machines() -> None:
     crash = ChangeFlowRunState(
         name=None, state=StateType.CRASHED, message="no heartbeat: its machine is lost", force=False
     )
-    Automation(name=_LOST_MACHINES, trigger=trigger, actions=[crash]).create()
+    watch = AutomationCore(name=_LOST_MACHINES, trigger=trigger, actions=[crash])
+    known = client.read_automations_by_name(name=_LOST_MACHINES)
+    if not known:
+        client.create_automation(watch)
+    for earlier in known:
+        client.update_automation(earlier.id, watch)
 
 
 if __name__ == "__main__":

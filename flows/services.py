@@ -315,5 +315,6 @@ def _end_dead_runs(say: Say) -> None:
 
 
 def _waits_for_a_worker(run: dict[str, object]) -> bool:
-    """Scheduled by a user, not by a pipeline that is gone."""
-    return run["state_type"] == "SCHEDULED" and run["parent_task_run_id"] is None
+    """Scheduled by a user, not by a pipeline that is gone; or suspended until a person reviewed its data."""
+    waits = run["state_type"] == "SCHEDULED" or run["state_name"] == "Suspended"
+    return waits and run["parent_task_run_id"] is None

@@ -159,15 +159,18 @@ def resolve_inputs(
     """
     feeds = pipeline.feeds.get(node, {})
     wanted = {n: names.get(n) for n in {**names, **feeds} if only is None or n in only}
-    planned = {}
+    planned: dict[str, plan.Planned] = {}
     if any(text is None for text in wanted.values()):
-        planned = {row.node: row.ref for row in plan.plan(pipeline, store)}
+        planned = {row.node: row for row in plan.plan(pipeline, store)}
     found = {}
     for name, text in wanted.items():
         if text == WITHOUT:
             continue
         feed = feeds.get(name, name)
-        ref = store.resolve(text, pipeline.name) if text else planned.get(feed)
+        row = None if text else planned.get(feed)
+        if row and not row.usable:
+            raise PresetError(f"{node} needs {feed}, which {row.review}: `r1 review {feed}`, or name another")
+        ref = store.resolve(text, pipeline.name) if text else row.ref if row else None
         if ref is None:
             ref = store.get_ref(pipeline.ref_name(feed))
         if ref is None and only is None:

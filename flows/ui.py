@@ -42,7 +42,7 @@ _IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w-]+\.svg)\)")
 
 
 def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Ref) -> None:
-    """Show a stage's artifact in the current flow run: its page, and completions where it has some."""
+    """Show a stage's artifact in the current flow run: its page, completions and funnel where it has some."""
     manifest = Manifest.parse((artifact_path / MANIFEST_NAME).read_bytes(), str(artifact_path))
     label = for_markdown(f"{node_label(node)} of preset {preset}")
     page = stage_page(manifest, artifact_path, ref)
@@ -50,6 +50,30 @@ def publish_stage_artifacts(node: str, preset: str, artifact_path: Path, ref: Re
     if samples := last_samples(artifact_path):
         key = artifact_key(preset, node, "samples")
         _markdown(key, samples_page(samples, label), f"{label}: completions with their verdicts")
+    if rows := funnel_rows(artifact_path):
+        _table(artifact_key(preset, node, "funnel"), rows, f"{label}: rows in, dropped and kept by step")
+
+
+def publish_review(node: str, preset: str, artifact_path: Path, ref: Ref, count: int) -> None:
+    """Show sampled rows of a data set that a person is to review."""
+    rows = review_rows(artifact_path, count)
+    label = for_markdown(f"{node_label(node)} of preset {preset}")
+    words = f"{label}, artifact {ref.short}: {len(rows)} rows for review"
+    _table(artifact_key(preset, node, "review"), rows, words)
+
+
+def review_rows(folder: Path, count: int) -> list[Row]:
+    """Sampled rows as cells of a table; `row` is the number that an edit names."""
+    from tasks.review import ROW, sampled
+
+    return [
+        {
+            ROW: row[ROW], "domain": for_markdown(row["domain"]), "language": for_markdown(row["language"]),
+            "question": one_line(row["question"] or row["prompt"], 300),
+            "completion": one_line(row["completion"]), "source": one_line(row["source"], 40),
+        }
+        for row in sampled(folder, count)
+    ]  # fmt: skip
 
 
 def publish_pipeline_artifacts(report_path: Path) -> None:
@@ -142,6 +166,17 @@ def report_page(folder: Path) -> str:
         return image
 
     return fitted([_IMAGE.sub(embed, text)])
+
+
+def funnel_rows(folder: Path) -> list[Row]:
+    """A dictionary for each step of the data funnel; none where the stage left no funnel."""
+    from tasks.funnel import read_funnel
+
+    return [
+        {"step": for_markdown(step.name), "in": step.rows_in, "dropped": for_markdown(step.reasons),
+         "kept": step.kept}
+        for step in read_funnel(folder)
+    ]  # fmt: skip
 
 
 def stage_rows(folder: Path) -> list[Row]:
@@ -269,8 +304,9 @@ def _lineage(ref: Ref) -> Lineage:
     from artifacts.lineage import lineage
     from artifacts.store import ArtifactStore
     from flows.paths import absolute_store_url
+    from tasks.review import note
 
-    return lineage(ArtifactStore.open(absolute_store_url()), ref)
+    return lineage(ArtifactStore.open(absolute_store_url()), ref, note)
 
 
 def _recipe(graph: Lineage) -> SvgFigure | None:

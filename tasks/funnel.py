@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from artifacts.tables import conform, write_table
+from artifacts.tables import conform, read_table, write_table
 from tasks.tables import FUNNEL
 
 
@@ -28,6 +28,12 @@ class FunnelStep:
     kept: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     """By the reason that column `reason` of `rejected.parquet` holds."""
+
+    @property
+    def reasons(self) -> str:
+        """`duplicate 3, wrong answer 2`, most frequent first."""
+        by_rows = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in by_rows)
 
     def __post_init__(self) -> None:
         if self.rows_in != self.kept + sum(self.dropped.values()):
@@ -56,3 +62,20 @@ class Funnel:
             for outcome, count in (("in", step.rows_in), *step.dropped.items(), ("kept", step.kept))
         ]
         write_table(folder / "funnel.parquet", conform(rows, FUNNEL), FUNNEL)
+
+
+def read_funnel(folder: Path) -> tuple[FunnelStep, ...]:
+    """The steps that the stage of the artifact in `folder` left; none where it left no `funnel.parquet`.
+
+    Raises:
+        ValueError: the numbers of a step do not add up.
+    """
+    if not (folder / "funnel.parquet").exists():
+        return ()
+    steps: dict[tuple[int, str], dict[str, int]] = {}
+    for row in read_table(folder / "funnel.parquet").to_pylist():
+        steps.setdefault((row["position"], row["step"]), {})[row["outcome"]] = row["rows"]
+    return tuple(
+        FunnelStep(name, counts.pop("in", 0), counts.pop("kept", 0), counts)
+        for (_, name), counts in sorted(steps.items())
+    )

@@ -21,3 +21,5 @@ class Kind(StrEnum):
     """`samples.parquet`, `scores.parquet`"""
     report = "report"
     """`report.html`, `report.md`, the figures as SVG"""
+    review = "review"
+    """`review.json`: what a person decided on a data set (`tasks.review`)"""

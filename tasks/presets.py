@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -57,6 +57,15 @@ class StudentConfig(Settings):
     distill: SFTConfig = SFTConfig(batch_size=64)
 
 
+class ReviewConfig(Settings):
+    """Human review: the run waits for a decision on these data sets before it uses them (docs/running.md)."""
+
+    nodes: tuple[str, ...] = ()
+    """`cold-start`, `mixture`; none by default."""
+    rows: Annotated[int, Field(ge=1, le=1_000)] = 50
+    """Sampled rows that are shown."""
+
+
 class Preset(BuiltSettings):
     """The whole pipeline in one file: a section for each line of `tasks.recipe.recipe`, and a student."""
 
@@ -66,6 +75,8 @@ class Preset(BuiltSettings):
     """Nodes that are left out; `r1 plan` shows what takes their place (`tasks.recipe.Shape`)."""
     use: dict[str, str] = Field(default_factory=dict)
     """Node -> an artifact of the store (a name or digest) that is taken in the place of making it."""
+    review: ReviewConfig = ReviewConfig()
+    """Data sets that a person reviews before they are used."""
 
     if TYPE_CHECKING:  # the sections are the recipe's: `_whole_preset` below
 

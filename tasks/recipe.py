@@ -60,6 +60,10 @@ class Maker(Protocol[Handle]):
         """Take an artifact of the store, called as a user calls it, in the place of what `stage` makes."""
         ...
 
+    def review(self, node: str, made: Handle) -> Handle:
+        """What stands for `made` once a person has reviewed it; called for the nodes of `Shape.review`."""
+        ...
+
 
 class RecipeError(ValueError):
     """A shape that leaves nothing sensible; one sentence with the remedy."""
@@ -74,6 +78,8 @@ class Shape:
     """Node -> the artifact that stands for it."""
     until: str = ""
     """The last node (`evaluation.dev2` is one); nothing that it does not need is made."""
+    review: frozenset[str] = frozenset()
+    """Nodes whose data set a person reviews before it is used."""
     kept: frozenset[str] | None = None
     """The artifacts that are made, as `wiring` finds them; None while it looks."""
 
@@ -152,7 +158,10 @@ class _Made(Generic[Handle]):
             except ValueError as error:
                 return self._broken(node, f"{node} cannot do without {handle.node}: {error}", handle)
         present = {name: handle for name, handle in inputs.items() if name not in absent}
-        return self._noted(node, stage, self._maker.make(node, stage, config, **present))
+        made = self._maker.make(node, stage, config, **present)
+        if node in self._shape.review:
+            made = self._maker.review(node, made)
+        return self._noted(node, stage, made)
 
     def make_each(
         self, node: str, stage: Stage, config: Settings, each: Mapping[str, Handle], **inputs: Handle
@@ -246,6 +255,9 @@ class Wiring:
         self.feeds[node] = {}
         return node
 
+    def review(self, node: str, made: str) -> str:
+        return made
+
     def stage_of(self, artifact: str) -> Stage:
         """The stage whose output `artifact` is."""
         name = artifact if artifact in self.nodes or artifact in self.used else artifact.partition(".")[0]
@@ -269,7 +281,11 @@ def wiring(preset: Any, student: Any, student_name: str, shape: Shape | None = N
         frozenset(node_called(name, names, student_name) for name in shape.skip),
         {node_called(name, names, student_name): artifact for name, artifact in shape.use.items()},
         node_called(shape.until, names, student_name) if shape.until else "",
+        frozenset(node_called(name, names, student_name) for name in shape.review),
     )
+    reviewable = [node for node in whole.nodes if whole.stage_of(node).output == Kind.dataset]
+    if others := sorted(shape.review.difference(reviewable)):
+        raise RecipeError(f"{others[0]} cannot be reviewed: name data sets ({', '.join(reviewable)})")
     if both := sorted(shape.skip & shape.use.keys()):
         raise RecipeError(f"{both[0]} is skipped and has an artifact in its place: leave one of them out")
     if shape.until in shape.skip:
@@ -329,6 +345,8 @@ def _departures(final: Wiring, whole: Wiring, shape: Shape) -> Iterable[str]:
     for node, artifact in shape.use.items():
         if node in final.used:
             yield f"{node} is {artifact}, which is not made here"
+    for node in sorted(shape.review & final.nodes.keys()):
+        yield f"{node} is used after a person has reviewed it"
     gone = [n for n in whole.nodes if n not in final.feeds and not _has_parts(final, n)]
     if skipped := [n for n in gone if n in shape.skip]:
         yield f"skipped: {', '.join(skipped)}"

@@ -1,11 +1,14 @@
 """Rows in are rows kept and rows dropped."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from artifacts.tables import read_table
-from tasks.funnel import Funnel, FunnelStep
+from tasks.funnel import Funnel, FunnelStep, read_funnel
 
 _REASONS = st.dictionaries(st.sampled_from(["duplicate", "contaminated", "wrong"]), st.integers(0, 10**9))
 
@@ -34,3 +37,14 @@ def test_the_table_has_a_row_for_each_outcome(tmp_path):
         ("correct", "wrong", 2),
         ("correct", "kept", 3),
     ]
+
+
+@given(steps=st.lists(st.tuples(st.text(min_size=1), st.integers(0, 10**9), _REASONS), max_size=12))
+def test_what_is_written_is_read(steps):
+    funnel = Funnel()
+    for name, kept, dropped in steps:
+        funnel.add(name, kept, dropped)
+    with tempfile.TemporaryDirectory() as folder:
+        assert read_funnel(Path(folder)) == ()
+        funnel.write(Path(folder))
+        assert read_funnel(Path(folder)) == tuple(funnel.steps)

@@ -86,11 +86,14 @@ def ls(
 
 def show(artifact: Named, preset: PresetOption = "tiny") -> None:
     """Show one artifact: what made it, from what, its files and settings."""
+    from tasks.review import note
+
     with one_line_errors():
         store = open_store()
         manifest = store.manifest(store.resolve(artifact, scope_of(preset)).digest)
         names = [name for name, named in store.refs().items() if named.ref == manifest.ref]
-        print_table(["", ""], _facts(manifest, names))
+        reviewed = note(store, manifest.ref)
+        print_table(["", ""], [*_facts(manifest, names), *([["review", reviewed]] if reviewed else [])])
         print_table(
             ["file", "bytes", "rows", "sha256"],
             [
@@ -111,10 +114,11 @@ def lineage(
 ) -> None:
     """Draw where an artifact comes from, back to the base and the problems."""
     from artifacts.lineage import lineage as trace
+    from tasks.review import note
 
     with one_line_errors():
         store = open_store()
-        graph = trace(store, store.resolve(artifact, scope_of(preset)))
+        graph = trace(store, store.resolve(artifact, scope_of(preset)), note)
         text = graph.tree() if draw is Drawing.tree else graph.mermaid()
         if out is None:
             show_text(text)

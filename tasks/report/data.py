@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.tables import read_table
+from tasks.funnel import FunnelStep, read_funnel
 from tasks.job import Input
 from tasks.problem import VERIFIABLE, Problem, from_table
 from tasks.recipe import in_order, role
@@ -107,6 +108,8 @@ class RunRecord:
     claims: list[ClaimResult]
     examples: list[Example]
     costs: list[Cost] = field(default_factory=list)
+    steps: dict[str, tuple[FunnelStep, ...]] = field(default_factory=dict)
+    """Node -> the steps of its data funnel, for nodes whose artifact has one."""
 
     @property
     def nodes(self) -> list[ReportNode]:
@@ -155,6 +158,7 @@ def load_run(inputs: Mapping[str, Input]) -> RunRecord:
         ),
         examples=_examples({name: part.path for name, part in evaluations.items()}, problems),
         costs=_costs([*parts.values(), *evaluations.values()]),
+        steps={name: steps for name, part in parts.items() if (steps := read_funnel(part.path))},
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from tasks.funnel import FunnelStep
 from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.curves import RL_PANELS, SFT_PANELS, overlay, pass_rate_by_domain
@@ -33,6 +34,7 @@ class Section(StrEnum):
     claims = "The paper's claims, checked"
     training = "Training"
     curation = "Curation"
+    funnel = "Data funnel"
     samples = "What the checkpoints write"
     settings = "Settings of each stage"
     cost = "Cost"
@@ -154,6 +156,24 @@ def sft_curves(run: RunRecord) -> Figure | None:
 
 
 @figure(
+    Section.funnel,
+    "Rows kept and dropped by each step of the data",
+    "Rows of each step as a share of those that entered the first step of the node. Strong: kept; pale: "
+    "dropped. The table says why.",
+)
+def data_funnel(run: RunRecord) -> Figure | None:
+    """A panel a node that left a funnel, a bar a step."""
+    if not run.steps:
+        return None
+    heights = [len(steps) + 1.6 for steps in run.steps.values()]
+    drawing = canvas(24 * sum(heights) + 8)
+    panels = drawing.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (node, steps) in zip(panels, run.steps.items(), strict=True):
+        _funnel(axes, node, steps)
+    return drawing
+
+
+@figure(
     Section.cost,
     "Seconds by stage",
     "Seconds of the jobs that built the artifacts, also where this run reused them.",
@@ -179,6 +199,26 @@ def cost(run: RunRecord) -> Figure | None:
 def _rl(run: RunRecord) -> dict[str, Metrics]:
     """The curves of the stages that RL trained: only they log a reward."""
     return {node: metrics for node, metrics in run.curves.items() if "reward" in metrics}
+
+
+def _funnel(axes: Axes, node: str, steps: Sequence[FunnelStep]) -> None:
+    entered = max(step.rows_in for step in steps) or 1
+    kept = [step.kept / entered for step in steps]
+    dropped = [(step.rows_in - step.kept) / entered for step in steps]
+    places, hue = range(len(steps)), color(role(node))
+    axes.set_title(title(node))
+    axes.grid(visible=False)
+    axes.set_xticks(())
+    axes.set_xlim(0, 1.3)
+    axes.set_ylim(len(steps) - 0.5, -0.5)
+    axes.set_yticks(places, [_shortened(step.name) for step in steps], color=INK)
+    axes.barh(places, kept, 0.6, color=hue)
+    bars = axes.barh(places, dropped, 0.6, left=kept, color=hue, alpha=0.3)
+    axes.bar_label(bars, [f"{s.kept:,} of {s.rows_in:,}" for s in steps], padding=8, color=MUTED)
+
+
+def _shortened(name: str, limit: int = 36) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _scores(axes: Axes, domain: str, rows: Sequence[StageRow]) -> None:

@@ -14,11 +14,13 @@ from artifacts.manifest import ManifestDraft
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows.graph import Pipeline, key_of, load_pipeline
+from tasks.kinds import Kind
 from tasks.presets import CONFIGS
 from tasks.recipe import Node, current_name
 from tasks.settings import Settings
 from tasks.stage import Stage
 from tasks.tables import TABLES
+from tests.worlds import write_sft
 
 WritePreset = Callable[..., str]
 
@@ -64,11 +66,20 @@ class Publisher:
     store: ArtifactStore
     folder: Path
 
+    def fill(self, draft: Path, node: Node) -> None:
+        """Write the artifact's files; data sets get rows, as they may be reviewed."""
+        (draft / "content.txt").write_text(node.name)
+        if node.stage.output == Kind.dataset:
+            write_sft(draft, 12, seed=node.config.seed)
+
+    def review(self, node: str, made: Ref) -> Ref:
+        return made
+
     def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
         planned = Node(node, stage, config)
         draft = self.folder / node
         draft.mkdir(parents=True)
-        (draft / "content.txt").write_text(node)
+        self.fill(draft, planned)
         manifest = ManifestDraft(
             kind=planned.stage.output, stage=planned.stage.name, stage_version=planned.stage.version,
             node=node, preset=self.pipeline.name, key=key_of(planned, inputs), parents=inputs,

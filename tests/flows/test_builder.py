@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from flows import builder
-from flows.builder import PrefectBuilder, Promise, StageFailed
+from flows.builder import PrefectBuilder, Promise, StageFailed, Undecided
 from flows.graph import load_pipeline
+from tasks.presets import PresetError
+from tasks.review import Review, decide
 from tests.flows.conftest import Publisher
 
 pytestmark = pytest.mark.slow
@@ -32,6 +34,8 @@ class Workers:
     """Node -> its flow run."""
     work: dict[str, Callable[[], Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    during: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    """Node -> what happens while its run is at work."""
 
     def make(self, node, stage, config, **inputs: Promise) -> Promise:
         def work():
@@ -52,6 +56,9 @@ class Workers:
         self.work[stage.name, node] = work
         return self.built.make_each(node, stage, config, each, **inputs)
 
+    def review(self, node, made: Promise) -> Promise:
+        return self.built.review(node, made)
+
     def run_deployment(self, name, parameters, timeout):
         from prefect import flow
         from prefect.client.orchestration import get_client
@@ -60,6 +67,8 @@ class Workers:
         stage = name.partition("/")[0]
         (node,) = [n for s, n in self.work if s == stage and parameters.get("node", n) == n]
         self.asked.append(node)
+        if node in self.during:
+            self.during[node]()
         state = Running() if node == self.endless else Completed()
         if node == self.failing:
             while self.endless and self.endless not in self.ids:
@@ -82,8 +91,8 @@ def server():
 
 
 @pytest.fixture
-def workers(server, preset, store, tmp_path, monkeypatch) -> Workers:
-    path = preset()
+def workers(server, preset, store, tmp_path, monkeypatch, request) -> Workers:
+    path = preset(getattr(request, "param", None))
     pipeline = load_pipeline(path)
     made = Workers(PrefectBuilder(pipeline, path, store), Publisher(pipeline, store, tmp_path / "drafts"))
     monkeypatch.setattr(builder, "run_deployment", made.run_deployment)
@@ -104,7 +113,7 @@ def run(workers):
 
     try:
         walk()
-    except StageFailed as error:
+    except (StageFailed, Undecided, PresetError) as error:
         return ids[0], error
     return ids[0], None
 
@@ -182,3 +191,58 @@ def test_a_failure_stops_the_branches_at_work(workers):
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(workers.ids["dev1"]).state
     assert state.type in ("CANCELLING", "CANCELLED")
+
+
+REVIEWED = pytest.mark.parametrize(
+    "workers", [{"review": {"nodes": ["cold-start"], "rows": 3}}], indirect=True
+)
+
+
+def decided(workers, tmp_path, decision: str, comment: str = "") -> None:
+    """What a person says of the cold-start set."""
+    store = workers.built.store
+    ref = store.get_ref(workers.built.pipeline.ref_name("cold-start"))
+    decide(store, ref, Review(decision=decision, author="Ann", comment=comment), tmp_path / "reviews")
+
+
+@REVIEWED
+def test_other_branches_end_before_the_run_waits_for_a_review(workers, tmp_path):
+    _, error = run(workers)
+    assert isinstance(error, Undecided)
+    assert list(error.sets) == ["cold-start"]
+    assert {"tiny-student-base", "tiny-student-rl-only"} == set(workers.asked)
+    decided(workers, tmp_path, "approve")
+    built = workers.built
+    workers.built = PrefectBuilder(built.pipeline, built.preset, built.store)
+    _, error = run(workers)
+    assert error is None
+    assert workers.asked.count("dev1") == 1
+    assert built.store.get_ref(built.pipeline.ref_name("report")) is not None
+
+
+@REVIEWED
+def test_a_decision_that_comes_while_a_branch_is_at_work_is_used_at_once(workers, tmp_path, monkeypatch):
+    dispatch = PrefectBuilder._dispatch
+
+    def decide_first(self, node, parameters, keys):
+        if node.name == "tiny-student-rl-only":
+            self._begun.add(node.name)
+            decided(workers, tmp_path, "approve")
+            deadline = time.monotonic() + 60
+            while "dev1" not in workers.asked:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        return dispatch(self, node, parameters, keys)
+
+    monkeypatch.setattr(PrefectBuilder, "_dispatch", decide_first)
+    _, error = run(workers)
+    assert error is None
+
+
+@REVIEWED
+def test_after_a_rejection_nothing_that_depends_on_the_set_begins(workers, tmp_path):
+    workers.during["tiny-student-rl-only"] = lambda: decided(workers, tmp_path, "reject", "too terse")
+    _, error = run(workers)
+    assert "cold-start was rejected by Ann" in str(error)
+    assert "too terse" in str(error)
+    assert "dev1" not in workers.asked

@@ -142,10 +142,13 @@ def test_deployments_are_registered_again_when_their_definition_changes(tmp_path
 
 
 def test_only_runs_of_dead_pipelines_are_ended():
-    alone = {"state_type": "SCHEDULED", "parent_task_run_id": None}
+    alone = {"state_type": "SCHEDULED", "state_name": "Scheduled", "parent_task_run_id": None}
     assert services._waits_for_a_worker(alone)
     assert not services._waits_for_a_worker(alone | {"parent_task_run_id": "a task of a pipeline"})
     assert not services._waits_for_a_worker(alone | {"state_type": "RUNNING"})
+    waiting = alone | {"state_type": "PAUSED", "state_name": "Suspended"}
+    assert services._waits_for_a_worker(waiting), "a person has not decided yet"
+    assert not services._waits_for_a_worker(waiting | {"state_name": "Paused"})
 
 
 def test_a_service_is_found_again_and_not_confused_with_another(home):

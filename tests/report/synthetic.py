@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from artifacts.refs import Ref
 from artifacts.tables import conform, write_table
 from tasks.evaluate.scores import question_scores, scores
 from tasks.evaluate.voting import Pair
+from tasks.funnel import Funnel
 from tasks.job import Input, Job
 from tasks.kinds import Kind
 from tasks.presets import load_student, read_preset
@@ -199,6 +201,10 @@ def _dataset(world: World, node: str, held_out: list[Problem], count: int) -> No
     ]  # fmt: skip
     for name, table in (("samples", rows), ("rejected", rejected), ("sft", kept)):
         write_table(folder / f"{name}.parquet", table, TABLES[name])
+    funnel = Funnel()
+    funnel.add("correct and well formed", len(kept), Counter(row["reason"] for row in rejected))
+    funnel.add("near duplicates", len(kept) - 2, {"near_duplicate": 2})
+    funnel.write(folder)
     world.seal(f"dataset.{node}", Kind.dataset, 40.0)
 
 

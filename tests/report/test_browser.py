@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.funnel import FunnelStep
 from tasks.report.figures import draw_all
 from tasks.report.pages import html_page
 
@@ -32,8 +33,8 @@ onload = () => {{
   const all = selector => [...page.querySelectorAll(selector)].map(box);
   out.textContent = JSON.stringify({{
     width: page.documentElement.scrollWidth, verdicts: all(".verdict"), claims: all(".claims td"),
-    funnel: all(".funnel td"), funnels: all(".funnel"), settings: all(".settings td"),
-    paper: getComputedStyle(page.body).backgroundColor,
+    funnel: all(".funnel td"), funnels: all(".funnel"), steps: all(".steps td"),
+    settings: all(".settings td"), paper: getComputedStyle(page.body).backgroundColor,
   }});
 }}</script>"""
 
@@ -63,6 +64,7 @@ def awkward(run):
         run,
         preset=long,
         funnels=[replace(f, rejected={long: 10**9}, kept={long: 10**9}) for f in run.funnels],
+        steps={node: (FunnelStep(long, 10**9, 0, {long: 10**9}),) for node in run.steps},
         claims=[replace(claim, measured=long, says=long) for claim in run.claims],
         parts=run.parts | {"r1": replace(part, manifest=part.manifest.model_copy(update={"config": config}))},
     )
@@ -76,7 +78,7 @@ def test_nothing_lies_outside_the_window(loaded, tmp_path, width, words):
     assert seen["width"] == width
     assert len(seen["verdicts"]) == len(run.claims)
     assert [text for text, *_ in seen["verdicts"]] == [claim.verdict for claim in run.claims]
-    for part in ("verdicts", "claims", "funnel", "funnels"):
+    for part in ("verdicts", "claims", "funnel", "funnels", "steps"):
         assert seen[part], part
         assert all(left >= 0 and right <= width and height > 0 for _, left, right, height in seen[part]), part
     assert all(right <= width for _, _, right, _ in seen["settings"])

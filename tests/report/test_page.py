@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from artifacts.tables import read_table
+from tasks.funnel import FunnelStep
 from tasks.recipe import title
 from tasks.report.claims import ClaimVerdict
 from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
@@ -171,18 +172,21 @@ def test_two_figures_of_one_name_are_refused():
 
 
 def test_what_the_run_lacks_is_left_out(loaded):
-    bare = replace(loaded, curves={}, funnels=[], examples=[])
+    bare = replace(loaded, curves={}, funnels=[], examples=[], steps={})
     drawn = draw_all(bare)
     assert {d.name for d in drawn} == {"recipe", "scores", "cost"}
     page = html_page(bare, drawn)
     assert "<h2>Training" not in page
     assert "<h2>Curation" not in page
+    assert Section.funnel not in page + markdown_page(bare, drawn)
     assert "## Training" not in markdown_page(bare, drawn)
 
 
 def test_figures_are_small_xml_files(report):
     figures = {path.stem: path for path in report.draft.glob("*.svg")}
-    assert set(figures) == {"recipe", "scores", "rl-curves", "rl-domains", "sft-curves", "cost"}
+    assert set(figures) == {
+        "recipe", "scores", "rl-curves", "rl-domains", "sft-curves", "data-funnel", "cost",
+    }  # fmt: skip
     for path in figures.values():
         ElementTree.parse(path)
         assert path.stat().st_size < 100_000, path.name
@@ -337,3 +341,23 @@ def test_curves_of_one_artifact_from_the_command_line(report, r1_zero, tmp_path)
     subprocess.run(command, check=True)
     metrics = by_name(read_table(r1_zero / "metrics"))
     assert out.read_text() == one_stage("r1-zero", metrics).svg  # also from process to process
+
+
+def test_the_data_funnel_of_each_node_is_drawn_and_told(loaded):
+    assert list(loaded.steps) == ["cold-start", "mixture"]
+    drawn = [figure for figure in draw_all(loaded) if figure.name == "data-funnel"]
+    first, second = loaded.steps["cold-start"]
+    note = f"{second.kept} of {first.kept}"
+    assert drawn[0].svg.count(note) == 2
+    page, text = html_page(loaded, drawn), markdown_page(loaded, drawn)
+    section = page[page.index('<section id="funnel"') : page.index('<section id="samples"')]
+    assert section.count(f'<td data-head="Dropped">{first.reasons}</td>') == 2
+    assert f"| Cold-start set | near duplicates | {first.kept} | near duplicate 2 | {second.kept} |" in text
+
+
+def test_words_of_a_funnel_are_made_safe(loaded):
+    step = FunnelStep("<script>", 3, 1, {"<img src=x>": 2})
+    run = replace(loaded, steps={"cold-start": (step,)})
+    page, text = html_page(run, draw_all(run)), markdown_page(run, draw_all(run))
+    assert "<script" not in page + text
+    assert "<img" not in page + text

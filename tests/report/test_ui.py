@@ -20,6 +20,7 @@ from flows.ui import (
     data_uri,
     fitted,
     fitted_rows,
+    funnel_rows,
     headline_rows,
     last_samples,
     one_line,
@@ -73,6 +74,13 @@ def test_a_completion_cannot_leave_its_quotation(r1_zero):
 
 def test_an_artifact_without_samples_has_no_rows(report):
     assert last_samples(report.inputs["reward_models.reward-models"].path) == []
+
+
+def test_a_funnel_becomes_a_table_of_its_steps(report, r1_zero):
+    first, second = funnel_rows(report.inputs["dataset.cold-start"].path)
+    assert first["in"] > first["kept"] == second["in"] == second["kept"] + 2
+    assert second["dropped"] == "near duplicate 2"
+    assert funnel_rows(r1_zero) == []
 
 
 def sample(number: int, text: str = "") -> dict:
