@@ -10,13 +10,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar
 
 from artifacts.keys import canonical_json
 from tasks.job import StopRequested
 from tasks.language_models.cache import AnswerCache
 
+Value = TypeVar("Value")
 _GIVE_UP = 32
 """Failures one after another, none for the request's own fault, after which the model counts as lost."""
 
@@ -172,9 +173,36 @@ Asks = ChatModel | RuleModel
 """What a stage holds."""
 
 
+def read_answers(
+    model: Asks, requests: Sequence[ChatRequest], read: Callable[[str], Value | None], attempts: int = 3
+) -> list[tuple[Value | None, str]]:
+    """What `read` makes of the answer to each request, or None and the reason.
+
+    An answer that `read` cannot use is asked for again under another seed, `attempts` times in all; then the
+    reason is `unreadable`. Raises as `ChatModel.answer`.
+    """
+    found: list[tuple[Value | None, str]] = [(None, "unreadable")] * len(requests)
+    left = list(range(len(requests)))
+    for attempt in range(attempts):
+        asked = [replace(requests[i], seed=requests[i].seed + attempt) for i in left]
+        unread = []
+        for i, answer in zip(left, model.answer(asked), strict=True):
+            value = None if answer.text is None else read(visible(answer.text))
+            found[i] = value, answer.failure or ("" if value is not None else "unreadable")
+            if answer.text is not None and value is None:
+                unread.append(i)
+        left = unread
+    return found
+
+
 def visible(text: str) -> str:
     """An answer without the thinking that reasoning models write before it."""
     return text.rpartition("</think>")[2].strip()
+
+
+def quoted(text: str, name: str) -> str:
+    """A stranger's text between `<NAME>` tags, which it cannot close itself."""
+    return f"<{name}>\n{text.replace(f'</{name}', f'< /{name}').strip()}\n</{name}>"
 
 
 def sections(text: str, *names: str) -> dict[str, str] | None:

@@ -56,7 +56,7 @@ def transformers_serve(model: Path, log: Path) -> Iterator[str]:
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
+        process.kill()
         process.wait(20)
 
 
