@@ -113,11 +113,12 @@ def scripted(*replies: str | int | tuple[int, dict[str, str]], **how: object) ->
                 return self.reply(status, json.dumps({"error": {"message": said.decode()}}).encode(), headers)
             if status == "slow":
                 time.sleep(1.5)
-            content = {
+            page = {
                 "html": b"<html>502 Bad Gateway</html>",
                 "empty": b'{"choices": [{"message": {"content": ""}}]}',
-                "cut": script.completion(body)[:40],
-            }.get(status) or script.completion(body)
+            }
+            content = page[status] if status in page else script.completion(body)
+            content = content[:40] if status == "cut" else content
             self.reply(200, content, {})
 
         def reply(self, status: int, content: bytes, headers: dict[str, str]) -> None:
