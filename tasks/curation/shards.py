@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,7 +74,7 @@ class Shards:
         """The steps of all shards together."""
         steps: dict[str, Counter[str]] = {}
         for folder in self._folders:
-            for name, kept, dropped in self._record(folder)["steps"]:  # type: ignore[attr-defined]
+            for name, kept, dropped in self._record(folder)["steps"]:
                 steps.setdefault(name, Counter()).update({"": kept, **dropped})
         funnel = Funnel()
         for name, counted in steps.items():
@@ -133,13 +134,13 @@ class Shards:
 
     def _add(self, folder: Path) -> None:
         record = self._record(folder)
-        self.samples += record["samples"]  # type: ignore[operator]
-        self.counts.update(record["counts"])  # type: ignore[arg-type]
-        for _, _, dropped in record["steps"]:  # type: ignore[attr-defined]
+        self.samples += record["samples"]
+        self.counts.update(record["counts"])
+        for _, _, dropped in record["steps"]:
             self.reasons.update(dropped)
-        self.kept += record["steps"][-1][1]  # type: ignore[index]
+        self.kept += record["steps"][-1][1]
 
-    def _record(self, folder: Path) -> dict[str, object]:
+    def _record(self, folder: Path) -> dict[str, Any]:
         record = read_json(folder / "counts.json")
         assert record is not None
         return record

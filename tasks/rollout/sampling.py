@@ -222,7 +222,7 @@ def _places(folder: Path, requests: Sequence[Request]) -> dict[bytes, tuple[str,
     """Key -> file and row of those requests that an earlier job answered."""
     wanted = {r.key for r in requests}
     columns = ["problem_id", "sample_index", "prompt", "seed"]
-    found = {}
+    found: dict[bytes, tuple[str, int]] = {}
     for file in sorted(folder.glob("*.parquet")):
         rows = read_table(file, columns).to_pylist()
         keys = [_key(**row) for row in rows]
