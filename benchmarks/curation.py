@@ -36,8 +36,8 @@ from tasks.tables import SAMPLES
 SAMPLES_PER_PROBLEM = 16
 ENGLISH = (
     "first i look at what is asked and write down the two numbers then the sum of them is because each side "
-    "of the triangle has the same length we can divide by three wait that is not right let me check again if x "
-    "grows then so does y and therefore the answer must be even which leaves only one case that works out"
+    "of the triangle has the same length we can divide by three wait that is not right let me check again if "
+    "x grows then so does y and therefore the answer must be even which leaves only one case that works out"
 )
 CHINESE = (
     "首先我们来看题目要求什么然后把两个数相加因为三角形的每条边长度相等所以可以除以三等等这样不对再检查一遍"

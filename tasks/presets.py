@@ -38,7 +38,8 @@ _WHOLE = 128 * 2**20
 """Bytes up to which a file's fingerprint reads all of it."""
 
 ALLOW_SERVER = "R1_ALLOW_SERVER"
-"""Environment variable: hosts, separated by commas, that `engine.server_url` may name beside this machine."""
+"""Environment variable: hosts, separated by commas, that `engine.server_url` and endpoints of language models
+may name beside this machine."""
 
 Config = TypeVar("Config", bound=BaseModel)
 Changes = Mapping[str, Any]
