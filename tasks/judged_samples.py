@@ -9,13 +9,20 @@ import pyarrow.compute as pc
 
 from artifacts.tables import conform
 from tasks.job import Input, Job
+from tasks.language_models.chat import Asks
+from tasks.language_models.verdict import Case, judged
 from tasks.problem import Problem
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
+from tasks.rewards.verdict import Verdict
+from tasks.rewards.verifier import has_rule
 from tasks.rollout.kept import kept_sampler
-from tasks.rollout.sampling import sample_problems
+from tasks.rollout.sampling import SampledShards, sample_problems, sample_shards
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.tables import SAMPLES
+
+BY_MODEL = "judge"
+"""The verifier of problems whose answers a language model compares with the reference."""
 
 
 def sample_checkpoint(
@@ -39,11 +46,32 @@ def sample_checkpoint(
         return judge(table, problems, pool)
 
 
-def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> pa.Table:
+def checkpoint_shards(
+    checkpoint: Input,
+    problems: Sequence[Problem],
+    template: str,
+    sampling: Sampling,
+    samples_per_problem: int,
+    seed: int,
+    engine: EngineSettings,
+    job: Job,
+) -> SampledShards:
+    """As `sample_checkpoint`, not judged and beyond the memory; a later job finds the shards again."""
+    sampler = kept_sampler(engine, checkpoint.path / "model", job)
+    return sample_shards(
+        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,
+        job.work_root / "shards",
+    )  # fmt: skip
+
+
+def judge(
+    table: pa.Table, problems: Sequence[Problem], pool: VerifierPool, model: Asks | None = None
+) -> pa.Table:
     """`samples` with thinking, answer, verdict, and the accuracy, format and language terms filled in.
 
-    `answer` is the final answer that was judged; where no rule applies (rubric problems) it is the text
-    of the answer block, and verdict and accuracy stay null.
+    `answer` is the final answer that was judged; where no rule applies it is the text of the answer block,
+    and verdict and accuracy stay null. With a `model`, answers to problems of verifier `judge` get its
+    verdict; where it gave none the verdict is `judge-unreadable`, `judge-timeout` or the like.
     """
     by_id = {p.id: p for p in problems}
     asked = [by_id[i] for i in table["problem_id"].to_pylist()]
@@ -51,8 +79,30 @@ def judge(table: pa.Table, problems: Sequence[Problem], pool: VerifierPool) -> p
     scored = RewardFunction(RULE_TERMS, pool).score(
         asked, table["completion"].to_pylist(), tokens, max(limits, default=0)
     )
+    columns = scored_columns(scored, RULE_TERMS)
+    if model is not None:
+        columns["verdict"] = _with_model(columns, asked, model)
     kept = {name: table[name] for name in table.column_names}
-    return conform(pa.table(kept | scored_columns(scored, RULE_TERMS)), SAMPLES)
+    return conform(pa.table(kept | columns), SAMPLES)
+
+
+def _with_model(
+    columns: dict[str, list[str | None]], problems: Sequence[Problem], model: Asks
+) -> list[str | None]:
+    """The verdicts, those of a language model filled in."""
+    verdicts, answers = list(columns["verdict"]), columns["answer"]
+    rows = [i for i, p in enumerate(problems) if p.verifier == BY_MODEL and not has_rule(p)]
+    cases = {i: Case(problems[i].prompt, problems[i].answer, text) for i in rows if (text := answers[i])}
+    found = dict(zip(cases, judged(model, list(cases.values())), strict=True))
+    for i in rows:
+        correct, failure = found.get(i, (None, ""))
+        if i not in found:
+            verdicts[i] = Verdict.unparseable.value
+        elif correct is None:
+            verdicts[i] = f"judge-{failure}"
+        else:
+            verdicts[i] = (Verdict.correct if correct else Verdict.wrong).value
+    return verdicts
 
 
 def verdict_counts(table: pa.Table) -> dict[str, int]:

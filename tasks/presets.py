@@ -11,18 +11,17 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from tasks.base.folder import UnusableBase, check_folder, has_chat_template
 from tasks.base.stage import SMOLLM2, BaseConfig
+from tasks.language_models.settings import Endpoint, host_of, is_loopback
 from tasks.preset_file import SettingsFileError, read_settings
 from tasks.problems.stage import ProblemsConfig
 from tasks.recipe import SECTIONS, current_name
@@ -39,7 +38,8 @@ _WHOLE = 128 * 2**20
 """Bytes up to which a file's fingerprint reads all of it."""
 
 ALLOW_SERVER = "R1_ALLOW_SERVER"
-"""Environment variable: hosts, separated by commas, that `engine.server_url` may name beside this machine."""
+"""Environment variable: hosts, separated by commas, that `engine.server_url` and endpoints of language models
+may name beside this machine."""
 
 Config = TypeVar("Config", bound=BaseModel)
 Changes = Mapping[str, Any]
@@ -370,35 +370,31 @@ def _check_chat(path: Path, preset: Preset, student: StudentConfig) -> None:
 
 
 def _check_servers(path: Path, preset: Preset) -> None:
-    """Refuse sampling servers on other machines, unless the user named them.
+    """Refuse servers on other machines, unless the user named them.
 
-    A preset may come from a stranger, and whoever runs the server reads every prompt and writes every
-    completion that is trained on.
+    A preset may come from a stranger, and whoever runs the server reads every prompt and the API key, and
+    writes completions that are trained on.
     """
     allowed = {host.strip().lower() for host in os.environ.get(ALLOW_SERVER, "").split(",")} - {""}
     for section, settings in preset:
-        engine = getattr(settings, "engine", None)
-        url = engine.server_url if isinstance(engine, EngineSettings) else ""
-        if url and (host := _server_host(url)) not in allowed and not _is_loopback(host):
-            key = f"{section.replace('_', '-')}.engine.server_url"
+        for key, url in _servers(section.replace("_", "-"), settings):
+            if (host := host_of(url)) in allowed or is_loopback(host):
+                continue
             raise PresetError(
                 f"{_shown(path)}: {key} = {_brief(repr(url))} is not on this machine: "
                 f"set {ALLOW_SERVER}={host or 'HOST'} (and restart the workers by `r1 down`) if you trust it"
             )
 
 
-def _server_host(url: str) -> str:
-    """The host that a client connects to; empty where clients may disagree about it."""
-    try:
-        parts = urlsplit(url)
-        plain = parts.scheme in ("http", "https") and "@" not in parts.netloc and "\\" not in url
-        return (parts.hostname or "") if plain else ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _servers(place: str, settings: Any) -> Iterator[tuple[str, str]]:
+    """Dotted key and address of every server that settings name, at any depth."""
+    if isinstance(settings, EngineSettings) and settings.server_url:
+        yield f"{place}.server_url", settings.server_url
+    if isinstance(settings, Endpoint):
+        yield f"{place}.url", settings.url
+    if isinstance(settings, tuple):
+        for number, item in enumerate(settings):
+            yield from _servers(f"{place}.{number}", item)
+    if isinstance(settings, Settings):
+        for name, value in settings:
+            yield from _servers(f"{place}.{name}", value)

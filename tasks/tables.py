@@ -32,7 +32,7 @@ PROBLEMS = _schema(
     language=_STRING,  # en, zh
     prompt=_STRING,
     answer=_STRING,
-    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, rubric
+    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, judge, rubric
     verifier_args=_STRING,  # JSON object
     source=_STRING,
     licence=_STRING,
@@ -60,7 +60,7 @@ def samples_schema(terms: Sequence[str]) -> pa.Schema:
         max_new_tokens=pa.int32(),
         seed=pa.int64(),
         engine=_STRING,  # name and version
-        verdict=(_STRING,),  # correct, wrong, unparseable, timeout, error; null where no rule applies
+        verdict=(_STRING,),  # correct, wrong, unparseable, timeout, error; judge-...; null: no rule applies
         reward=(pa.float64(),),  # weighted sum of the terms
         **{f"reward_{term}": (pa.float64(),) for term in terms},
     )

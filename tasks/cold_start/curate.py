@@ -1,48 +1,65 @@
-"""Cold-start data (paper B.3.2): R1-Zero's correct, readable traces, brought into one language.
+"""Cold-start data (paper B.3.2): R1-Zero's correct, readable traces, rewritten for readers.
 
     sample R1-Zero at T = 1.0, several per prompt
       -> correct answer, complete, well formed -> no repetition, no long paragraph, no code block
-      -> refine (translate a mixed thinking into the question's language) -> language filter
-      -> the first `keep_per_problem` distinct ones
+      -> refine until `keep_per_problem` traces of a problem are there (`refine.py`)
+      -> verified again, language filter
 
-Differs from the paper: no human rewriting and no V3; `refiner: lexicon` translates by phrase table and
-writes no summary. Leaves `sft`, `samples` (as sampled) and `rejected` (every dropped candidate with its
-reason). Run alone: `prefect deployment run cold-start --param preset=tiny`.
+Differs from the paper: one request writes thinking and solution, where DeepSeek-V3 was asked for each; the
+rule `lexicon` only translates and writes no solution. Leaves `sft`, `samples` (as sampled), `rejected` (every
+dropped candidate with its reason) and `funnel`. Works shard by shard: a kill loses at most one.
+Run alone: `prefect deployment run cold-start --param preset=tiny`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from artifacts.tables import write_table
-from tasks.cold_start.stage import ColdStartConfig
+import pyarrow as pa
+
+from tasks.cold_start.refine import Outcome, Refiner, Verify, by_rule, checked, read_examples
+from tasks.cold_start.stage import REFINERS, ColdStartConfig
 from tasks.curation.candidates import (
-    CORRECT,
     Candidate,
     Rejection,
+    Sieve,
     candidates,
-    first_distinct,
-    first_objection,
-    reason_counts,
-    rejected_table,
+    duplicates,
+    incorrect,
     require_some,
-    sft_table,
 )
 from tasks.curation.choice import chosen
+from tasks.curation.filtering import Filtering
 from tasks.curation.readability import FILTERS
+from tasks.curation.shards import CuratedShard, Shards
 from tasks.job import Job
-from tasks.judged_samples import sample_checkpoint
+from tasks.judged_samples import checkpoint_shards, judge
+from tasks.language_models.opening import open_model
 from tasks.problem import from_table
-from tasks.registry import modules
-from tasks.rewards.language import language_consistency
-from tasks.tables import REJECTED, SAMPLES, SFT
-
-Dropped = list[tuple[Candidate, Rejection]]
+from tasks.rewards.pool import VerifierPool
+from tasks.rewards.verdict import Verdict
+from tasks.rewards.verifier import has_rule
+from tasks.settings import REPOSITORY
 
 _AFTER_REFINING = ("mixed-language",)
 """Readability filters that look at the refined trace: refining is there to pass them."""
+
+Readable = Callable[[Sequence[Candidate]], list[Rejection | None]]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the curation of a shard asks."""
+
+    refiner: Refiner
+    verify: Verify
+    before: Readable
+    """The filters of a trace as it was sampled."""
+    after: Readable
+    """Those of a refined one."""
 
 
 def run(config: ColdStartConfig, job: Job) -> None:
@@ -50,54 +67,108 @@ def run(config: ColdStartConfig, job: Job) -> None:
 
     Raises:
         ValueError: no candidate passed (the counts by reason are in the message), or no problem to sample.
+        ModelLost: the refiner cannot be asked.
+        StopRequested: asked to stop; finished shards and answers are kept.
     """
+    examples = read_examples(REPOSITORY / Path(config.examples).expanduser()) if config.examples else []
+    model = open_model(config.refiner, job, {name: by_rule(name) for name in REFINERS})
+    refiner = Refiner(model, examples, config.short_answers)
     checkpoint = job.inputs["checkpoint"]
-    problems = chosen(
-        from_table(job.inputs["problems"].table("problems")), config.domains, config.problems, config.seed
-    )
-    samples = sample_checkpoint(
+    usable = [p for p in from_table(job.inputs["problems"].table("problems")) if has_rule(p)]
+    problems = chosen(usable, config.domains, config.problems, config.seed)
+    sampled = checkpoint_shards(
         checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
-        config.engine, job, config.allow_weak_sandbox,
+        config.engine, job,
     )  # fmt: skip
-    kept, dropped, rewritten = curate(candidates(samples, problems), config)
-    require_some(kept, dropped, "cold start")
-    write_table(job.draft / "samples.parquet", samples, SAMPLES)
-    write_table(job.draft / "rejected.parquet", rejected_table(dropped), REJECTED)
-    table = sft_table(kept, checkpoint.ref.digest, config.template)
-    write_table(job.draft / "sft.parquet", table, SFT)
+    by_id = {p.id: p for p in problems}
+    shards = Shards(job, checkpoint.ref.digest, config.template)
+    first, last = ([n for n in FILTERS if (n in _AFTER_REFINING) is late] for late in (False, True))
+    last = last if model is None else list(FILTERS)
+    with (
+        VerifierPool(allow_weak_sandbox=config.allow_weak_sandbox) as pool,
+        Filtering(first, config.readability, len(sampled)) as before,
+        Filtering(last, config.readability, len(sampled)) as after,
+    ):
+        tools = Tools(refiner, _verifier(pool), _readable(before), _readable(after))
+
+        def curate_chunk(chunk: pa.Table) -> CuratedShard:
+            asked = [by_id[i] for i in dict.fromkeys(chunk["problem_id"].to_pylist())]
+            judged = judge(chunk, asked, pool)
+            rows = candidates(judged, asked)
+            sieve = curate(rows, config.keep_per_problem, tools)
+            return CuratedShard(judged, sieve, {"refined": _rewritten(rows, sieve)})
+
+        shards.make(sampled.chunks(), len(sampled), curate_chunk)
+    require_some(shards.kept, shards.reasons, "cold start")
+    shards.join(iter(()), pa.array([], pa.int64()), "")
+    shards.funnel().write(job.draft)
+    domains = Counter(shards.column("domain").to_pylist())
     job.summary(
         problems=len(problems),
-        samples=samples.num_rows,
-        kept=len(kept),
-        refined=rewritten,
-        **{f"kept_{domain}": n for domain, n in sorted(Counter(c.problem.domain for c in kept).items())},
-        **{f"rejected_{reason}": n for reason, n in reason_counts(dropped).items()},
+        samples=shards.samples,
+        kept=shards.kept,
+        refined=shards.counts["refined"],
+        **{f"kept_{domain}": n for domain, n in sorted(domains.items())},
+        **{f"rejected_{reason}": n for reason, n in shards.reasons.most_common()},
     )
+    if model is not None:
+        job.summary(**model.summary("refiner"))
+        model.close()
 
 
-def curate(sampled: Sequence[Candidate], config: ColdStartConfig) -> tuple[list[Candidate], Dropped, int]:
-    """Kept candidates, dropped ones with the reason, and how many of the kept were refined."""
-    before = [name for name in FILTERS if name not in _AFTER_REFINING]
-    passed: list[Candidate] = []
-    dropped: Dropped = []
-    for candidate in sampled:
-        objection = first_objection(candidate, CORRECT, before, config.readability)
-        better = candidate if objection else refined(candidate, config.refiner)
-        objection = objection or first_objection(better, (), _AFTER_REFINING, config.readability)
-        if objection:
-            dropped.append((better, objection))
-        else:
-            passed.append(better)
-    kept, surplus = first_distinct(passed, config.keep_per_problem)
+def curate(sampled: Sequence[Candidate], keep_per_problem: int, tools: Tools) -> Sieve:
+    """What is kept of judged candidates, and why the others are dropped."""
+    sieve = Sieve(list(sampled))
+    sieve.step("correct", [incorrect(c) for c in sieve.kept])
+    sieve.step("readable", list(tools.before(sieve.kept)))
+    sieve.step("distinct", list(duplicates(sieve.kept)))
+    sieve.step("refined", refined(sieve.kept, keep_per_problem, tools, tools.refiner.trivial(sampled)))
+    return sieve
+
+
+def refined(
+    passed: Sequence[Candidate], keep_per_problem: int, tools: Tools, trivial: frozenset[str] = frozenset()
+) -> list[Outcome]:
+    """Each candidate refined, or why it is not kept.
+
+    A problem's candidates are refined in sampling order until `keep_per_problem` are good: the first and not
+    the shortest, as sampling order knows nothing of length. So no rewrite is paid for that is not needed.
+    """
+    waiting: dict[str, deque[int]] = {}
+    for i, c in enumerate(passed):
+        waiting.setdefault(c.problem.id, deque()).append(i)
+    over = Rejection("over-quota", f"{keep_per_problem} of this problem were kept")
+    outcomes: list[Outcome] = [over] * len(passed)
+    kept: dict[str, set[str]] = {problem: set() for problem in waiting}
+    while turn := [
+        queue.popleft()
+        for problem, queue in waiting.items()
+        for _ in range(min(len(queue), keep_per_problem - len(kept[problem])))
+    ]:
+        before = [passed[i] for i in turn]
+        after = checked(before, tools.refiner.rewrite(before, trivial), tools.verify, tools.after)
+        for i, outcome in zip(turn, after, strict=True):
+            outcomes[i] = outcome
+            if isinstance(outcome, Candidate):
+                texts, text = kept[outcome.problem.id], outcome.completion.strip()
+                if text in texts:
+                    outcomes[i] = Rejection("duplicate", "the same completion was kept already")
+                texts.add(text)
+        trivial = frozenset()  # a question whose short answer failed goes on as all others
+    return outcomes
+
+
+def _rewritten(sampled: Sequence[Candidate], sieve: Sieve) -> int:
     raw = {(c.problem.id, c.sample_index): c.completion for c in sampled}
-    rewritten = sum(raw[c.problem.id, c.sample_index] != c.completion for c in kept)
-    return kept, dropped + surplus, rewritten
+    return sum(raw[c.problem.id, c.sample_index] != c.completion for c in sieve.kept)
 
 
-def refined(candidate: Candidate, refiner: str) -> Candidate:
-    """The candidate with its thinking in one language; unchanged where it already is, or for `none`."""
-    language = candidate.problem.language
-    if refiner == "none" or language_consistency(candidate.thinking, language) == 1:
-        return candidate
-    thinking = modules("tasks.cold_start.refiners")[refiner].refine(candidate.thinking, language)
-    return replace(candidate, completion=candidate.completion.replace(candidate.thinking, thinking, 1))
+def _verifier(pool: VerifierPool) -> Verify:
+    return lambda problems, texts: [
+        judgement is not None and judgement.verdict == Verdict.correct
+        for judgement in pool.verify(problems, texts)
+    ]
+
+
+def _readable(filtering: Filtering) -> Readable:
+    return lambda rows: filtering.objections([(c.thinking, c.problem.language) for c in rows])

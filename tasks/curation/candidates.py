@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import pyarrow as pa
 
 from artifacts.tables import conform
-from tasks.curation.readability import unreadable
 from tasks.problem import Problem
-from tasks.rendering import parse_completion
-from tasks.settings import Settings
+from tasks.rendering import Parsed, parse_completion
 from tasks.tables import REJECTED, SFT
 
 
@@ -29,11 +28,18 @@ class Candidate:
     verdict: str | None
     finish_reason: str
     sample_index: int
+    tokens: int = 0
+    """Of the completion, as it was sampled."""
+
+    @cached_property
+    def parsed(self) -> Parsed:
+        """The completion taken apart, once."""
+        return parse_completion(self.completion)
 
     @property
     def thinking(self) -> str:
         """The thinking block, empty where there is none."""
-        return parse_completion(self.completion).thinking or ""
+        return self.parsed.thinking or ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ def candidates(samples: pa.Table, problems: Iterable[Problem]) -> list[Candidate
     """The rows of a judged `samples` table with their problems, in order."""
     by_id = {p.id: p for p in problems}
     columns = ["problem_id", "prompt", "completion", "verdict", "finish_reason", "sample_index"]
-    return [Candidate(by_id[row.pop("problem_id")], **row) for row in samples.select(columns).to_pylist()]
+    rows = zip(*(samples[name].to_pylist() for name in (*columns, "completion_tokens")), strict=True)
+    return [Candidate(by_id[problem], *row) for problem, *row in rows]
 
 
 def not_correct(c: Candidate) -> Rejection | None:
@@ -68,7 +75,7 @@ def truncated(c: Candidate) -> Rejection | None:
 
 def malformed(c: Candidate) -> Rejection | None:
     """Not one thinking block followed by one answer block."""
-    if parse_completion(c.completion).well_formed:
+    if c.parsed.well_formed:
         return None
     return Rejection("malformed", "expected <think> ... </think> <answer> ... </answer> and nothing else")
 
@@ -77,40 +84,43 @@ CORRECT = (not_correct, truncated, malformed)
 """What every trace must pass before anyone asks whether it can be read."""
 
 
-def first_objection(
-    c: Candidate, checks: Sequence[Check], names: Sequence[str], limits: Settings
-) -> Rejection | None:
-    """The first reason to drop the candidate: of `checks`, then of the readability filters `names`."""
-    for check in checks:
-        if found := check(c):
-            return found
-    for name in names:
-        if detail := unreadable(name, c.thinking, c.problem.language, limits):
-            return Rejection(name, detail)
-    return None
+def incorrect(c: Candidate) -> Rejection | None:
+    """The first reason of `CORRECT` to drop a candidate."""
+    return next((found for check in CORRECT if (found := check(c))), None)
 
 
-def first_distinct(
-    passed: Sequence[Candidate], keep_per_problem: int
-) -> tuple[list[Candidate], list[tuple[Candidate, Rejection]]]:
-    """At most so many distinct completions of each problem, in sampling order.
+def duplicates(candidates: Iterable[Candidate]) -> list[Rejection | None]:
+    """Equal completions of a problem but the first."""
+    seen: set[tuple[str, str]] = set()
+    found: list[Rejection | None] = []
+    for c in candidates:
+        text = c.problem.id, c.completion.strip()
+        known = Rejection("duplicate", "the same completion was kept already")
+        found.append(known if text in seen else None)
+        seen.add(text)
+    return found
 
-    The first and not the shortest: sampling order knows nothing of length, so the kept lengths are
-    those of the model's own correct, readable answers.
-    """
-    kept: list[Candidate] = []
-    dropped: list[tuple[Candidate, Rejection]] = []
-    taken: dict[str, set[str]] = {}
-    for c in passed:
-        texts = taken.setdefault(c.problem.id, set())
-        if c.completion.strip() in texts:
-            dropped.append((c, Rejection("duplicate", "the same completion was kept already")))
-        elif len(texts) == keep_per_problem:
-            dropped.append((c, Rejection("over-quota", f"{keep_per_problem} of this problem were kept")))
-        else:
-            texts.add(c.completion.strip())
-            kept.append(c)
-    return kept, dropped
+
+@dataclass
+class Sieve:
+    """Candidates on their way through the steps of a curation. Every one is kept or dropped once."""
+
+    kept: list[Candidate]
+    dropped: list[tuple[Candidate, Rejection]] = field(default_factory=list)
+    steps: list[tuple[str, int, dict[str, int]]] = field(default_factory=list)
+    """Name, rows kept, rows dropped by reason: what `Funnel.add` takes."""
+
+    def step(self, name: str, found: Sequence[Candidate | Rejection | None]) -> None:
+        """Apply a step: for each kept candidate None to keep it, another one in its place, or a reason."""
+        kept, dropped = [], []
+        for before, after in zip(self.kept, found, strict=True):
+            if isinstance(after, Rejection):
+                dropped.append((before, after))
+            else:
+                kept.append(after or before)
+        self.kept = kept
+        self.dropped += dropped
+        self.steps.append((name, len(kept), reason_counts(dropped)))
 
 
 def rejected_table(dropped: Iterable[tuple[Candidate, Rejection]]) -> pa.Table:
@@ -127,15 +137,13 @@ def reason_counts(dropped: Iterable[tuple[Candidate, Rejection]]) -> dict[str, i
     return dict(Counter(r.reason for _, r in dropped).most_common())
 
 
-def require_some(
-    kept: Sequence[Candidate], dropped: Sequence[tuple[Candidate, Rejection]], what: str
-) -> None:
+def require_some(kept: int, reasons: Counter[str], what: str) -> None:
     """Raises ValueError with the counts by reason where nothing is left to train on."""
     if not kept:
-        counts = ", ".join(f"{reason} {n}" for reason, n in reason_counts(dropped).items()) or "no samples"
+        counts = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "no samples"
         raise ValueError(
-            f"{what}: none of {len(dropped)} candidates passed ({counts}): train the sampled model longer, "
-            "sample more per problem, or relax `readability`"
+            f"{what}: none of {reasons.total()} candidates passed ({counts}): train the sampled model "
+            "longer, sample more per problem, or relax `readability`"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from tasks.rewards.language import language_consistency, repetition
+from tasks.rewards.language import language_consistency, repetition_above
 from tasks.settings import BuiltSettings, Positive, Settings, Share
 
 Filter = Callable[..., str | None]
@@ -46,8 +46,8 @@ def readability_filter(name: str) -> Callable[[Filter], Filter]:
 @readability_filter("repetition")
 def repetitive(thinking: str, language: str, *, ngram: Positive = 8, max_repeats: Positive = 3) -> str | None:
     """A run of `ngram` words occurs more than `max_repeats` times."""
-    times = repetition(thinking, ngram)
-    return f"a {ngram}-gram occurs {times} times, at most {max_repeats}" if times > max_repeats else None
+    times = repetition_above(thinking, ngram, max_repeats)
+    return f"a {ngram}-gram occurs {times} times, at most {max_repeats}" if times else None
 
 
 @readability_filter("code-block")

@@ -1,8 +1,8 @@
-"""Preference pairs and safety labels from sampled responses (paper Methods, 3.1; B.2). Pure.
+"""Preference pairs and safety labels from sampled responses (paper Methods, 3.1; B.2).
 
-The judge is the problem's own rubric where the paper asks DeepSeek-V3 and annotators. It is
-deterministic, so several judgements of a pair in random order agree; they are made all the same, and a
-judge with noise or a position bias can take its place.
+A judge compares two answers several times, in random order, and the mean decides: `rubric_judge` is the
+problem's own word list, `model_judge` asks a language model, as the paper does. Safety labels come from the
+problem's guideline.
 """
 
 from __future__ import annotations
@@ -13,11 +13,18 @@ from dataclasses import dataclass
 from itertools import combinations, groupby
 from statistics import mean
 
+from tasks.language_models.chat import Asks
 from tasks.problem import Problem
+from tasks.reward_models.preference_judge import compared
 from tasks.rewards.rubric import is_safe, rubric_score, word_count
 
-Judge = Callable[[Problem, str, str], float]
-"""(problem, first answer, second answer) -> how much better the first is, in points of the 1 to 5 scale."""
+Comparison = tuple[Problem, str, str]
+"""A problem, the first and the second answer, in the order in which the judge sees them."""
+Judge = Callable[[Sequence[Comparison]], list[float | None]]
+"""How much better each first answer is, in points; None where there is no judgement."""
+
+_AT_ONCE = 512
+"""Pairs whose judgements are asked for together."""
 
 _LENGTH_GAP = 0.1
 """Chosen and rejected answers may differ in mean length by this share of it."""
@@ -73,20 +80,40 @@ class Pairs:
     kept: list[Pair]
     small_margin: int
     unbalanced_length: int
+    unjudged: int = 0
+    """The judge gave no readable judgement at all."""
 
 
-def rubric_judge(problem: Problem, first: str, second: str) -> float:
-    """The difference of the rubric's scores."""
-    return rubric_score(problem, first) - rubric_score(problem, second)
+def rubric_judge(comparisons: Sequence[Comparison]) -> list[float | None]:
+    """The differences of the rubric's scores, in points of its 1 to 5 scale."""
+    return [rubric_score(problem, a) - rubric_score(problem, b) for problem, a, b in comparisons]
 
 
-def judged_margin(
-    problem: Problem, a: str, b: str, judge: Judge, judgments: int, rng: random.Random
-) -> float:
-    """How much better `a` is: mean of `judgments` judgements, each with the order of the two at random."""
-    return mean(
-        judge(problem, a, b) if rng.random() < 0.5 else -judge(problem, b, a) for _ in range(judgments)
-    )
+def model_judge(model: Asks) -> Judge:
+    """A language model that compares (`preference_judge.py`), on a scale of -2 to 2 points."""
+    return lambda comparisons: compared(model, [(p.prompt, a, b) for p, a, b in comparisons])
+
+
+def judged_margins(
+    comparisons: Sequence[Comparison], judge: Judge, judgments: int, rng: random.Random
+) -> list[float | None]:
+    """How much better each first answer is: mean of `judgments` judgements, each in random order.
+
+    Judgements that could not be had are left out; None where that leaves none.
+    """
+    swapped = [[rng.random() >= 0.5 for _ in range(judgments)] for _ in comparisons]
+    asked = [
+        (problem, b, a) if swap else (problem, a, b)
+        for (problem, a, b), swaps in zip(comparisons, swapped, strict=True)
+        for swap in swaps
+    ]
+    said = iter(judge(asked))
+    margins: list[float | None] = []
+    for swaps in swapped:
+        points = [(next(said), swap) for swap in swaps]
+        signed = [-value if swap else value for value, swap in points if value is not None]
+        margins.append(mean(signed) if signed else None)
+    return margins
 
 
 def preference_pairs(
@@ -97,18 +124,19 @@ def preference_pairs(
     Equal answers are one candidate; responses without a final answer are none (RL gives them 0).
     """
     rng = random.Random(seed)
-    judged = [
-        (r, a, b, judged_margin(r.problem, a, b, judge, judgments, rng))
-        for r, answers in _answers(responses)
-        for a, b in combinations(answers, 2)
-    ]
+    pairs = [(r, a, b) for r, answers in _answers(responses) for a, b in combinations(answers, 2)]
+    margins: list[float | None] = []
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = [(r.problem, a, b) for r, a, b in pairs[start : start + _AT_ONCE]]
+        margins += judged_margins(part, judge, judgments, rng)
     clear = [
         Pair(r.problem, r.prompt, *((a, b) if margin > 0 else (b, a)), abs(margin))
-        for r, a, b, margin in judged
-        if abs(margin) >= max(min_margin, 1e-9)
+        for (r, a, b), margin in zip(pairs, margins, strict=True)
+        if margin is not None and abs(margin) >= max(min_margin, 1e-9)
     ]
     kept = balance_lengths(clear)
-    return Pairs(kept, len(judged) - len(clear), len(clear) - len(kept))
+    unjudged = margins.count(None)
+    return Pairs(kept, len(pairs) - unjudged - len(clear), len(clear) - len(kept), unjudged)
 
 
 def balance_lengths(pairs: Sequence[Pair]) -> list[Pair]:

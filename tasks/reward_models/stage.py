@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.kinds import Kind
+from tasks.language_models.settings import ModelSettings, StandIn, require_known
 from tasks.rendering import Template
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.settings import VOLATILE, Positive, Settings
@@ -23,8 +24,9 @@ class RewardModelsConfig(Settings):
     sampling: Sampling = Sampling()
     judgments_per_pair: Positive = 4
     min_margin: Annotated[float, Field(ge=0)] = 1.0
-    judge: Literal["rubric"] = "rubric"
-    """`rubric`: the problem's own checklist stands in for the Arena-Hard judge."""
+    judge: ModelSettings = StandIn(name="rubric")
+    """Who compares two answers to a helpfulness problem: `rubric`, the problem's own checklist, or a language
+    model, `{name: endpoint, url: ..., model: ...}` or `{name: checkpoint, artifact: ...}`."""
     batch_size: Positive = 256
     micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 8
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 6e-6
@@ -33,9 +35,14 @@ class RewardModelsConfig(Settings):
     engine: EngineSettings = EngineSettings()
     seed: int = 3
 
+    @model_validator(mode="after")
+    def _the_judge_exists(self) -> Self:
+        require_known("judge", self.judge, ("rubric",))
+        return self
+
 
 REWARD_MODELS = Stage(
-    "reward-models", 2, "Reward models", "The helpful and the safety reward model (3.1, B.2).",
+    "reward-models", 3, "Reward models", "The helpful and the safety reward model (3.1, B.2).",
     "gpu-train", RewardModelsConfig, MODEL_AND_PROBLEMS, Kind.reward_models, "tasks.reward_models.train:run",
     nodes={"reward-models": Place("Reward models", 4, 3, "helpful, safety")},
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Helpful and safety reward models (paper Methods, 3.1).
 
-The checkpoint answers general prompts several times; the rubric judges them (`preference_data.py` here).
+The checkpoint answers general prompts several times; a rubric or a language model judges them
+(`preference_data.py` here).
 Helpful: TRL's RewardTrainer on pairs of final answers, pairwise loss. Safety: one response at a time,
 binary cross-entropy. Both start from the checkpoint with a scalar head, as in the paper. A fifth of the
 problems trains neither model and gives the held-out accuracy.
@@ -28,16 +29,22 @@ from transformers import (
 from trl import RewardConfig, RewardTrainer
 
 from artifacts.tables import write_table
+from tasks.funnel import Funnel
 from tasks.job import Job
+from tasks.language_models.opening import open_model
+from tasks.language_models.settings import StandIn
 from tasks.problem import RUBRIC_SETS, Problem, from_table, select
 from tasks.rendering import parse_completion
 from tasks.reward_models.preference_data import (
     Labelled,
     Pair,
+    Pairs,
     Response,
     held_out_problems,
     length_gap,
+    model_judge,
     preference_pairs,
+    rubric_judge,
     safety_labels,
 )
 from tasks.reward_models.stage import RewardModelsConfig
@@ -69,10 +76,16 @@ def run(config: RewardModelsConfig, job: Job) -> None:
         StopRequested: asked to stop; finished shards and checkpoints are kept.
     """
     problems = general_problems(from_table(job.inputs["problems"].table("problems")), config)
+    model = None if isinstance(config.judge, StandIn) else open_model(config.judge, job, {})
     responses = sample_responses(config, job, problems)
     held_out = held_out_problems(problems, config.seed)
-    pairs = preference_pairs(responses, config.judgments_per_pair, config.min_margin, config.seed)
+    judge = model_judge(model) if model else rubric_judge
+    pairs = preference_pairs(responses, config.judgments_per_pair, config.min_margin, config.seed, judge)
     labels = safety_labels(responses)
+    if model:
+        job.summary(**model.summary("judge"))
+        model.close()
+    _leave_funnel(job, responses, pairs, labels)
     _require_enough(pairs.kept, labels, held_out)
 
     write_table(job.draft / "preferences.parquet", _preference_rows(pairs.kept, labels), PREFERENCES)
@@ -86,10 +99,23 @@ def run(config: RewardModelsConfig, job: Job) -> None:
     job.summary(
         responses=len(responses), without_answer=sum(r.answer is None for r in responses),
         pairs=len(pairs.kept), pairs_small_margin=pairs.small_margin,
-        pairs_unbalanced_length=pairs.unbalanced_length, length_gap_words=round(length_gap(pairs.kept), 2),
+        pairs_unbalanced_length=pairs.unbalanced_length, pairs_unjudged=pairs.unjudged,
+        length_gap_words=round(length_gap(pairs.kept), 2),
         safety_labels=len(labels), safe_share=round(sum(x.safe for x in labels) / len(labels), 3),
         **{name: round(value, 3) for name, value in scores.items()},
     )  # fmt: skip
+
+
+def _leave_funnel(job: Job, responses: Sequence[Response], pairs: Pairs, labels: Sequence[Labelled]) -> None:
+    funnel, kept = Funnel(), len(pairs.kept)
+    helpful = [r for r in responses if r.problem.verifier_args["set"] == "helpfulness"]
+    missing = sum(not r.answer for r in helpful)
+    funnel.add("final answers", len(helpful) - missing, {"without-answer": missing})
+    dropped = {"judge-unreadable": pairs.unjudged, "small-margin": pairs.small_margin}
+    funnel.add("preference pairs", kept + pairs.unbalanced_length, dropped)
+    funnel.add("lengths balanced", kept, {"unbalanced-length": pairs.unbalanced_length})
+    funnel.add("safety labels", len(labels), {"duplicate": len(responses) - len(helpful) - len(labels)})
+    funnel.write(job.draft)
 
 
 def general_problems(problems: Sequence[Problem], config: RewardModelsConfig) -> list[Problem]:

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -111,7 +111,9 @@ def language_consistency(text: str | None, language: str) -> float:
         return 0.0
     text = _without_notation(text)
     han = _HAN.findall(text)
-    latin = sum(not _is_symbol(word) for word in _LATIN.findall(text))
+    latin = sum(
+        not (_is_symbol(word) if len(word) <= _SHORT_WORD else _symbol(word)) for word in _LATIN.findall(text)
+    )
     other = sum(map(_is_word, _OTHER.findall(_LATIN.sub(" ", _HAN.sub(" ", text)))))
     if not han:
         return _share(latin, other) if language == "en" else _share(0, latin + other)
@@ -152,9 +154,14 @@ def _outside_spans(text: str) -> Iterator[str]:
     yield text[at:]
 
 
-def _is_symbol(word: str) -> bool:
+def _symbol(word: str) -> bool:
     """Whether a run of Latin letters names variables, points, units or functions (`x`, `x-y`): no word."""
     return all(map(_is_one_symbol, word.split("-")))
+
+
+_SHORT_WORD = 24
+_is_symbol = lru_cache(65_536)(_symbol)
+"""`_symbol` of short words, which come again and again; longer ones would fill the memory."""
 
 
 def _is_one_symbol(name: str) -> bool:
@@ -194,6 +201,21 @@ def repetition(text: str, ngram: int) -> int:
     found = words(text)
     counts = Counter(zip(*(found[at:] for at in range(ngram)), strict=False))
     return max(counts.values(), default=0)
+
+
+def repetition_above(text: str, ngram: int, most: int) -> int:
+    """`repetition` where it is more than `most`, else 0.
+
+    Chinese is cut into words only where its characters repeat so often: a run of words that occurs n times
+    begins with as many characters that do.
+    """
+    tokens = _NUMBER_OR_WORD.findall(text.casefold())
+    units = [unit for token in tokens for unit in (token if _HAN.match(token) else (token,))]
+    counts = Counter(zip(*(units[at:] for at in range(ngram)), strict=False))
+    if max(counts.values(), default=0) <= most:
+        return 0
+    found = repetition(text, ngram)
+    return found if found > most else 0
 
 
 def _share(target: int, others: int) -> float:

@@ -11,7 +11,8 @@ The file is named as problems name it (`verifier: math`) and has
 and, beside `decide`, what it needs: `load()` imports its library and `prepare(what)` reads what one kind of
 problem needs, both before an item's time begins; `LASTING = True` lets one isolated process serve many
 requests, which is for verifiers that never evaluate what they read. A verifier that needs more of a problem
-than an answer has `fault(problem)`: why no answer to it can be judged, or None.
+than an answer has `fault(problem)`: why no answer to it can be judged, or None. `BY_RULE = False` says that
+no rule applies and `judge` returns None: those problems need a language model with a reference.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def verifiers() -> dict[str, ModuleType]:
 
 def has_rule(problem: Problem) -> bool:
     """Whether a rule can judge its answers; others need a judge or a reward model."""
-    return problem.verifier in verifiers()
+    return getattr(verifiers().get(problem.verifier), "BY_RULE", problem.verifier in verifiers())
 
 
 def fault(problem: Problem) -> str | None:

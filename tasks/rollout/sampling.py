@@ -3,16 +3,19 @@
 What they are worth is noted later (`tasks.judged_samples`): sampling knows no rewards.
 
 A shard is written whole or not at all and is reused on resume. Its folder is named by everything that
-decides the completions, so a shard of other settings is never taken for one of these. What a sample
-draws is a pure function of (seed, problem id, sample index): neither the shard nor the run matters.
+decides the completions beside the request, so a shard of other settings is never taken for one of these.
+What a sample draws is a pure function of (seed, problem id, sample index): neither the shard nor the run
+matters, and whoever asks for more problems or more samples only draws what is not there yet.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ from tasks.tables import SAMPLES
 
 SHARD_COMPLETIONS = 512
 """Completions between two points at which a job can be killed without losing work."""
+_RETIRED_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Request:
     sample_index: int
     prompt: str
     seed: int
+    key: bytes
+    """Of the four above."""
 
 
 def sample_problems(
@@ -57,21 +63,89 @@ def sample_problems(
     Raises:
         StopRequested: the job was asked to stop; the shards made so far are kept.
     """
+    sampled = sample_shards(
+        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint_digest, job,
+        job.state / "shards",
+    )  # fmt: skip
+    return pa.concat_tables([conform([], SAMPLES), *sampled.chunks()])
+
+
+def sample_shards(
+    sampler: TextSampler,
+    problems: Sequence[Problem],
+    template: str,
+    sampling: Sampling,
+    samples_per_problem: int,
+    seed: int,
+    checkpoint_digest: str,
+    job: Job,
+    root: Path,
+) -> SampledShards:
+    """As `sample_problems`, for samples that do not fit into memory; shards lie in a folder of `root`.
+
+    A `root` that several jobs share is where a later one finds what an earlier one drew.
+    """
     requests = _requests(sampler, problems, template, samples_per_problem, seed)
-    folder = _shard_folder(job.state / "shards", sampler.name, requests, sampling, checkpoint_digest)
+    folder = _shard_folder(root, sampler.name, sampling, checkpoint_digest, root.parent == job.state)
+    places = _places(folder, requests)
+    missing = [r for r in requests if r.key not in places]
     shards = [
-        _Shard(folder / f"{number:05d}.parquet", requests[start : start + SHARD_COMPLETIONS])
-        for number, start in enumerate(range(0, len(requests), SHARD_COMPLETIONS))
+        _Shard(folder / _shard_name(number, part), part)
+        for number, start in enumerate(range(0, len(missing), SHARD_COMPLETIONS))
+        for part in [missing[start : start + SHARD_COMPLETIONS]]
     ]
-    missing = [shard for shard in shards if not shard.path.exists()]
+    done = len(requests) - len(missing)
     at_once = max(1, sampler.in_flight // SHARD_COMPLETIONS)
-    for start in range(0, len(missing), at_once):
-        for shard, completions, speed in _sampled(sampler, missing[start : start + at_once], sampling, job):
+    for start in range(0, len(shards), at_once):
+        for shard, completions, speed in _sampled(sampler, shards[start : start + at_once], sampling, job):
             rows = _rows(shard.requests, completions, sampling, checkpoint_digest, sampler.name)
             write_table(shard.path, rows, SAMPLES)
-            done = sum(len(s.requests) for s in shards if s.path.exists())
+            places |= {r.key: (shard.path.name, row) for row, r in enumerate(shard.requests)}
+            done += len(shard.requests)
             job.progress(done, len(requests), "sample", tokens_per_second=speed)
-    return read_table(folder) if shards else conform([], SAMPLES)
+    return SampledShards(folder, requests, places)
+
+
+class SampledShards:
+    """Samples on the disk, in the order in which they were asked for."""
+
+    def __init__(
+        self, folder: Path, requests: Sequence[Request], places: Mapping[bytes, tuple[str, int]]
+    ) -> None:
+        self._folder, self._requests, self._places = folder, requests, places
+        self._open: dict[str, pa.Table] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def chunks(self) -> Iterator[pa.Table]:
+        """`samples` tables of about a shard's rows; a problem's samples are in one of them."""
+        for part in self._parts():
+            places = [self._places[r.key] for r in part]
+            yield self._rows(places)
+
+    def _parts(self) -> Iterator[list[Request]]:
+        part: list[Request] = []
+        for _, group in itertools.groupby(self._requests, lambda r: r.problem_id):
+            of_problem = list(group)
+            if part and len(part) + len(of_problem) > SHARD_COMPLETIONS:
+                yield part
+                part = []
+            part = part + of_problem
+        if part:
+            yield part
+
+    def _rows(self, places: Sequence[tuple[str, int]]) -> pa.Table:
+        names = list(dict.fromkeys(name for name, _ in places))
+        self._open = {name: self._open.get(name) or read_table(self._folder / name) for name in names}
+        starts = dict(
+            zip(names, itertools.accumulate([0, *(self._open[n].num_rows for n in names)]), strict=False)
+        )
+        rows = [starts[name] + row for name, row in places]
+        whole = pa.concat_tables([self._open[name] for name in names])
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            return whole.slice(rows[0], len(rows))
+        return whole.take(rows)
 
 
 @dataclass(frozen=True)
@@ -120,27 +194,49 @@ def _requests(
     sampler: TextSampler, problems: Sequence[Problem], template: str, samples: int, seed: int
 ) -> list[Request]:
     return [
-        Request(p.id, i, prompt, sample_seed(seed, p.id, i))
+        Request(p.id, i, prompt, drawn_by, _key(p.id, i, prompt, drawn_by))
         for p in problems
         for prompt in [sampler.prompt(template, p.prompt)]
         for i in range(samples)
+        for drawn_by in [sample_seed(seed, p.id, i)]
     ]
 
 
-def _shard_folder(
-    root: Path, engine: str, requests: Sequence[Request], sampling: Sampling, checkpoint: str
-) -> Path:
-    """The folder of these requests' shards; folders of other requests are removed."""
-    asked = hashlib.sha256()
-    for r in requests:
-        asked.update(canonical_json([r.problem_id, r.sample_index, r.prompt, r.seed]))
-    document = [engine, checkpoint, sampling.model_dump(), SHARD_COMPLETIONS, asked.hexdigest()]
+def _shard_folder(root: Path, engine: str, sampling: Sampling, checkpoint: str, private: bool) -> Path:
+    """The folder of the shards with these settings.
+
+    In a private root folders of other settings are removed at once; in a shared one, where other jobs may be
+    at work, those that were not used for `_RETIRED_DAYS`.
+    """
+    document = [engine, checkpoint, sampling.model_dump(), SHARD_COMPLETIONS]
     folder = root / hashlib.sha256(canonical_json(document)).hexdigest()[:16]
     for other in root.glob("*"):
-        if other != folder:
-            shutil.rmtree(other)
+        if other != folder and (private or time.time() - other.stat().st_mtime > _RETIRED_DAYS * 86_400):
+            shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
     return folder
+
+
+def _places(folder: Path, requests: Sequence[Request]) -> dict[bytes, tuple[str, int]]:
+    """Key -> file and row of those requests that an earlier job answered."""
+    wanted = {r.key for r in requests}
+    columns = ["problem_id", "sample_index", "prompt", "seed"]
+    found: dict[bytes, tuple[str, int]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        rows = read_table(file, columns).to_pylist()
+        keys = [_key(**row) for row in rows]
+        found |= {key: (file.name, row) for row, key in enumerate(keys) if key in wanted}
+    return found
+
+
+def _shard_name(number: int, requests: Sequence[Request]) -> str:
+    digest = hashlib.sha256(b"".join(r.key for r in requests)).hexdigest()
+    return f"{number:05d}-{digest[:16]}.parquet"
+
+
+def _key(problem_id: str, sample_index: int, prompt: str, seed: int) -> bytes:
+    return hashlib.sha256(canonical_json([problem_id, sample_index, prompt, seed])).digest()[:16]
 
 
 def _rows(

@@ -1,17 +1,29 @@
 """Each filter at its border, and the order and counts of what is dropped."""
 
-import pytest
+import os
+import subprocess
+import sys
+from collections import Counter
 
-from tasks.cold_start import curate as cold_start
-from tasks.cold_start.curate import refined
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.cold_start.refine import Refiner, by_rule
 from tasks.cold_start.stage import ColdStartConfig
 from tasks.curation import candidates
-from tasks.curation.candidates import Candidate, first_distinct, first_objection, require_some
+from tasks.curation.candidates import Candidate, Sieve, duplicates, incorrect, require_some
 from tasks.curation.choice import chosen
+from tasks.curation.diversity import surplus
+from tasks.curation.filtering import Filtering, first_objections
 from tasks.curation.readability import FILTERS, Readability, unreadable
+from tasks.language_models.chat import RuleModel
 from tasks.problem import Problem
 from tasks.rejection_sampling import mixture as rejection_sampling
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
+from tasks.rendering import parse_completion
+from tasks.settings import REPOSITORY
 
 EN = Problem("m1", "math", "en", "compute 1 + 2", "3", "math")
 ZH = Problem("m2", "math", "zh", "计算 1 + 2", "3", "math")
@@ -46,7 +58,8 @@ def make(thinking="first 1 + 2 = 3.", problem=EN, verdict="correct", finish="sto
     ],
 )
 def test_reason(candidate, reason):
-    found = first_objection(candidate, candidates.CORRECT, list(FILTERS)[:-1], LIMITS)
+    (readable,) = first_objections([(candidate.thinking, "en")], list(FILTERS)[:-1], LIMITS)
+    found = incorrect(candidate) or readable
     assert (found and found.reason) == reason
 
 
@@ -71,61 +84,118 @@ def test_a_filter_is_one_function_with_its_own_settings():
         Readability.model_validate({"repetition": {"max_repeats": 0}})
 
 
+def lexicon(*sampled):
+    return Refiner(RuleModel(by_rule("lexicon"))).rewrite(sampled, frozenset())
+
+
 def test_refining_translates_the_thinking_and_nothing_else():
     mixed = make("first 1 + 2 = 3. 所以结果是 3。", answer="正确 3")
-    assert refined(mixed, "lexicon").completion == (
+    assert lexicon(mixed)[0].completion == (
         " <think> first 1 + 2 = 3. so the result is 3. </think> <answer> 正确 3 </answer>"
     )
-    assert refined(mixed, "none") is mixed
-    assert refined(make(), "lexicon").completion == make().completion
-    assert "先算" in refined(make("first 1 + 2 = 3.", ZH), "lexicon").completion
+    assert Refiner(None).rewrite([mixed], frozenset()) == [mixed]
+    assert lexicon(make())[0].completion == make().completion
+    assert "先算" in lexicon(make("first 1 + 2 = 3.", ZH))[0].completion
     with pytest.raises(ValueError, match="refiner 'lexikon' is not known: use one of none, lexicon"):
         ColdStartConfig(refiner="lexikon")
 
 
-def test_the_first_distinct_are_kept():
-    sampled = [
-        make(index=0),
-        make(index=1),
-        make("then 3", index=2),
-        make("wait 3", index=3),
-        make(problem=ZH),
-    ]
-    kept, dropped = first_distinct(sampled, 2)
-    assert [(c.problem.id, c.sample_index) for c in kept] == [("m1", 0), ("m1", 2), ("m2", 0)]
-    assert [(c.sample_index, r.reason) for c, r in dropped] == [(1, "duplicate"), (3, "over-quota")]
+def test_the_first_of_equal_completions_is_kept():
+    sampled = [make(index=0), make(index=1), make("then 3", index=2), make(problem=ZH)]
+    assert [found and found.reason for found in duplicates(sampled)] == [None, "duplicate", None, None]
 
 
-def test_cold_start_accounts_for_every_candidate():
-    config = ColdStartConfig(refiner="lexicon", keep_per_problem=2)
-    sampled = [
-        make(index=0),
-        make("先算 1 + 2 = 3。", index=1),
-        make("blah 不知道 3", index=2),
-        make(verdict="wrong"),
+def test_the_most_different_are_kept():
+    texts = [
+        "first 1 + 2 = 3 so 3",
+        "first 1 + 2 = 3 so it is 3",
+        "count up from one: two, three",
+        "two and one",
     ]
-    kept, dropped, rewritten = cold_start.curate(sampled, config)
-    assert [c.sample_index for c in kept] == [0]
-    assert [r.reason for _, r in dropped] == ["mixed-language", "wrong", "duplicate"]
-    assert rewritten == 0
-    kept, dropped, rewritten = cold_start.curate(sampled[1:], config)
-    assert rewritten == len(kept) == 1
-    assert candidates.rejected_table(dropped).num_rows == 2
+    sampled = [make(text, index=i) for i, text in enumerate(texts)] + [make(problem=ZH)]
+    kept = [c.sample_index for c, found in zip(sampled, surplus(sampled, 2), strict=True) if not found]
+    assert kept == [0, 2, 0]
+    assert all(found is None for found in surplus(sampled, 4))
+    assert [f.reason for f in surplus(sampled, 1) if f] == ["over-quota"] * 3
+
+
+def _chosen_in_a_process(seed):
+    code = (
+        "from tests.curation.test_filters import make\nfrom tasks.curation.diversity import surplus\n"
+        "import random\nr = random.Random(0)\n"
+        "rows = [make(' '.join(r.choices('abcdefgh', k=30)), index=i) for i in range(12)]\n"
+        "print([i for i, found in enumerate(surplus(rows, 5)) if not found])"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    ).stdout
+
+
+def test_the_choice_is_the_same_in_every_process():
+    assert _chosen_in_a_process("1") == _chosen_in_a_process("2")
+
+
+_TEXTS = st.lists(st.text("ab 所\n", max_size=12), max_size=12)
+
+
+@given(texts=_TEXTS, verdicts=st.lists(st.sampled_from(["correct", "wrong", None]), min_size=12, max_size=12))
+def test_every_candidate_is_kept_or_dropped_once(texts, verdicts):
+    sampled = [
+        make(text, index=i, verdict=verdict, problem=(EN, ZH)[i % 2])
+        for i, (text, verdict) in enumerate(zip(texts, verdicts, strict=False))
+    ]
+    with Filtering(list(FILTERS), LIMITS, len(sampled)) as filtering:
+        config = RejectionSamplingConfig(keep_per_problem=1)
+        sieve = rejection_sampling.curate(Sieve(sampled), filtering, config)
+    seen = [c.sample_index for c in sieve.kept] + [c.sample_index for c, _ in sieve.dropped]
+    assert sorted(seen) == [c.sample_index for c in sampled]
+    rows = len(sampled)
+    for _, kept, dropped in sieve.steps:
+        assert rows == kept + sum(dropped.values())
+        rows = kept
+    assert rows == len(sieve.kept)
+
+
+def test_filters_say_the_same_in_processes_as_in_one():
+    texts = [(f"first {i} so 所以 " * (i % 9), ("en", "zh")[i % 2]) for i in range(5_000)]
+    with Filtering(list(FILTERS), LIMITS, len(texts), processes=2) as several:
+        assert several._processes is not None
+        assert several.objections(texts) == first_objections(texts, list(FILTERS), LIMITS)
+
+
+def test_a_thinking_is_parsed_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        candidates, "parse_completion", lambda text: calls.append(text) or parse_completion(text)
+    )
+    candidate = make()
+    assert candidate.thinking == candidate.thinking == "first 1 + 2 = 3."
+    assert incorrect(candidate) is None
+    assert len(calls) == 1
 
 
 def test_rejection_sampling_does_not_refine():
-    sampled = [make(), make("先算 1 + 2 = 3。", index=1)]
-    kept, dropped = rejection_sampling.curate(sampled, RejectionSamplingConfig())
-    assert len(kept) == 1
-    assert candidates.reason_counts(dropped) == {"mixed-language": 1}
+    sieve = Sieve([make(), make("先算 1 + 2 = 3。", index=1)])
+    with Filtering(list(FILTERS), Readability(), 2) as filtering:
+        rejection_sampling.curate(sieve, filtering, RejectionSamplingConfig())
+    assert len(sieve.kept) == 1
+    assert candidates.reason_counts(sieve.dropped) == {"mixed-language": 1}
 
 
 def test_nothing_left_says_why():
-    _, dropped, _ = cold_start.curate(
-        [make(verdict="wrong")] * 3 + [make(finish="length")], ColdStartConfig()
-    )
     with pytest.raises(ValueError, match=r"none of 4 candidates passed \(wrong 3, truncated 1\)"):
-        require_some([], dropped, "cold start")
+        require_some(0, Counter({"wrong": 3, "truncated": 1}), "cold start")
+
+
+def test_domains_are_capped_by_the_seed():
+    domains = pa.chunked_array([["math"] * 6, ["code"] * 3 + ["math"] * 4])
+    out = rejection_sampling.beyond_the_caps(domains, {"math": 4, "stem": 1}, 1).to_pylist()
+    assert len(out) == 6
+    assert set(out) <= {0, 1, 2, 3, 4, 5, 9, 10, 11, 12}
+    assert out == rejection_sampling.beyond_the_caps(domains, {"math": 4, "stem": 1}, 1).to_pylist()
+    assert out != rejection_sampling.beyond_the_caps(domains, {"math": 4}, 2).to_pylist()
+    assert len(rejection_sampling.beyond_the_caps(domains, {}, 1)) == 0
 
 
 @pytest.mark.parametrize(

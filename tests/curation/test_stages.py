@@ -8,6 +8,7 @@ from tasks.cold_start.stage import ColdStartConfig
 from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
 from tasks.rejection_sampling import mixture as rejection_sampling
+from tasks.rejection_sampling.general import General
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
 from tasks.rendering import parse_completion, render_prompt
 from tasks.rollout.settings import Sampling
@@ -89,6 +90,7 @@ def test_cold_start(tmp_path, taught_model):
     cold_start.run(config, job)
     samples, sft, rejected = (read_table(job.draft / n) for n in ("samples", "sft", "rejected"))
     assert samples.num_rows == 64 == sft.num_rows + rejected.num_rows
+    assert funnel_adds_up(job)[-1]["rows"] == sft.num_rows
     assert len(set(sft["problem_id"].to_pylist())) == sft.num_rows == job.headline["kept"]
     answers = {p.id: p.answer for p in PROBLEMS}
     rows = sft.to_pylist()
@@ -118,13 +120,25 @@ def test_rejection_sampling(tmp_path, taught_model):
     reasons = read_table(job.draft / "rejected")["reason"].to_pylist()
     assert reasons.count("mixed-language") == job.headline["rejected_mixed-language"] > 0
     assert len(reasons) + len(reasoning) == 128 == job.headline["samples"]
+    assert funnel_adds_up(job)[0]["rows"] == 128
     assert job.headline["samples_math"] == len(reasoning)
     assert 5 < job.headline["mean_tokens_general"] < job.headline["mean_tokens_math"] < 32
 
 
+def funnel_adds_up(job):
+    """The rows of the stage's funnel, after a check that each step's rows in are kept and dropped ones."""
+    rows = read_table(job.draft / "funnel.parquet").to_pylist()
+    steps = {row["step"]: [] for row in rows}
+    for row in rows:
+        steps[row["step"]].append(row["rows"])
+    assert all(first == sum(others) for first, *others in steps.values())
+    return rows
+
+
 def test_general_data_must_exist(tmp_path):
     problems = [_math(1), Problem("g", "general", "en", "hello", "", "rubric", {"set": "helpfulness"})]
+    nothing = General((), 1, frozenset())
     with pytest.raises(ValueError, match="no general training problem has a reference"):
-        rejection_sampling.general_candidates(problems, RejectionSamplingConfig())
+        rejection_sampling.general_offered(problems, nothing, RejectionSamplingConfig())
     config = RejectionSamplingConfig(general_share=0)
-    assert rejection_sampling.general_candidates(problems, config) == []
+    assert rejection_sampling.general_offered(problems, nothing, config) == []

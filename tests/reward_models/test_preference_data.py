@@ -4,18 +4,24 @@ import random
 
 import pytest
 
+from tasks.language_models.opening import open_model
+from tasks.language_models.settings import Endpoint
 from tasks.problem import Problem
 from tasks.reward_models.preference_data import (
     Pair,
     Response,
     balance_lengths,
     held_out_problems,
-    judged_margin,
+    judged_margins,
     length_gap,
+    model_judge,
     preference_pairs,
     rubric_judge,
     safety_labels,
 )
+from tasks.reward_models.preference_judge import read_label
+from tests.jobs import local_job
+from tests.language_models.servers import questions, scripted
 from tests.worlds import talks
 
 GREET, TAKE = talks()[0], talks()[-1]
@@ -48,17 +54,49 @@ def test_no_answer_is_no_candidate_and_safety_prompts_make_no_pairs():
 
 @pytest.mark.parametrize("judgments", [1, 4])
 def test_the_order_of_two_answers_does_not_matter_to_a_fair_judge(judgments):
-    rng = random.Random(0)
-    margins = {judged_margin(GREET, "hello tom", "go away", rubric_judge, judgments, rng) for _ in range(9)}
-    assert margins == {3.0}
+    pairs = [(GREET, "hello tom", "go away")] * 9
+    assert set(judged_margins(pairs, rubric_judge, judgments, random.Random(0))) == {3.0}
 
 
 def test_random_order_cancels_a_position_bias():
-    def prefers_the_first(problem, first, second):
-        return 2.0
-
-    mean = judged_margin(GREET, "a", "b", prefers_the_first, 2_000, random.Random(0))
+    (mean,) = judged_margins([(GREET, "a", "b")], lambda pairs: [2.0] * len(pairs), 2_000, random.Random(0))
     assert abs(mean) < 0.2
+
+
+def test_judgements_that_cannot_be_had_are_left_out():
+    pairs = [(GREET, "a", "b"), (GREET, "a", "c")]
+    found = judged_margins(pairs, lambda asked: [None] * 3 + [1.0] + [None] * 4, 4, random.Random(0))
+    assert abs(found[0]) == 1
+    assert found[1] is None
+    unjudged = preference_pairs(answers("hello", "tom"), 4, 1.0, 0, lambda asked: [None] * len(asked))
+    assert (unjudged.kept, unjudged.unjudged, unjudged.small_margin) == ([], 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "points"),
+    [("mine ... [[A>>B]]", 2), ("[[B>A]] first, but then [[A=B]]", 0), ("[[ B>>A ]].", -2), ("A>B", None),
+     ("[[A>>>B]]", None), ("[[A>A]]", None), ("", None)],
+)  # fmt: skip
+def test_the_last_label_of_a_reply_counts(reply, points):
+    assert read_label(reply) == points
+
+
+def test_a_language_model_judges_in_both_orders(tmp_path):
+    def prefers(body):
+        first, second = (questions(body)[1].split(f"<answer_{side}>")[1].split("<")[0] for side in "ab")
+        score = ("tom" in first) - ("tom" in second)
+        return f"so [[{'A>>B' if score > 0 else 'B>>A'}]]"
+
+    job = local_job(tmp_path, "reward-models", "reward-models", {})
+    with scripted(text=prefers) as server:
+        settings = Endpoint(url=server.url, model="judge")
+        model = open_model(settings, job, {})
+        pairs = preference_pairs(answers("hello bob", "hello tom"), 8, 1.0, 0, model_judge(model))
+        (pair,) = pairs.kept
+        assert (pair.chosen, pair.margin) == ("hello tom", 2.0)
+        orders = {"tom" in questions(body)[1].split("<answer_b>")[1] for body in server.seen}
+        assert orders == {True, False}
+        assert len(server.seen) == 8
 
 
 def pair(chosen: int, rejected: int) -> Pair:

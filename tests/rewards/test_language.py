@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.rewards.language import language_consistency, repetition
+from tasks.rewards.language import language_consistency, repetition, repetition_above
 from tasks.tiny_world.lexicon import PHRASES
 
 TARGETS = {
@@ -125,3 +125,11 @@ def test_a_planted_cache_of_jieba_is_neither_read_nor_written(tmp_path):
     assert done.stdout == "2\n", "two words"
     assert planted.read_bytes() == before
     assert list(tmp_path.iterdir()) == [planted]
+
+
+@given(
+    text=st.text("ab 三角形所以.1", max_size=60), ngram=st.integers(1, 4), most=st.integers(0, 4)
+)  # fmt: skip
+def test_repetition_above_is_repetition_where_it_is_above(text, ngram, most):
+    exact = repetition(text, ngram)
+    assert repetition_above(text, ngram, most) == (exact if exact > most else 0)

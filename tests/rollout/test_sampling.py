@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tasks import judged_samples
@@ -76,6 +77,32 @@ def test_finished_shards_are_reused_and_stale_ones_are_not(tmp_path, monkeypatch
     assert len(list((job.state / "shards").iterdir())) == 1
 
 
+def test_added_problems_and_samples_are_all_that_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(subject, "SHARD_COMPLETIONS", 50)
+    engine = Scripted(lambda prompt, seed: f"{prompt} {seed}")
+
+    def sample(name, problems, samples=4):
+        job = local_job(tmp_path, name, "rejection-sampling", {})
+        asked = engine.asked
+        shards = subject.sample_shards(
+            engine, problems, "plain", SHORT, samples, 1, "0" * 64, job, job.work_root / "shards"
+        )
+        chunks = list(shards.chunks())
+        assert all(chunk.num_rows <= 50 for chunk in chunks)
+        assert len({i for c in chunks for i in set(c["problem_id"].to_pylist())}) == len(problems)
+        return pa.concat_tables(chunks), engine.asked - asked
+
+    every_second, asked = sample("one", PROBLEMS[::2])
+    assert asked == 80
+    whole, asked = sample("two", PROBLEMS)
+    assert asked == 80
+    assert whole.equals(_sample(_job(tmp_path / "alone"), engine))
+    more, asked = sample("three", PROBLEMS, samples=6)
+    assert (asked, more.num_rows) == (80, 240)
+    assert sample("four", PROBLEMS[::2])[0].equals(every_second)
+    assert engine.asked == 80 + 80 + 160 + 80
+
+
 def test_stop_keeps_the_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(subject, "SHARD_COMPLETIONS", 50)
     job = _job(tmp_path)
@@ -121,7 +148,7 @@ def test_killed_and_resumed_is_the_same_table(tmp_path, tiny_model, monkeypatch)
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(root)},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (found := list(job.state.rglob("*.parquet"))) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.002)
