@@ -1,8 +1,8 @@
 """Cleans the rows of all sources: each step drops rows with a reason, and no row is lost without one.
 
-Rows lie in a spool file on disk. A step reads the columns that it needs part by part and leaves objections, row ->
-(reason, detail); the kept rows are read once more when they are written. What is in memory for every row is a few
-numbers.
+Rows lie in a spool file on disk. A step reads the columns that it needs part by part and leaves objections,
+row -> (reason, detail); the kept rows are read once more when they are written. What is in memory for every
+row is a few numbers.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Cleaning:
                 if batch.rejected:
                     refused.update(row["reason"] for row in batch.rejected)
                     self._refused.append(conform(batch.rejected, REJECTED))
+                if not batch.table.num_rows:  # pyarrow 26 crashes on computations without a chunk
+                    continue
                 table = batch.table.combine_chunks()
                 first = self.rows
                 for place, objection in trials.golds(table).items():
@@ -135,7 +137,8 @@ class Cleaning:
         """Yield the rows that nothing objects to, in order."""
         for first, part in self._spool.parts():
             mask = self._mask(first, part.num_rows)
-            yield part if mask.all() else part.filter(pa.array(mask))
+            if mask.any():
+                yield part if mask.all() else part.filter(pa.array(mask))
             self._report(first + part.num_rows, self.rows, "written")
 
     def rejected(self) -> Iterator[pa.Table]:
@@ -193,7 +196,8 @@ class Cleaning:
         name, times = Counter(suspects).most_common(1)[0]
         if times > 1:
             raise ValueError(
-                f"problem id {name[:60]!r} occurs twice: make the ids unique; of two sources that read the same "
+                f"problem id {name[:60]!r} occurs twice: make the ids unique; of two sources that read the "
+                "same "
                 "set give one a `label`"
             )
 

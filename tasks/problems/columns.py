@@ -46,7 +46,8 @@ class ColumnMap(Settings):
     dataset: str = ""
     """Name on the hub, `owner/name`. Only for source `hub`."""
     splits: dict[Split, Columns] = Field(default_factory=dict)
-    """Patterns of the files of each split, such as `{train: [main/train-*.parquet], held_out: [main/test-*]}`."""
+    """Patterns of the files of each split, such as `{train: [main/train-*.parquet], held_out:
+    [main/test-*]}`."""
     question: Annotated[Columns, Field(min_length=1)]
     """Texts that are joined by an empty line; of chat messages the user's one."""
     remove: tuple[str, ...] = ()
@@ -63,7 +64,8 @@ class ColumnMap(Settings):
     tests: Columns = ()
     """Assertions (a list, or a test file with `check`), or test cases as `tests_form` says."""
     tests_form: Literal["assertions", "contest"] = "assertions"
-    """`contest`: JSON lists of `input`, `output` and `testtype` (LiveCodeBench). What is not JSON is left out."""
+    """`contest`: JSON lists of `input`, `output` and `testtype` (LiveCodeBench). What is not JSON is left
+    out."""
     setup: Columns = ()
     """Code that stands before the assertions."""
     entry_point: str = ""
@@ -86,8 +88,10 @@ class ColumnMap(Settings):
     def columns(self) -> list[str]:
         """Return the columns of the file that are read, sorted."""
         several = (
-            self.question, self.answer, self.choices, self.incorrect, self.tests, self.setup, self.kind, self.metadata,
-            tuple(self.only), (self.correct, self.entry_point, self.domain, self.language, self.licence, self.split, self.date),
+            self.question, self.answer, self.choices, self.incorrect, self.tests, self.setup, self.kind,
+            self.metadata,
+            tuple(self.only), (self.correct, self.entry_point, self.domain, self.language, self.licence),
+            (self.split, self.date),
         )  # fmt: skip
         return sorted({name.partition(".")[0] for names in several for name in names} - {""})
 
@@ -167,9 +171,10 @@ class RowReader:
         else:
             answer, prompt = self._gold(row, question), given.template.replace("{question}", question)
         return Problem(
-            f"{self.label}-{number}", self._domain(row, verifier), self._language(row, question), prompt, answer,
-            verifier, arguments, self.source, self._text(row, "licence") or "unknown", self._split(row, split), metadata,
-        )  # type: ignore[arg-type]  # fmt: skip
+            f"{self.label}-{number}", self._domain(row, verifier), self._language(row, question), prompt,
+            answer, verifier, arguments, self.source, self._text(row, "licence") or "unknown",  # type: ignore[arg-type]
+            self._split(row, split), metadata,
+        )  # fmt: skip
 
     def _question(self, row: Mapping[str, Any]) -> str:
         text = "\n\n".join(

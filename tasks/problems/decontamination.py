@@ -53,7 +53,7 @@ _GENERATED = 5
 """A question whose rarest run so many others have is one of many generated ones: every word of it decides."""
 _EMBEDDED = 4
 """Words of the shortest question that is looked for inside a longer one."""
-_SAMPLE = 4096
+_SAMPLE = 2048
 """Rows that are read to know which runs are frequent; so many are read in full."""
 _SPAN = 200
 """Characters of the matched text that is told."""
@@ -173,7 +173,8 @@ def near_copies(training: Sequence[str], held_out: Sequence[str], shortest: int)
 class CopyFinder:
     """Finds near copies among more questions than fit into memory: `add` all, then read some again.
 
-    `tasks.problems.screening` looks at all rows; those that share something with a held-out question are compared.
+    `tasks.problems.screening` looks at all rows; those that share something with a held-out question are
+    compared.
     """
 
     def __init__(self, held_out: Sequence[str], shortest: int) -> None:

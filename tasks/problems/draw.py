@@ -1,8 +1,8 @@
 """The problems stage: training and held-out sets that share no question (paper B.3.1, D.1).
 
-The sources are the files of `tasks/problems/sources`. What is wrong with a row (a gold that its verifier does not
-accept, a question that is asked twice, a near copy of a held-out question) is in `rejected.parquet` with the reason,
-and `funnel.parquet` counts rows in, dropped and kept of each step (`cleaning.py`).
+The sources are the files of `tasks/problems/sources`. What is wrong with a row (a gold that its verifier does
+not accept, a question that is asked twice, a near copy of a held-out question) is in `rejected.parquet` with
+the reason, and `funnel.parquet` counts rows in, dropped and kept of each step (`cleaning.py`).
 
     prefect deployment run problems --param preset=tiny
 """
@@ -52,7 +52,8 @@ def run(config: ProblemsConfig, job: Job) -> None:
         reasons.update({f"rejected_{reason}": count for reason, count in step.dropped.items()})
     for spool in ("drawn.arrow", "refused.arrow"):
         (job.state / spool).unlink()
-    job.summary(problems=kept, rejected=rejected, **dict(sorted(found.items())), verifiers=" ".join(sorted(verifiers)),
+    job.summary(problems=kept, rejected=rejected, **dict(sorted(found.items())),
+                verifiers=" ".join(sorted(verifiers)),
                 **dict(sorted(reasons.items())))  # fmt: skip
 
 
@@ -113,7 +114,8 @@ def _share(source: Source, count: int, seed: int, number: int) -> Iterator[Batch
     rejected = [row for batch in given for row in batch.rejected]
     if len(training) + len(rejected) < count:
         raise ValueError(
-            f"problems.sources.{number} ({source.name}) has {len(training)} training problems and {count} are its "
+            f"problems.sources.{number} ({source.name}) has {len(training)} training problems and "
+            f"{count} are its "
             "share of `train`: lower `train` or its `weight`"
         )
     chosen = np.random.default_rng([seed, number]).permutation(training)[:count]
@@ -125,10 +127,9 @@ def _counted(tables: Iterable[pa.Table], found: Counter[str], verifiers: set[str
     """Pass the tables on, and add to `found` what `tasks.problem.counts` says of them."""
     for table in tables:
         general = pc.equal(table["domain"], "general")
-        rest = table.filter(pc.invert(general))
-        names = pc.binary_join_element_wise(rest["split"], rest["domain"], "_")
-        found.update({pair["values"]: pair["counts"] for pair in pc.value_counts(names).to_pylist()})
         told = counts(from_table(table.filter(general)))
+        names = pc.binary_join_element_wise(table["split"], table["domain"], "_")
+        told |= {pair["values"]: pair["counts"] for pair in pc.value_counts(names).to_pylist()}
         verifiers.update(pc.unique(table["verifier"]).to_pylist())
         found.update({name: int(count) for name, count in told.items() if name != "verifiers"})
         yield table

@@ -1,4 +1,5 @@
-r"""Golds as data sets hold them: `#### 42`, a solution with a box, a letter, assertions, contest cases. Pure string code.
+r"""Golds as data sets hold them: `#### 42`, a solution with a box, a letter, assertions, contest cases. Pure
+string code.
 
 Nothing here evaluates or unpickles anything: LiveCodeBench's private cases are a pickle, and are left out.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from tasks.rewards.extraction import fold
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_BRACKET = re.compile(r"(?<!\\)[{}]")
 _BOX = re.compile(r"\\f?box(?:ed)? {0,3}\{")
 
 
@@ -33,18 +35,17 @@ def final_value(text: str) -> str:
 
 
 def last_box(text: str) -> str | None:
-    r"""Return what the last closed `\boxed{...}` or `\fbox{...}` of a text holds; None where there is none."""
-    for at in reversed([match.end() - 1 for match in _BOX.finditer(text)]):
-        depth, begin = 0, at
-        for place in range(at, len(text)):
-            if text[place] == "\\":
-                continue
-            if text[place] in "{}" and text[place - 1] != "\\":
-                depth += 1 if text[place] == "{" else -1
-                if not depth:
-                    return text[begin + 1 : place]
-        # Not closed to the end of the text: a box before it may be, and this text is not searched again.
-        text = text[:at]
+    r"""Return what the last closed `\boxed{...}` or `\fbox{...}` of a text holds; None where there is
+    none."""
+    end = len(text)
+    for begin in reversed([match.end() - 1 for match in _BOX.finditer(text)]):
+        depth = 0
+        for bracket in _BRACKET.finditer(text, begin, end):
+            depth += 1 if bracket[0] == "{" else -1
+            if not depth:
+                return text[begin + 1 : bracket.start()]
+        # Not closed: a box before it may be, and what stands behind is not searched again.
+        end = begin
     return None
 
 
@@ -105,7 +106,8 @@ def shuffled(correct: str, incorrect: Sequence[str], seed: str) -> tuple[dict[st
 
 
 def contest_cases(value: Any, function: str | None) -> list[dict[str, Any]] | None:
-    """Return LiveCodeBench's test cases, given as JSON; None for text that is not JSON (a pickle, never read).
+    """Return LiveCodeBench's test cases, given as JSON; None for text that is not JSON (a pickle, never
+    read).
 
     A functional case holds one JSON value a line as its arguments.
 

@@ -1,4 +1,5 @@
-"""What sources of files with columns of their own share: which rows are drawn, and how they become problems."""
+"""What sources of files with columns of their own share: which rows are drawn, and how they become
+problems."""
 
 from __future__ import annotations
 
@@ -31,10 +32,11 @@ class MappedSource(Source):
     count: Positive | None = None
     """Training problems drawn by the seed; all rows by default. Fewer stay where rows are rejected."""
     held_out: Count | None = None
-    """Held-out problems drawn by the seed: from the set's own test files, or from the training rows where it has
-    none. By default all rows of its test files."""
+    """Held-out problems drawn by the seed: from the set's own test files, or from the training rows where it
+    has none. By default all rows of its test files."""
     until: datetime.date | None = None
-    """Questions published later are rejected, where the set has a date. The paper trains on contests before 2023."""
+    """Questions published later are rejected, where the set has a date. The paper trains on contests before
+    2023."""
     label: Annotated[str, Field(pattern=r"^[\w.-]{0,60}$")] = ""
     """Beginning of the problems' ids, if two sources read the same set."""
 
@@ -69,7 +71,8 @@ class MappedSource(Source):
         splits = [(file, split) for file in files if (split := split_of(file.name, dict(columns.splits)))]
         if not splits:
             raise ValueError(
-                f"{source}: no file fits the patterns of `splits`: fix the map (there are {', '.join(f.name for f in files)[:200]})"
+                f"{source}: no file fits the patterns of `splits`: fix the map (there are "
+                f"{', '.join(f.name for f in files)[:200]})"
             )
         wanted = _Selection(self, [(split, count_rows(file.path)) for file, split in splits], seed)
         reader = RowReader(columns, self.label or self.identity(), source, seed, self.until)

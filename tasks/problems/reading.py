@@ -117,11 +117,21 @@ def problem_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 def _metadata(batch: pa.RecordBatch) -> list[str]:
     """Return a JSON object a row with the columns that the schema does not know; empty cells are left out."""
+    import pyarrow as pa
+
     from tasks.tables import PROBLEMS
 
     extra = [name for name in batch.schema.names if name == _METADATA or name not in PROBLEMS.names]
+    if not extra:
+        return ["{}"] * batch.num_rows
+    if extra == [_METADATA] and pa.types.is_dictionary(batch.column(_METADATA).type):
+        column = batch.column(_METADATA)
+        each = [
+            json.dumps(_given_metadata(value), ensure_ascii=False) for value in column.dictionary.to_pylist()
+        ]
+        return [each[i] if i is not None else "{}" for i in column.indices.to_pylist()]
     found = []
-    for row in batch.select(extra).to_pylist() if extra else [{}] * batch.num_rows:
+    for row in batch.select(extra).to_pylist():
         values = {name: value for name, value in row.items() if value is not None}
         values = _given_metadata(values.pop(_METADATA, None)) | values
         found.append(json.dumps(values, ensure_ascii=False, default=str))
@@ -161,7 +171,8 @@ def opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
 
 
 def limited_batches(shard: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield some columns, text as dictionaries, so that `text_sizes` can bound them before they are written out."""
+    """Yield some columns, text as dictionaries, so that `text_sizes` can bound them before they are written
+    out."""
     import pyarrow as pa
 
     with opened(shard) as file:

@@ -66,8 +66,8 @@ class _Group:
 
 
 def repeats(rows: Iterable[tuple[int, Problem]]) -> dict[int, Objection]:
-    """Return row -> objection: of problems of a split that ask the same question, the first is kept; none of them
-    if their answers differ."""
+    """Return row -> objection: of problems of a split that ask the same question, the first is kept; none of
+    them if their answers differ."""
     groups: dict[bytes, _Group] = {}
     for row, problem in rows:
         group = groups.setdefault(_question(problem), _Group(problem, []))

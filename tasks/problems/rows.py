@@ -1,8 +1,10 @@
-"""Reads rows of files that have columns of their own: Parquet, JSON Lines, JSON, CSV, TSV, `datasets` folders.
+"""Reads rows of files that have columns of their own: Parquet, JSON Lines, JSON, CSV, TSV, `datasets`
+folders.
 
-The files may come from a stranger, so the limits of `reading.py` hold here too: the number of rows and of files,
-the size of a value and of all text that is read, and no link inside a folder is followed. Only the columns that
-a map names are read from Parquet and Arrow files. Nothing is unpickled and no code of a data set is run.
+The files may come from a stranger, so the limits of `reading.py` hold here too: the number of rows and of
+files, the size of a value and of all text that is read, and no link inside a folder is followed. Only the
+columns that a map names are read from Parquet and Arrow files. Nothing is unpickled and no code of a data set
+is run.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def find_files(path: Path) -> list[Path]:
 def split_of(name: str, patterns: dict[Split, tuple[str, ...]]) -> Split | None:
     """Return the split of a file by its path in the data set; None for one that no pattern names.
 
-    Without patterns a file is held out if a folder or the file is called `test...`, `validation...`, `dev...`.
+    Without patterns a file is held out if a folder or the file is called `test...`, `validation...`,
+    `dev...`.
     """
     if patterns:
         return next(
@@ -155,7 +158,8 @@ def _size(batch: pa.RecordBatch, file: Path) -> int:
         size, longest = text_sizes(column)
         if longest > MAX_CELL:
             raise UnusableProblems(
-                f"{file.name}: column {name} has a value of {longest:,} bytes, at most {MAX_CELL:,} are supported"
+                f"{file.name}: column {name} has a value of {longest:,} bytes, at most {MAX_CELL:,} are "
+                "supported"
             )
         total += size
     return total
@@ -211,7 +215,8 @@ def _delimited(file: Path) -> Iterator[Row]:
             for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter), 2):
                 if None in row:
                     raise UnusableProblems(
-                        f"{file.name}, row {number} has more cells than there are column names: quote its text"
+                        f"{file.name}, row {number} has more cells than there are column names: quote its "
+                        "text"
                     )
                 yield row
         except (csv.Error, UnicodeDecodeError) as error:
@@ -230,7 +235,8 @@ def _lines(raw: IO[bytes], file: Path) -> Iterator[bytes]:
 def _require(file: Path, columns: Sequence[str], there: Sequence[str] | set[str]) -> None:
     if absent := [name for name in columns if name not in there]:
         raise UnusableProblems(
-            f"{file.name} has no column {', '.join(absent)}: fix the map (it has {', '.join(sorted(map(str, there)))[:200]})"
+            f"{file.name} has no column {', '.join(absent)}: fix the map (it has "
+            f"{', '.join(sorted(map(str, there)))[:200]})"
         )
 
 

@@ -1,16 +1,19 @@
 """Finds the training questions that are worth comparing with held-out ones, at a gigabyte in a few seconds.
 
-`decontamination.py` compares exactly, in Python. This module says which rows that can concern. It works on the
-bytes of whole columns with numpy, so its time hardly depends on what the texts say, and errs on the side of looking:
+`decontamination.py` compares exactly, in Python. This module says which rows that can concern. It works on
+the bytes of whole columns with numpy, so its time hardly depends on what the texts say, and errs on the side
+of looking:
 
-    words       runs of ASCII letters and single Chinese characters. Left out is what notations write in different
+    words       runs of ASCII letters and single Chinese characters. Left out is what notations write in
+    different
                 ways: single letters, numbers in words, names of LaTeX commands. Full-width forms are folded.
-    shingles    three words in a row. Short questions and formulas have shingles of fewer words, and of their digits.
-    suspects    rows that have a third of a question's shingles, each weighed by how rare it is among the rows
+    shingles    three words in a row. Short questions and formulas have shingles of fewer words, and of their
+    digits. suspects    rows that have a third of a question's shingles, each weighed by how rare it is among
+    the rows
                 (inverse document frequency), or all shingles of a question that must be found as a whole.
 
-Memory holds the held-out questions' shingles and a few numbers a row; what rows share with questions is kept in
-a temporary file.
+Memory holds the held-out questions' shingles and a few numbers a row; what rows share with questions is kept
+in a temporary file.
 """
 
 from __future__ import annotations
@@ -61,8 +64,9 @@ class Screen:
         left_out: frozenset[str],
         numerals: frozenset[str],
     ) -> None:
-        """`questions`: words in one notation. `left_out`: words that are no part of a shingle; `numerals`: those
-        among them that spell a number. Questions of fewer than `shortest` words must be found as a whole."""
+        """`questions`: words in one notation. `left_out`: words that are no part of a shingle; `numerals`:
+        those among them that spell a number. Questions of fewer than `shortest` words must be found as a
+        whole."""
         self._left_out = _Marked(_hashes_of(left_out | numerals))
         self._numerals = _Marked(_hashes_of(numerals))
         sets = self._shingles_of(questions)
@@ -120,7 +124,8 @@ class Screen:
         return np.flatnonzero(found)
 
     def _blocks(self) -> Iterator[tuple[Array, Array]]:
-        """What was written, some at a time; a row's hits are in one block, because `add` writes whole rows."""
+        """What was written, some at a time; a row's hits are in one block, because `add` writes whole
+        rows."""
         self._hits.seek(0)
         kept = np.zeros((0, 2), np.int32)
         while len(read := np.fromfile(self._hits, np.int32, 2**20)):
@@ -133,7 +138,8 @@ class Screen:
             yield kept[:, 0], kept[:, 1]
 
     def _look(self, texts: pa.Array, first: int) -> tuple[Array, Array, Array, Array]:
-        """Return (rows, shingles they have, each once), an identity for each row, and rows to compare anyway."""
+        """Return (rows, shingles they have, each once), an identity for each row, and rows to compare
+        anyway."""
         import pyarrow as pa
 
         texts = texts.cast(pa.large_string())
@@ -171,9 +177,9 @@ class Screen:
             same = self._keys[place] == keys[marked] if len(self._keys) else np.zeros(0, bool)
             hit_rows.append(where[marked][same])
             hits.append(place[same])
-        pairs = np.unique(
-            (np.concatenate(hit_rows).astype(np.int64) << 32) | np.concatenate(hits).astype(np.int64)
-        )
+        pairs = np.concatenate(hit_rows).astype(np.int64) << 32 | np.concatenate(hits).astype(np.int64)
+        pairs.sort()
+        pairs = pairs[np.concatenate([[True], np.diff(pairs) > 0])] if len(pairs) else pairs
         many = np.bincount(kept_rows, minlength=piece.rows)
         always = many < 3
         if dropped.any():
@@ -286,13 +292,16 @@ class _Piece:
             starts, lengths = starts[order], lengths[order]
         several = lengths > 1  # single letters are names of variables
         starts, lengths = starts[several], lengths[several]
-        return _hashes(folded, starts, lengths), np.searchsorted(self._bounds, starts, "right") - 1
+        return _hashes(folded, starts, lengths), self._rows_of(starts)
 
     def digits(self) -> _Digits:
         places = np.flatnonzero(_DIGIT[self._data])
-        return _Digits(
-            self._data[places] - np.uint8(48), np.searchsorted(self._bounds, places, "right") - 1, places
-        )
+        return _Digits(self._data[places] - np.uint8(48), self._rows_of(places), places)
+
+    def _rows_of(self, places: Array) -> Array:
+        """Return the row of each of some ascending places."""
+        counts = np.diff(np.searchsorted(places, self._bounds))
+        return np.repeat(np.arange(self.rows), counts)
 
     def _han(self) -> Array:
         """Where the UTF-8 of U+3400 to U+9FFF begins."""
@@ -344,7 +353,8 @@ class _Marked:
     def has(self, hashes: Array) -> Array:
         found = self.maybe(hashes)
         places = np.flatnonzero(found)
-        found[places] = np.isin(hashes[places], self._keys)
+        at = np.minimum(np.searchsorted(self._keys, hashes[places]), len(self._keys) - 1)
+        found[places] = self._keys[at] == hashes[places]
         return found
 
 

@@ -38,7 +38,7 @@ class Source(Settings):
     """
 
     name: str
-    weight: Annotated[float, Field(gt=0)] | None = Field(default=None, json_schema_extra=NEUTRAL)
+    weight: Annotated[float | None, Field(gt=0, json_schema_extra=NEUTRAL)] = None
     """Share of `train` (the number of training problems of the mixture) that comes from here, relative to the
     other sources that have a weight. Without it a source gives what its own counts say."""
 

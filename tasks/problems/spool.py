@@ -50,7 +50,8 @@ class Spool:
                 first += part.num_rows
 
     def chosen(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
-        """Yield (row numbers, rows) of those that `wanted`, ascending numbers, names; parts without one are skipped."""
+        """Yield (row numbers, rows) of those that `wanted`, ascending numbers, names; parts without one are
+        skipped."""
         for first, part in self.parts():
             rows = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, first + part.num_rows)]
             if len(rows):
@@ -58,7 +59,8 @@ class Spool:
 
 
 def write_stream(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """Write tables as one Parquet file with row groups of one size, whatever their sizes are; returns the rows."""
+    """Write tables as one Parquet file with row groups of one size, whatever their sizes are; returns the
+    rows."""
     waiting: list[pa.Table] = []
     count = total = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

@@ -24,13 +24,14 @@ class ProblemsConfig(Settings):
     sources: Annotated[tuple[AnySource, ...], Field(min_length=1)]
     """Each with a `name` (a file of `tasks/problems/sources`) and that source's own settings."""
     train: Count = 0
-    """Training problems that the sources with a `weight` give together; the others give what their counts say."""
+    """Training problems that the sources with a `weight` give together; the others give what their counts
+    say."""
     benchmarks: tuple[AnySource, ...] = ()
-    """Sources of questions that no training problem may copy, beside the held-out ones. They are read for that only:
-    to evaluate with them, name them in `sources` too."""
+    """Sources of questions that no training problem may copy, beside the held-out ones. They are read for
+    that only: to evaluate with them, name them in `sources` too."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Training problems are dropped if so much of their runs of five words, and the answer, is that of an earlier
-    one (MinHash estimate of the Jaccard similarity; 0.8 is usual). Off by default."""
+    """Training problems are dropped if so much of their runs of five words, and the answer, is that of an
+    earlier one (MinHash estimate of the Jaccard similarity; 0.8 is usual). Off by default."""
     decontamination_ngram: Positive = 10
     """Training problems that are near copies of a held-out one are rejected. A held-out question with fewer
     words than this (the paper's n-gram) must be found as a whole, of a longer one 60% of the content."""

@@ -28,7 +28,8 @@ _log = logging.getLogger(__name__)
 
 
 class Trials:
-    """Tries golds; each different one once, whatever the number of its problems. Use it as a context manager."""
+    """Tries golds; each different one once, whatever the number of its problems. Use it as a context
+    manager."""
 
     def __init__(self) -> None:
         self._pool = VerifierPool(workers=2, seconds_per_item=_SECONDS)
@@ -49,12 +50,12 @@ class Trials:
 
         plain = pc.match_substring_regex(table["answer"], _PLAIN)
         asked = pc.and_(pc.is_in(table["verifier"], pa.array(TRIED)), pc.invert(plain))
-        places = pc.indices_nonzero(pc.and_not(asked, pc.equal(table["verifier"], "rubric"))).to_pylist()
+        places = pc.indices_nonzero(asked).to_pylist()
         if not places:
             return {}
         problems = from_table(table.take(pa.array(places)))
         wanted = {self._key(p): p for p in problems if self._key(p) not in self._known}
-        texts = [f"<think></think><answer>{p.answer}</answer>" for p in wanted.values()]
+        texts = [f"<think></think><answer>{_as_answer(p)}</answer>" for p in wanted.values()]
         for key, judgement in zip(wanted, self._judged(list(wanted.values()), texts), strict=True):
             self._known[key] = _fault(judgement)
         return {
@@ -92,6 +93,13 @@ class Trials:
     def _key(problem: Problem) -> tuple[str, str]:
         options = str(problem.verifier_args) if problem.verifier == "choice" else ""
         return problem.verifier + options, problem.answer
+
+
+def _as_answer(problem: Problem) -> str:
+    """Return the gold as models write it. A math verifier accepts the same text unread, but not inside a
+    box."""
+    boxed = problem.verifier == "math" and "\\boxed" not in problem.answer
+    return f"\\boxed{{{problem.answer}}}" if boxed else problem.answer
 
 
 def _fault(judgement: Judgement | None) -> str:

@@ -5,9 +5,9 @@
         path: data/exam.jsonl
         map: {question: [q], answer: [solution], fixed: {licence: CC-BY-4.0}}
 
-Parquet, JSON Lines, JSON, CSV and TSV; a folder of them; a folder that `datasets` wrote with `save_to_disk`. `map`
-may be the name of a ready map (`tasks/problems/maps`) for a copy of a known data set. The source `parquet`
-reads files that have the `problems` schema already.
+Parquet, JSON Lines, JSON, CSV and TSV; a folder of them; a folder that `datasets` wrote with `save_to_disk`.
+`map` may be the name of a ready map (`tasks/problems/maps`) for a copy of a known data set. The source
+`parquet` reads files that have the `problems` schema already.
 """
 
 from __future__ import annotations

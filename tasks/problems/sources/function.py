@@ -2,9 +2,9 @@
 
     sources: [{name: function, call: "my_package.puzzles:problems", arguments: {size: 5}}]
 
-The function is called with the seed and the arguments and returns (or yields) `tasks.problem.Problem`. It is the
-user's own code and runs unconfined, in the job of the problems stage. Its file is not part of the cache key:
-change an argument, such as a version, when it makes other problems.
+The function is called with the seed and the arguments and returns (or yields) `tasks.problem.Problem`. It is
+the user's own code and runs unconfined, in the job of the problems stage. Its file is not part of the cache
+key: change an argument, such as a version, when it makes other problems.
 """
 
 from __future__ import annotations

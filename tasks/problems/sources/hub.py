@@ -5,11 +5,11 @@
       - {name: math-500, revision: COMMIT}                             # 40 hexadecimal digits
       - {name: hub, dataset: owner/name, map: {question: [q], answer: [a], splits: {train: ["*.parquet"]}}}
 
-Files are downloaded as they are and read by `tasks.problems.rows` with its limits: no script of a data set runs, and
-nothing is unpickled. `revision` is a commit or a branch; the commit that a branch stood for is in column `source` of
-every problem. The cache of the artifacts keeps what was drawn, so a branch that moves changes nothing that was
-made. `HF_ENDPOINT` names a mirror, `HF_TOKEN` gives access to gated sets, `HF_HUB_OFFLINE=1` uses what was
-downloaded before (`revision` must then be a commit).
+Files are downloaded as they are and read by `tasks.problems.rows` with its limits: no script of a data set
+runs, and nothing is unpickled. `revision` is a commit or a branch; the commit that a branch stood for is in
+column `source` of every problem. The cache of the artifacts keeps what was drawn, so a branch that moves
+changes nothing that was made. `HF_ENDPOINT` names a mirror, `HF_TOKEN` gives access to gated sets,
+`HF_HUB_OFFLINE=1` uses what was downloaded before (`revision` must then be a commit).
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class HubDataset(MappedSource):
         size = sum(size for name, size in files.items() if split_of(name, patterns))
         if size > MAX_DOWNLOAD:
             raise ValueError(
-                f"{dataset}: its files have {size / 2**30:.0f} GiB, at most {MAX_DOWNLOAD / 2**30:.0f} are downloaded"
+                f"{dataset}: its files have {size / 2**30:.0f} GiB, at most {MAX_DOWNLOAD / 2**30:.0f} are "
+                "downloaded"
             )
         if not info.sha:
             raise ValueError(f"{dataset}: the hub names no commit of revision {self.revision}: give a commit")
@@ -142,6 +143,7 @@ class _Explained:
         ):
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             raise ValueError(
-                f"{self._dataset} cannot be downloaded ({reason}): check the network and HF_ENDPOINT, or copy the "
+                f"{self._dataset} cannot be downloaded ({reason}): check the network and HF_ENDPOINT, or "
+                "copy the "
                 "files and use source `file` with the same map"
             ) from None
