@@ -6,13 +6,17 @@ A row that no verifier can judge would otherwise be an `error` in every batch, o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tasks.problem import DOMAINS, LANGUAGES, SPLITS, Problem
 from tasks.rewards.cases import lacks_cases
 from tasks.rewards.verifier import NO_RULE, fault, verifiers
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_VISIBLE = r"[!-~\p{Han}]"
 _ANSWER_OPTIONAL = ("code", "reasoning_gym", NO_RULE)
 """Verifiers that judge without it: code has cases, reasoning-gym its entry, general prompts no rule."""
 
@@ -45,6 +49,34 @@ def objection(problem: Problem) -> str | None:
     if problem.verifier == "code" and lacks_cases(problem.verifier_args):
         return _submissions_fault(problem.verifier_args)
     return fault(problem)
+
+
+def objections(table: pa.Table) -> Iterator[tuple[int, str, str]]:
+    """Yield (place, id, objection) of the rows of a `problems` table that cannot be used, in order.
+
+    Rows of the plain kind, whose columns alone say that they are usable, are not made into problems.
+
+    Raises:
+        ValueError: a cell is not JSON.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from tasks.problem import from_table
+
+    answer = table["answer"]
+    usual = pc.and_(
+        pc.is_in(table["verifier"], pa.array(["math", "exact"])), pc.equal(table["verifier_args"], "{}")
+    )
+    for column, allowed in allowed_values().items():
+        usual = pc.and_(usual, pc.is_in(table[column], pa.array(allowed)))
+    for column in ("id", "prompt", "answer"):
+        usual = pc.and_(usual, pc.match_substring_regex(table[column], _VISIBLE))
+    usual = pc.and_(usual, pc.match_substring_regex(answer, r"\d"))  # not `None`
+    places = pc.indices_nonzero(pc.invert(usual)).to_pylist()
+    for place, problem in zip(places, from_table(table.take(pa.array(places, pa.int64()))), strict=True):
+        if reason := objection(problem):
+            yield place, problem.id, reason
 
 
 def not_allowed(column: str, value: object, allowed: Sequence[str]) -> str:

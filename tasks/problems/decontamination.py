@@ -9,7 +9,7 @@ question, and the weight of what was found is compared with `SHARE`. Words weigh
       programming tasks) counts 1 / (d - 1)^2, where d questions have it (inverse document frequency);
     - a number counts three times, as generated questions differ in their numbers only, and a word that most
       tasks have (`GENERIC`) counts little, which matters where a set is too small to tell;
-    - phrases that belong to the task and not to the question (`_BOILERPLATE`) are left out altogether.
+    - phrases that belong to the task and not to the question (`_PHRASES`) are left out altogether.
 
 A held-out question that is shorter than `decontamination_ngram` words, not counting wording that it shares
 with many others, must be found as a whole. Differs from the paper, which drops every text that shares a
@@ -17,7 +17,8 @@ with many others, must be found as a whole. Differs from the paper, which drops 
 line of constraints.
 
 Time is linear in the text. Memory holds an index of the held-out questions only, of integers: a run of words
-is three numbers in one. A training text is read once, and a second time where it shares much with a question.
+is three numbers in one. All training texts pass the screen (`screening.py`, numpy), and only those that share
+something with a question are compared in Python.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
+from typing import TYPE_CHECKING, Self
 
+from tasks.problems.screening import Screen
 from tasks.text_safety import nfkc
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RUN = 3
 """Words that must stand in a row to count as found."""
@@ -47,6 +53,8 @@ _GENERATED = 5
 """A question whose rarest run so many others have is one of many generated ones: every word of it decides."""
 _EMBEDDED = 4
 """Words of the shortest question that is looked for inside a longer one."""
+_SAMPLE = 2048
+"""Rows that are read to know which runs are frequent; so many are read in full."""
 _SPAN = 200
 """Characters of the matched text that is told."""
 _NUMBER_WEIGHT, _GENERIC_WEIGHT = 3.0, 0.3
@@ -85,18 +93,33 @@ _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\[,!;])(?=\d{3}(?!\d))")
 _NUMBER = (
     r"(?<![\d.])-?\d[\d.]{0,20}(?:\s?\*\s?\d{1,9})?(?:\s?\^\s?\{?\d{1,3}\}?|e\d{1,3})?(?:\s?[-+]\s?\d{1,9})?"
 )
-_BOILERPLATE = re.compile(
-    rf"{_NUMBER}\s{{0,3}}<=?\s{{0,3}}[^<>=\n]{{1,40}}?\s{{0,3}}<=?\s{{0,3}}{_NUMBER}"  # 1 <= n, m <= 2*10^5
-    r"|(?:modulo|mod|%)\s{0,3}\(?(?:10\s?\^\s?\{?9\}?\s?\+\s?[79]|1e9\s?\+\s?[79]|100000000[79]|998244353)\)?"
-    r"|(?:please\s)?(?:let'?s\s)?(?:reason|think|solve\sit|work)\s(?:carefully\s)?step[\s-]by[\s-]step"
-    r"|(?:and\s)?(?:please\s)?(?:put|place|write|enclose|give|provide|return|state|box)\s(?:only\s)?(?:your|the)\s"
-    r"(?:final\s)?(?:answer|result|solution)(?:\s(?:with)?in(?:side)?)?(?:\s\\boxed\s?(?:\{[^{}]{0,20}\})?)?"
-    r"|(?:as|in)\syour\s(?:final\s)?answer|answer\sthe\sfollowing(?:\squestion)?"
-    r"|请?(?:你)?(?:一步一步|逐步|一步步)(?:地)?(?:思考|推理|解答|推导)"
-    r"|(?:并|请)?(?:将|把)?(?:你的)?(?:最终|最后的?)?答案(?:放|写|填)?(?:在|到|入)?\s?"
-    r"(?:\\boxed\s?(?:\{[^{}]{0,20}\})?)(?:中|里|内)?",
-    re.IGNORECASE,
-)
+_BOILERPLATE = [  # each with words without which it need not be searched for; texts are case folded
+    (
+        ("<",),
+        rf"{_NUMBER}\s{{0,3}}<=?\s{{0,3}}[^<>=\n]{{1,40}}?\s{{0,3}}<=?\s{{0,3}}{_NUMBER}",
+    ),  # 1 <= n, m <= 2*10^5
+    (
+        ("mod", "%"),
+        r"(?:modulo|mod|%)\s{0,3}\(?(?:10\s?\^\s?\{?9\}?\s?\+\s?[79]|1e9\s?\+\s?[79]|100000000[79]|998244353)\)?",
+    ),
+    (
+        ("step",),
+        r"(?:please\s)?(?:let'?s\s)?(?:reason|think|solve\sit|work)\s(?:carefully\s)?step[\s-]by[\s-]step",
+    ),
+    (
+        ("answer", "result", "solution"),
+        r"(?:and\s)?(?:please\s)?(?:put|place|write|enclose|give|provide|return|state|box)\s(?:only\s)?(?:your|the)\s"
+        r"(?:final\s)?(?:answer|result|solution)(?:\s(?:with)?in(?:side)?)?(?:\s\\boxed\s?(?:\{[^{}]{0,20}\})?)?"
+        r"|(?:as|in)\syour\s(?:final\s)?answer|answer\sthe\sfollowing(?:\squestion)?",
+    ),
+    (("步",), r"请?(?:你)?(?:一步一步|逐步|一步步)(?:地)?(?:思考|推理|解答|推导)"),
+    (
+        ("答案",),
+        r"(?:并|请)?(?:将|把)?(?:你的)?(?:最终|最后的?)?答案(?:放|写|填)?(?:在|到|入)?\s?"
+        r"(?:\\boxed\s?(?:\{[^{}]{0,20}\})?)(?:中|里|内)?",
+    ),
+]
+_PHRASES = [(needed, re.compile(pattern)) for needed, pattern in _BOILERPLATE]
 _WORD = re.compile(r"[\u3400-\u9fff]|\d+(?:\.\d+)?|[^\W\d_]+(?:'[a-z]{1,2}\b)?|[<>!]?=|[-+*/^<>%]")
 
 _SMALL = """
@@ -108,7 +131,7 @@ _TY = "twenty thirty forty fifty sixty seventy eighty ninety"
 _TENS = {word: 10 * tens for tens, word in enumerate(_TY.split(), 2)}
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 _ENGLISH = rf"(?:{'|'.join(sorted((*_UNITS, *_TENS, *_SCALES), key=len, reverse=True))})"
-_ENGLISH_NUMBER = re.compile(rf"\b{_ENGLISH}(?:[\s-]{{1,3}}(?:and\s)?{_ENGLISH})*\b")
+_ENGLISH_NUMBER = re.compile(rf"\b(?=[zotfsenhmb]){_ENGLISH}(?:[\s-]{{1,3}}(?:and\s)?{_ENGLISH})*\b")
 _HAN_UNITS = {sign: value for value, sign in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _HAN_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 _HAN_NUMBER = re.compile(f"[{''.join((*_HAN_UNITS, *_HAN_SCALES))}]+")
@@ -117,6 +140,9 @@ _SCALED = re.compile(
 )
 _MONEY = frozenset({"dollar", "dollars", "usd"})
 _OPERATORS = frozenset("+-*/^<>=%") | {"<=", ">=", "!="}
+_NUMERALS = frozenset((*_UNITS, *_TENS, *_SCALES, *_HAN_UNITS, *_HAN_SCALES))
+_LEFT_OUT = frozenset((*_MONEY, *_NOTATION, *_LATEX, "and", "mod"))
+"""Words that are another thing, or nothing, in the one notation: the screen leaves them out of every text."""
 
 
 @dataclass(frozen=True)
@@ -134,29 +160,78 @@ class Match:
 def near_copies(training: Sequence[str], held_out: Sequence[str], shortest: int) -> list[Match | None]:
     """For each training question the held-out one that it is a near copy of, or None.
 
-    `training` is read twice. A held-out question of less than `shortest` words must be found as a whole.
+    A held-out question of less than `shortest` words must be found as a whole.
     """
-    index = _Index(held_out, shortest)
-    found: list[Match | None] = []
-    close: dict[int, list[int]] = {}
-    read: set[int] = set()
-    for number, text in enumerate(training):
-        words = words_of(text)
-        ids = index.ids(words)
-        found.append(index.whole(words, ids))
-        runs = index.known_runs(ids)
-        if candidates := index.candidates(runs):
-            close[number] = candidates
-        # A question that stands there a hundred times is no wording that a hundred questions share.
-        if (text_hash := hash(tuple(words))) not in read:
-            read.add(text_hash)
-            index.frequency.update(runs)
-    for number, candidates in close.items():
-        if found[number] is None:
-            runs = index.known_runs(index.ids(words_of(training[number])))
+    import pyarrow as pa
+
+    with CopyFinder(held_out, shortest) as finder:
+        finder.add(pa.array(training, pa.large_string()))
+        matches = finder.matches((row, training[row]) for row in finder.rows_to_read())
+    return [matches.get(row) for row in range(len(training))]
+
+
+class CopyFinder:
+    """Finds near copies among more questions than fit into memory: `add` all, then read some again.
+
+    `tasks.problems.screening` looks at all rows; those that share something with a held-out question are
+    compared.
+    """
+
+    def __init__(self, held_out: Sequence[str], shortest: int) -> None:
+        self._index = _Index(held_out, shortest)
+        self._screen = Screen(self._index.words, max(shortest, RUN), _LEFT_OUT, _NUMERALS)
+        self._rows = 0
+        self._suspects: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._screen.close()
+
+    def add(self, texts: pa.Array) -> None:
+        """Look at the next training questions."""
+        self._screen.add(texts)
+        self._rows += len(texts)
+
+    def rows_to_read(self) -> list[int]:
+        """Return the rows that `matches` needs, ascending: the suspects, and a sample of all rows.
+
+        The sample tells which runs of words are frequent.
+        """
+        suspects = self._screen.suspects().tolist()
+        self._suspects = set(suspects)
+        step = max(1, -(-self._rows // _SAMPLE))
+        return sorted({*suspects, *range(0, self._rows, step)})
+
+    def matches(self, texts: Iterable[tuple[int, str]]) -> dict[int, Match]:
+        """Return row -> match, from the rows of `rows_to_read` with their texts."""
+        index, step = self._index, max(1, -(-self._rows // _SAMPLE))
+        found: dict[int, Match] = {}
+        close: dict[int, tuple[list[int], set[int]]] = {}
+        sampled: Counter[int] = Counter()
+        read: set[int] = set()
+        for row, text in texts:
+            words = words_of(text)
+            ids = index.ids(words)
+            runs = index.known_runs(ids)
+            if row in self._suspects:
+                if match := index.whole(words, ids):
+                    found[row] = match
+                elif candidates := index.candidates(runs):
+                    close[row] = candidates, runs
+            # A question that stands there a hundred times is no wording that a hundred questions share.
+            if (text_hash := hash(tuple(words))) not in read:
+                read.add(text_hash)
+                (index.frequency if row in self._suspects else sampled).update(runs)
+        # Of a sample, what is found once or twice may be chance and says nothing about the others.
+        often = {run: count * step for run, count in sampled.items() if step == 1 or count > 2}
+        index.frequency.update(often)
+        for row, (candidates, runs) in close.items():
             matches = [match for question in candidates if (match := index.compare(question, runs))]
-            found[number] = max(matches, key=lambda match: (match.share, -match.question), default=None)
-    return found
+            if matches:
+                found[row] = max(matches, key=lambda match: (match.share, -match.question))
+        return found
 
 
 def words_of(text: str) -> list[str]:
@@ -166,7 +241,11 @@ def words_of(text: str) -> list[str]:
     phrases that belong to the task are left out, unless almost nothing else is there.
     """
     text = _in_one_notation(text)
-    words = _WORD.findall(_with_digits(_BOILERPLATE.sub(" ", text)))
+    own = text
+    for needed, phrase in _PHRASES:
+        if any(word in own for word in needed):
+            own = phrase.sub(" ", own)
+    words = _WORD.findall(_with_digits(own))
     if len(words) < _EMBEDDED:
         words = _WORD.findall(_with_digits(text))
     return [_canonical(word) for word in words if word not in _MONEY and word not in _NOTATION]
@@ -247,10 +326,9 @@ class _Index:
 
     def __init__(self, questions: Sequence[str], shortest: int) -> None:
         self._vocabulary: dict[str, int] = {}
-        self._words = [words_of(text) for text in questions]
+        self.words = [words_of(text) for text in questions]
         self._ids = [
-            [self._vocabulary.setdefault(w, len(self._vocabulary) + 1) for w in words]
-            for words in self._words
+            [self._vocabulary.setdefault(w, len(self._vocabulary) + 1) for w in words] for words in self.words
         ]
         self._shortest = max(shortest, RUN)
         self._whole: dict[tuple[int, ...], int] = {}
@@ -260,7 +338,11 @@ class _Index:
             self._whole.setdefault(tuple(ids), number)
             for run in set(_runs(ids)) if len(ids) >= self._shortest else ():
                 self._postings[run].append(number)
-        self._short_lengths = sorted({n for n in map(len, self._ids) if _EMBEDDED <= n < self._shortest})
+        short = [ids for ids in self._ids if _EMBEDDED <= len(ids) < self._shortest]
+        self._short_lengths = {
+            first: sorted({len(i) for i in group}) for first, group in _by_first(short).items()
+        }
+        """First word -> lengths of the short questions that begin with it."""
         pointing = (n for numbers in self._postings.values() if len(numbers) <= _OFTEN for n in numbers)
         self._pointing = Counter(pointing)
         self.frequency = Counter({run: len(numbers) for run, numbers in self._postings.items()})
@@ -282,9 +364,9 @@ class _Index:
         same = self._whole.get(tuple(ids)) if ids else None
         if same is not None:
             return self._match(same, 1.0, 0, len(ids))
-        for length in self._short_lengths:
-            for at in range(len(ids) - length + 1):
-                found = self._whole.get(tuple(ids[at : at + length])) if ids[at] else None
+        for at, first in enumerate(ids):
+            for length in self._short_lengths.get(first, ()):
+                found = self._whole.get(tuple(ids[at : at + length])) if at + length <= len(ids) else None
                 if found is None:
                     continue
                 beside = (*words[max(0, at - 1) : at], *words[at + length : at + length + 1])
@@ -320,7 +402,7 @@ class _Index:
     def _weights_of(self, number: int) -> tuple[list[float], list[int]]:
         """What each word of a held-out question tells, and the places of the words that all must be found."""
         if number not in self._weights:
-            words, ids = self._words[number], self._ids[number]
+            words, ids = self.words[number], self._ids[number]
             others = [1] * len(ids)
             for at, run in enumerate(_runs(ids)):
                 for place in range(at, at + RUN):
@@ -333,7 +415,14 @@ class _Index:
         return self._weights[number]
 
     def _match(self, number: int, share: float, start: int, end: int) -> Match:
-        return Match(number, share, " ".join(self._words[number][start:end])[:_SPAN])
+        return Match(number, share, " ".join(self.words[number][start:end])[:_SPAN])
+
+
+def _by_first(lists: Iterable[list[int]]) -> dict[int, list[list[int]]]:
+    found: dict[int, list[list[int]]] = defaultdict(list)
+    for ids in lists:
+        found[ids[0]].append(ids)
+    return found
 
 
 def _runs(ids: Sequence[int]) -> list[int]:

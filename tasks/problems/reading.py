@@ -25,7 +25,8 @@ MAX_BYTES = 2 * 2**30
 MAX_CELL = 16 * 2**20
 """Bytes of one value: a problem with long test cases has a few megabytes in `verifier_args`."""
 MAX_SHARDS = 10_000
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
+"""Rows that are read at a time."""
 _METADATA = "metadata"
 _OTHER_FORMATS = {".jsonl": "JSON Lines", ".json": "JSON", ".csv": "CSV", ".tsv": "TSV"}
 
@@ -42,14 +43,14 @@ def check_files(path: Path) -> None:
     """
     rows = size = 0
     for shard in _shards(path):
-        with _opened(shard) as file:
+        with opened(shard) as file:
             _check_columns(file, shard)
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         rows += sum(group.num_rows for group in groups)
         size += sum(group.total_byte_size for group in groups)
         # A run-length encoded number takes no room in the file.
         size += sum(8 * group.column(i).num_values for group in groups for i in range(group.num_columns))
-        _check_size(rows, size)
+        check_size(rows, size)
 
 
 def check_values(path: Path, allowed: Mapping[str, Sequence[str]]) -> None:
@@ -60,7 +61,7 @@ def check_values(path: Path, allowed: Mapping[str, Sequence[str]]) -> None:
 
     for shard in _shards(path):
         row = 0
-        for batch in _batches(shard, list(allowed)):
+        for batch in limited_batches(shard, list(allowed)):
             for name, values in allowed.items():
                 column = batch.column(name)
                 for value in pc.unique(column).to_pylist():
@@ -75,7 +76,7 @@ def check_values(path: Path, allowed: Mapping[str, Sequence[str]]) -> None:
 def place_of_row(path: Path, number: int) -> str:
     """Return the file and the row in it, from 1 on, of a row of `read_problems`."""
     for shard in _shards(path):
-        with _opened(shard) as file:
+        with opened(shard) as file:
             rows = file.metadata.num_rows
         if number < rows:
             return f"{shard.name}, row {number + 1}"
@@ -84,7 +85,16 @@ def place_of_row(path: Path, number: int) -> str:
 
 
 def read_problems(path: Path) -> pa.Table:
-    """Return the rows of a file or folder of shards, in the order of the shards' names.
+    """Return the rows that `problem_batches` yields as one table."""
+    import pyarrow as pa
+
+    from tasks.tables import PROBLEMS
+
+    return pa.Table.from_batches(problem_batches(path), schema=PROBLEMS)
+
+
+def problem_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file or folder of shards, in the order of the shards' names.
 
     Raises:
         UnusableProblems: as `check_files`, or the text is larger than the footers say; one sentence.
@@ -94,28 +104,34 @@ def read_problems(path: Path) -> pa.Table:
     from tasks.tables import PROBLEMS
 
     check_files(path)
-    batches: list[pa.RecordBatch] = []
     size = 0
     for shard in _shards(path):
-        with _opened(shard) as file:
+        with opened(shard) as file:
             names = file.schema_arrow.names
-        for batch in _batches(shard, names):
+        for batch in limited_batches(shard, names):
             size += _text_bytes(batch, shard)
-            _check_size(0, size)
+            check_size(0, size)
             columns = [batch.column(name).cast(pa.string()) for name in PROBLEMS.names if name != _METADATA]
-            batches.append(
-                pa.record_batch([*columns, pa.array(_metadata(batch), pa.string())], schema=PROBLEMS)
-            )
-    return pa.Table.from_batches(batches, schema=PROBLEMS)
+            yield pa.record_batch([*columns, pa.array(_metadata(batch), pa.string())], schema=PROBLEMS)
 
 
 def _metadata(batch: pa.RecordBatch) -> list[str]:
     """Return a JSON object a row with the columns that the schema does not know; empty cells are left out."""
+    import pyarrow as pa
+
     from tasks.tables import PROBLEMS
 
     extra = [name for name in batch.schema.names if name == _METADATA or name not in PROBLEMS.names]
+    if not extra:
+        return ["{}"] * batch.num_rows
+    if extra == [_METADATA] and pa.types.is_dictionary(batch.column(_METADATA).type):
+        column = batch.column(_METADATA)
+        each = [
+            json.dumps(_given_metadata(value), ensure_ascii=False) for value in column.dictionary.to_pylist()
+        ]
+        return [each[i] if i is not None else "{}" for i in column.indices.to_pylist()]
     found = []
-    for row in batch.select(extra).to_pylist() if extra else [{}] * batch.num_rows:
+    for row in batch.select(extra).to_pylist():
         values = {name: value for name, value in row.items() if value is not None}
         values = _given_metadata(values.pop(_METADATA, None)) | values
         found.append(json.dumps(values, ensure_ascii=False, default=str))
@@ -142,7 +158,8 @@ def _shards(path: Path) -> list[Path]:
     return shards
 
 
-def _opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+def opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """Return the file, its footer read. Raises UnusableProblems where it is not whole."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -150,22 +167,24 @@ def _opened(shard: Path, as_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
         # pre_buffer would fetch whole row groups ahead of the batch that is asked for.
         return pq.ParquetFile(shard, read_dictionary=list(as_dictionaries), pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(shard, error) from None
+        raise damaged(shard, error) from None
 
 
-def _batches(shard: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def limited_batches(shard: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield some columns, text as dictionaries, so that `text_sizes` can bound them before they are written
+    out."""
     import pyarrow as pa
 
-    with _opened(shard) as file:
+    with opened(shard) as file:
         leaves = [file.schema.column(i) for i in range(len(file.schema))]
         texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-    with _opened(shard, texts) as file:
+    with opened(shard, texts) as file:
         try:
             # One column after another: a hostile page can then fill memory once and not ten times.
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(names), use_threads=False):
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False):
                 yield batch.select(names)
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(shard, error) from None
+            raise damaged(shard, error) from None
 
 
 def _check_columns(file: pq.ParquetFile, shard: Path) -> None:
@@ -190,7 +209,8 @@ def _check_columns(file: pq.ParquetFile, shard: Path) -> None:
             raise UnusableProblems(f"{shard.name}: column {name} is {str(kind)[:60]}, it must be text")
 
 
-def _check_size(rows: int, size: int) -> None:
+def check_size(rows: int, size: int) -> None:
+    """Refuse more rows or bytes of text than are supported. Raises UnusableProblems."""
     if rows > MAX_ROWS:
         raise UnusableProblems(f"it holds more than {MAX_ROWS:,} rows: split it or draw fewer problems")
     if size > MAX_BYTES:
@@ -209,7 +229,7 @@ def _text_bytes(batch: pa.RecordBatch, shard: Path) -> int:
             raise UnusableProblems(
                 f"{shard.name}: column {name} has empty cells (null): give every row a value"
             )
-        size, longest = _sizes(column)
+        size, longest = text_sizes(column)
         if longest > MAX_CELL:
             raise UnusableProblems(
                 f"{shard.name}: column {name} has a value of {longest:,} bytes, "
@@ -219,31 +239,34 @@ def _text_bytes(batch: pa.RecordBatch, shard: Path) -> int:
     return total
 
 
-def _sizes(column: pa.Array) -> tuple[int, int]:
+def text_sizes(column: pa.Array) -> tuple[int, int]:
     """Return the bytes of all values of a column and of the longest text in it, at any depth."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = column.type
     if pa.types.is_struct(kind):
-        inner = [_sizes(part) for part in column.flatten()]
+        inner = [text_sizes(part) for part in column.flatten()]
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        inner = [_sizes(column.flatten())]
+        inner = [text_sizes(column.flatten())]
     elif pa.types.is_map(kind):
-        inner = [_sizes(column.keys), _sizes(column.items)]
+        inner = [text_sizes(column.keys), text_sizes(column.items)]
     elif pa.types.is_dictionary(kind):
         sizes = pc.binary_length(column.dictionary).take(column.indices)
         inner = [(pc.sum(sizes).as_py() or 0, pc.max(sizes).as_py() or 0)]
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        inner = [(column.nbytes, pc.max(pc.binary_length(column)).as_py() or 0)]
     else:
         inner = [(column.nbytes, 0)]
     return sum(size for size, _ in inner), max((longest for _, longest in inner), default=0)
 
 
-def _damaged(shard: Path, error: Exception) -> UnusableProblems:
+def damaged(shard: Path, error: Exception, kind: str = "Parquet file") -> UnusableProblems:
+    """Return the refusal of a file that its library could not read."""
     if shard.is_file() and (other := _OTHER_FORMATS.get(shard.suffix.lower())):
         return UnusableProblems(
-            f"{shard.name} is a {other} file, not Parquet: convert it, for example with "
-            "pandas.read_json or read_csv and DataFrame.to_parquet"
+            f"{shard.name} is a {other} file, not Parquet: read it with source "
+            "`file` and a map of its columns"
         )
     reason = str(error).splitlines()[0][:200]
-    return UnusableProblems(f"{shard.name} is not a whole Parquet file ({reason}): write it again")
+    return UnusableProblems(f"{shard.name} is not a whole {kind} ({reason}): write it again")

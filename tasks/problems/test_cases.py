@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from artifacts.tables import read_table, write_table
 from tasks.problem import Problem, from_table, to_table
@@ -37,6 +38,9 @@ from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import TextSampler, open_sampler
 from tasks.sandbox import Sandbox
 from tasks.tables import PROBLEMS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DRAWS = 4
 """Inputs asked of one generator, each with another seed."""
@@ -209,6 +213,15 @@ def with_cases(problems: Sequence[Problem]) -> tuple[list[Problem], list[dict[st
     finally:
         sandbox.close()
     return [p for p in done if isinstance(p, Problem)], [row for row in done if isinstance(row, dict)]
+
+
+def wants_cases(table: pa.Table) -> bool:
+    """Tell whether a `problems` table has code problems with submissions in place of test cases."""
+    import pyarrow.compute as pc
+
+    code = pc.equal(table["verifier"], "code")
+    named = pc.match_substring(table["verifier_args"], '"submissions"')
+    return bool(pc.any(pc.and_(code, named)).as_py())
 
 
 def _wants_cases(problem: Problem) -> bool:

@@ -95,7 +95,9 @@ def test_rows_are_counted_by_shard(tmp_path):
 @pytest.mark.parametrize(("name", "kind"), [("p.jsonl", "JSON Lines"), ("p.csv", "CSV")])
 def test_another_format_is_named(tmp_path, name, kind):
     (tmp_path / name).write_text('{"id": "a"}\n')
-    with pytest.raises(UnusableProblems, match=rf"{name} is a {kind} file, not Parquet: convert it"):
+    with pytest.raises(
+        UnusableProblems, match=rf"{name} is a {kind} file, not Parquet: read it with source `file`"
+    ):
         ParquetFile(path=str(tmp_path / name)).check()
 
 

@@ -6,19 +6,23 @@ Code problems may come with submissions and generators in place of test cases (`
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from tasks.problem import Problem, from_table
+from tasks.problem import Problem, from_table, to_table
 from tasks.problems.reading import (
     UnusableProblems,
     check_files,
     check_values,
     place_of_row,
-    read_problems,
+    problem_batches,
 )  # fmt: skip
-from tasks.problems.source import Drawn, Source
+from tasks.problems.source import Batch, Drawn, Source
 from tasks.settings import REPOSITORY
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class ParquetFile(Source):
@@ -36,31 +40,46 @@ class ParquetFile(Source):
         check_values(self._found(), allowed_values())
 
     def peek(self) -> list[Problem]:
-        return self._problems()
+        return [problem for table in self._tables() for problem in from_table(table)]
 
     def draw(self, seed: int) -> Drawn:
         """Raises ValueError where the file is missing, refused, or an id occurs twice."""
-        from tasks.problems.test_cases import with_cases
-
-        return Drawn(*with_cases(self._problems()))
-
-    def _problems(self) -> list[Problem]:
-        from tasks.problems.checking import objection
-
-        try:
-            problems = from_table(read_problems(self._found()))
-        except UnusableProblems:
-            raise
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}: fix it") from None
-        for number, problem in enumerate(problems):
-            if reason := objection(problem):
-                place = place_of_row(self._found(), number)
-                raise ValueError(f"{place}, problem {problem.id[:60]!r}: {reason}")
+        parts = list(self.batches(seed))
+        problems = [problem for part in parts for problem in from_table(part.table)]
         twice = [i for i, n in Counter(p.id for p in problems).items() if n > 1]
         if twice:
             raise ValueError(f"{self.path}: problem id {twice[0]!r} occurs twice: make the ids unique")
-        return problems
+        return Drawn(problems, [row for part in parts for row in part.rejected])
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        from tasks.problems.test_cases import wants_cases, with_cases
+
+        for table in self._tables():
+            if wants_cases(table):
+                problems, rejected = with_cases(from_table(table))
+                yield Batch(to_table(problems), rejected)
+            else:
+                yield Batch(table, [])
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """Yield the rows, each of which a verifier can judge."""
+        import pyarrow as pa
+
+        from tasks.problems.checking import objections
+
+        first = 0
+        for batch in problem_batches(self._found()):
+            table = pa.Table.from_batches([batch])
+            try:
+                for place, identity, reason in objections(table):
+                    where = place_of_row(self._found(), first + place)
+                    raise UnusableProblems(f"{where}, problem {identity[:60]!r}: {reason}")
+            except UnusableProblems:
+                raise
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}: fix it") from None
+            first += table.num_rows
+            yield table
 
     def _found(self) -> Path:
         found = REPOSITORY / Path(self.path).expanduser()
