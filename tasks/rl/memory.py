@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
+from tasks.training.attention import use_flex_attention
 from tasks.training.memory import Precision, Shape, activation_bytes
 from tasks.training.models import CHECKPOINTING_FROM
 
@@ -135,7 +136,7 @@ def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
     longest = config.longest_completion
     rows = max(1, (config.micro_batch_tokens - longest_prompt) // longest)
     pack = packing.pack(Rows.from_lists([[0] * longest_prompt] * rows, [[0] * longest] * rows), range(rows))
-    packing.use_packed_attention(model, model.device)
+    use_flex_attention(model)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     model.train()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):

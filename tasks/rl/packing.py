@@ -25,31 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.masking_utils import flex_attention_mask
 
-from tasks.rollout.decoding import ATTENTION
+from tasks.training.attention import FLEX
 
 _BLOCK = 128
 """Tokens on a side of a block that FlexAttention computes or leaves out."""
 _NO_LABEL = -100
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-FLEX = "packed_flex_attention"
-
-
-def _flex_attention(
-    module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """FlexAttention in the precision of autocast: rotary embeddings leave queries and keys in float32."""
-    if torch.is_autocast_enabled(q.device.type):
-        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
-    out: tuple[torch.Tensor, torch.Tensor | None] = flex_attention_forward(module, q, k, v, mask, **kwargs)
-    return out
-
-
-AttentionInterface.register(FLEX, _flex_attention)
-AttentionMaskInterface.register(FLEX, flex_attention_mask)
 
 
 @dataclass(frozen=True)
@@ -179,14 +161,6 @@ def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor,
     )  # fmt: skip
     trained = tensor(packed.labels) != _NO_LABEL
     return out.log_probs[trained], None if out.entropy is None else out.entropy[trained]
-
-
-def use_packed_attention(model: PreTrainedModel, device: torch.device) -> str:
-    """Choose the attention that reads the masks of `attention`; returns the one that was set before."""
-    before: str = model.config._attn_implementation
-    flex = device.type == "cuda" and model._supports_flex_attn
-    model.set_attn_implementation(FLEX if flex else ATTENTION)
-    return before
 
 
 def attention(packed: Pack, config: Any, device: torch.device) -> Any:

@@ -38,8 +38,7 @@ def rows_of(lengths: list[tuple[int, list[int]]], seed: int = 0) -> Rows:
 
 def model_of(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(SHAPES[name])
-    packing.use_packed_attention(model, torch.device("cpu"))
+    model = AutoModelForCausalLM.from_config(SHAPES[name], attn_implementation="sdpa")
     add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy"))
     return model.float().eval()
 
