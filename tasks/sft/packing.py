@@ -92,8 +92,8 @@ class PackedUpdates(Dataset[Update]):
     """
 
     def __init__(
-        self, rows: TokenRows, order: Sequence[int], batch_size: int, capacity: int, processes: int = 1,
-        multiple: int = 1,
+        self, rows: TokenRows, order: Sequence[int] | np.ndarray, batch_size: int, capacity: int,
+        processes: int = 1, multiple: int = 1,
     ) -> None:  # fmt: skip
         self.rows, self._capacity, self._processes, self._multiple = rows, capacity, processes, multiple
         self._updates = np.array(order).reshape(-1, batch_size)
