@@ -1,6 +1,6 @@
 """The one interface of all language models: batches of chat requests in, answers out, in order.
 
-`Backend` is what a kind of model has to do; `ChatModel` puts the cache, the counts and the end of a lost
+`ModelBackend` is what a kind of model has to do; `ChatModel` puts the cache, the counts and the end of a lost
 endpoint around it.
 """
 
@@ -55,7 +55,7 @@ class ModelLost(RuntimeError):
     """The model cannot be asked at all; the message says why and what to do."""
 
 
-class Backend(Protocol):
+class ModelBackend(Protocol):
     """A kind of model."""
 
     identity: Mapping[str, Any]
@@ -78,7 +78,7 @@ class Backend(Protocol):
 class ChatModel:
     """A model that remembers its answers and counts what they took."""
 
-    def __init__(self, backend: Backend, cache: AnswerCache, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, backend: ModelBackend, cache: AnswerCache, should_stop: Callable[[], bool]) -> None:
         self._backend, self._cache, self._should_stop = backend, cache, should_stop
         self._counts: Counter[str] = Counter()
         self._failed_in_a_row = 0

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as a `Backend`, retried with back-off and limited in its rate.
+"""An OpenAI-compatible server as a `ModelBackend`, retried with back-off and limited in its rate.
 
 What may pass is asked again: a timeout, a broken connection, 429, 408, 409, 5xx (`Retry-After` is followed)
 and an answer that is no chat completion. After `attempts` the request counts as failed under its reason. A
@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 class EndpointModel:
-    """`Backend` of an `Endpoint`."""
+    """`ModelBackend` of an `Endpoint`."""
 
     def __init__(self, settings: Endpoint, stop: threading.Event) -> None:
         """Raises ModelLost where the environment variable with the key is not set."""
@@ -78,7 +78,7 @@ class EndpointModel:
         self._pace = _Pace(settings.requests_per_minute)
 
     def stream(self, requests: Sequence[ChatRequest]) -> Generator[tuple[int, ChatAnswer], None, None]:
-        """See `Backend.stream`."""
+        """See `ModelBackend.stream`."""
         threads = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="endpoint")
         try:
             places = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}

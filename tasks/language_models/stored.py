@@ -1,4 +1,4 @@
-"""A checkpoint of the store as a `Backend`, through the job's rollout engine."""
+"""A checkpoint of the store as a `ModelBackend`, through the job's rollout engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.rollout.kept import kept_sampler
 
 
 class StoredModel:
-    """`Backend` of a `Checkpoint`. The messages become one question of its template."""
+    """`ModelBackend` of a `Checkpoint`. The messages become one question of its template."""
 
     prices = 0.0, 0.0
 
@@ -28,7 +28,7 @@ class StoredModel:
         }
 
     def stream(self, requests: Sequence[ChatRequest]) -> Generator[tuple[int, ChatAnswer], None, None]:
-        """See `Backend.stream`."""
+        """See `ModelBackend.stream`."""
         if not requests:
             return
         # Taken anew each time: the job's engine may have another checkpoint's weights by now.
