@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -55,7 +55,7 @@ class EndpointModel:
     def __init__(self, settings: Endpoint, stop: threading.Event) -> None:
         """Raises ModelLost where the environment variable with the key is not set."""
         self._settings, self._stop = settings, stop
-        self.identity = {
+        self.identity: Mapping[str, Any] = {
             "url": settings.url,
             "model": settings.model,
             "sampling": settings.sampling.model_dump(),

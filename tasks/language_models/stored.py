@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tasks.job import Job
 from tasks.language_models.chat import ChatAnswer, ChatRequest
@@ -20,7 +21,7 @@ class StoredModel:
 
     def __init__(self, settings: Checkpoint, folder: Path, digest: str, job: Job) -> None:
         self._settings, self._folder, self._job = settings, folder, job
-        self.identity = {
+        self.identity: Mapping[str, Any] = {
             "checkpoint": digest,
             "engine": settings.engine.name,
             "template": settings.template,

@@ -82,7 +82,9 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
         def curate_chunk(chunk: pa.Table) -> CuratedShard:
             asked = [by_id[i] for i in dict.fromkeys(chunk["problem_id"].to_pylist())]
             judged = judge(chunk, asked, pool, model)
-            return CuratedShard(judged, curate(Sieve(candidates(judged, asked)), filtering, config))
+            sieve = curate(Sieve(candidates(judged, asked)), filtering, config)
+            counts = {f"judge_{name}": n for name, n in (model.taken() if model else {}).items()}
+            return CuratedShard(judged, sieve, counts)
 
         shards.make(sampled.chunks(), len(sampled), curate_chunk)
     require_some(shards.kept, shards.reasons, "rejection sampling")
@@ -114,10 +116,12 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
         **{f"rejected_{reason}": n for reason, n in reasons.most_common()},
         **statistics.summary(),
     )
-    for role, asked_model in (("judge", model), ("writer", writer)):
-        if asked_model is not None:
-            job.summary(**asked_model.summary(role))
-            asked_model.close()
+    if model is not None:
+        job.summary(**model.summary("judge", shards.counts_of("judge")))
+        model.close()
+    if writer is not None:
+        job.summary(**writer.summary("writer"))
+        writer.close()
 
 
 def curate(sieve: Sieve, filtering: Filtering, config: RejectionSamplingConfig) -> Sieve:
