@@ -15,9 +15,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.curation.candidates import (
     Sieve,
@@ -134,17 +136,12 @@ def curate(sieve: Sieve, filtering: Filtering, config: RejectionSamplingConfig) 
     return sieve
 
 
-def beyond_the_caps(domains: pa.ChunkedArray, caps: Mapping[str, int], seed: int) -> pa.Array:
+def beyond_the_caps(domains: pa.ChunkedArray, caps: Mapping[Any, int], seed: int) -> pa.Array:
     """Numbers of the kept rows that a domain's cap leaves out, drawn by the seed."""
-    named = domains.combine_chunks().dictionary_encode() if caps else None
     out: list[int] = []
     for domain, cap in sorted(caps.items()):
-        if domain not in named.dictionary.to_pylist():
-            continue
-        code = named.dictionary.index(domain).as_py()
-        rows = np.flatnonzero(named.indices.to_numpy(zero_copy_only=False) == code)
-        order = np.random.default_rng([seed, len(rows)]).permutation(rows)
-        out += order[cap:].tolist()
+        rows = np.flatnonzero(pc.equal(domains, domain).to_numpy())
+        out += np.random.default_rng([seed, len(rows)]).permutation(rows)[cap:].tolist()
     return pa.array(sorted(out), pa.int64())
 
 
