@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from artifacts.tables import conform
 from tasks.job import Input, Job
 from tasks.language_models.chat import Asks
-from tasks.language_models.verdict import Case, judged
+from tasks.language_models.verdict import GradedAnswer, judged
 from tasks.problem import Problem
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
@@ -92,7 +92,9 @@ def _with_model(
     """The verdicts, those of a language model filled in."""
     verdicts, answers = list(columns["verdict"]), columns["answer"]
     rows = [i for i, p in enumerate(problems) if p.verifier == BY_MODEL and not has_rule(p)]
-    cases = {i: Case(problems[i].prompt, problems[i].answer, text) for i in rows if (text := answers[i])}
+    cases = {
+        i: GradedAnswer(problems[i].prompt, problems[i].answer, text) for i in rows if (text := answers[i])
+    }
     found = dict(zip(cases, judged(model, list(cases.values())), strict=True))
     for i in rows:
         correct, failure = found.get(i, (None, ""))

@@ -96,7 +96,8 @@ def run(config: ColdStartConfig, job: Job) -> None:
             judged = judge(chunk, asked, pool)
             rows = candidates(judged, asked)
             sieve = curate(rows, config.keep_per_problem, tools)
-            return CuratedShard(judged, sieve, {"refined": _rewritten(rows, sieve)})
+            asked_of = {f"refiner_{name}": n for name, n in (model.taken() if model else {}).items()}
+            return CuratedShard(judged, sieve, {"refined": _rewritten(rows, sieve), **asked_of})
 
         shards.make(sampled.chunks(), len(sampled), curate_chunk)
     require_some(shards.kept, shards.reasons, "cold start")
@@ -112,7 +113,7 @@ def run(config: ColdStartConfig, job: Job) -> None:
         **{f"rejected_{reason}": n for reason, n in shards.reasons.most_common()},
     )
     if model is not None:
-        job.summary(**model.summary("refiner"))
+        job.summary(**model.summary("refiner", shards.counts_of("refiner")))
         model.close()
 
 

@@ -84,8 +84,8 @@ _TRIVIAL_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
-class Example:
-    """A reviewed rewrite."""
+class ReviewedRewrite:
+    """A rewrite that a person has read."""
 
     question: str
     thinking: str
@@ -95,7 +95,9 @@ class Example:
 class Refiner:
     """A model (or rule) that rewrites traces."""
 
-    def __init__(self, model: Asks | None, examples: Sequence[Example] = (), short: bool = False) -> None:
+    def __init__(
+        self, model: Asks | None, examples: Sequence[ReviewedRewrite] = (), short: bool = False
+    ) -> None:
         self._model, self._examples, self._short = model, examples, short
 
     def rewrite(self, candidates: Sequence[Candidate], trivial: frozenset[str]) -> list[Outcome]:
@@ -207,7 +209,7 @@ def by_rule(name: str) -> Callable[[ChatRequest], str]:
     return rewrite
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path) -> list[ReviewedRewrite]:
     """The reviewed rewrites in a Parquet or JSONL file with the columns `question` and `completion` of `sft`.
 
     Raises:
@@ -228,5 +230,5 @@ def read_examples(path: Path) -> list[Example]:
                 f"cold_start.examples {path.name}, row {number}: give it a question and a completion of one "
                 "<think> and one <answer> block"
             )
-        examples.append(Example(str(question), parsed.thinking, parsed.answer))
+        examples.append(ReviewedRewrite(str(question), parsed.thinking, parsed.answer))
     return examples

@@ -37,7 +37,7 @@ class CuratedShard:
     samples: pa.Table
     sieve: Sieve
     counts: dict[str, int] = field(default_factory=dict)
-    """Beside the funnel's, for the summary."""
+    """Beside the funnel's, for the summary; kept with the shard, so a restart does not lose them."""
 
 
 class Shards:
@@ -80,6 +80,11 @@ class Shards:
         for name, counted in steps.items():
             funnel.add(name, counted.pop(""), counted)
         return funnel
+
+    def counts_of(self, role: str) -> dict[str, int]:
+        """The counts whose names begin with `ROLE_`, without it: what a language model was asked."""
+        start = f"{role}_"
+        return {n.removeprefix(start): count for n, count in self.counts.items() if n.startswith(start)}
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of all kept rows, in order."""

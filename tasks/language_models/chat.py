@@ -1,6 +1,6 @@
 """The one interface of all language models: batches of chat requests in, answers out, in order.
 
-`Backend` is what a kind of model has to do; `ChatModel` puts the cache, the counts and the end of a lost
+`ModelBackend` is what a kind of model has to do; `ChatModel` puts the cache, the counts and the end of a lost
 endpoint around it.
 """
 
@@ -55,7 +55,7 @@ class ModelLost(RuntimeError):
     """The model cannot be asked at all; the message says why and what to do."""
 
 
-class Backend(Protocol):
+class ModelBackend(Protocol):
     """A kind of model."""
 
     identity: Mapping[str, Any]
@@ -78,7 +78,7 @@ class Backend(Protocol):
 class ChatModel:
     """A model that remembers its answers and counts what they took."""
 
-    def __init__(self, backend: Backend, cache: AnswerCache, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, backend: ModelBackend, cache: AnswerCache, should_stop: Callable[[], bool]) -> None:
         self._backend, self._cache, self._should_stop = backend, cache, should_stop
         self._counts: Counter[str] = Counter()
         self._failed_in_a_row = 0
@@ -115,11 +115,18 @@ class ChatModel:
         document = [dict(self._backend.identity), asked, request.seed]
         return hashlib.sha256(canonical_json(document)).hexdigest()
 
-    def summary(self, role: str) -> dict[str, float | int]:
-        """What was asked so far, for the manifest: `judge_requests`, `judge_failed_timeout`, ..."""
-        shown: dict[str, float | int] = {name: self._counts[name] for name in sorted(self._counts)}
+    def taken(self) -> dict[str, int]:
+        """What was asked since the last call: requests, tokens, failures by reason."""
+        counts, self._counts = dict(self._counts), Counter()
+        return counts
+
+    def summary(self, role: str, counts: Mapping[str, int] | None = None) -> dict[str, float | int]:
+        """For the manifest: `judge_requests`, `judge_failed_timeout`, ...; of `counts`, or of what was asked
+        since `taken`."""
+        counted = Counter(self._counts if counts is None else counts)
+        shown: dict[str, float | int] = {name: counted[name] for name in sorted(counted)}
         if any(self._backend.prices):
-            tokens = self._counts["prompt_tokens"], self._counts["completion_tokens"]
+            tokens = counted["prompt_tokens"], counted["completion_tokens"]
             cost = sum(n * price for n, price in zip(tokens, self._backend.prices, strict=True)) / 1e6
             shown["cost"] = round(cost, 4)
         return {f"{role}_{name}": value for name, value in shown.items()}
@@ -162,7 +169,10 @@ class RuleModel:
     ) -> list[ChatAnswer]:
         return [ChatAnswer(self._rule(request)) for request in requests]
 
-    def summary(self, role: str) -> dict[str, float | int]:
+    def taken(self) -> dict[str, int]:
+        return {}
+
+    def summary(self, role: str, counts: Mapping[str, int] | None = None) -> dict[str, float | int]:
         return {}
 
     def close(self) -> None:

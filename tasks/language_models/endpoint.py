@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as a `Backend`, retried with back-off and limited in its rate.
+"""An OpenAI-compatible server as a `ModelBackend`, retried with back-off and limited in its rate.
 
 What may pass is asked again: a timeout, a broken connection, 429, 408, 409, 5xx (`Retry-After` is followed)
 and an answer that is no chat completion. After `attempts` the request counts as failed under its reason. A
@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -50,12 +50,12 @@ class _Refused(Exception):
 
 
 class EndpointModel:
-    """`Backend` of an `Endpoint`."""
+    """`ModelBackend` of an `Endpoint`."""
 
     def __init__(self, settings: Endpoint, stop: threading.Event) -> None:
         """Raises ModelLost where the environment variable with the key is not set."""
         self._settings, self._stop = settings, stop
-        self.identity = {
+        self.identity: Mapping[str, Any] = {
             "url": settings.url,
             "model": settings.model,
             "sampling": settings.sampling.model_dump(),
@@ -78,7 +78,7 @@ class EndpointModel:
         self._pace = _Pace(settings.requests_per_minute)
 
     def stream(self, requests: Sequence[ChatRequest]) -> Generator[tuple[int, ChatAnswer], None, None]:
-        """See `Backend.stream`."""
+        """See `ModelBackend.stream`."""
         threads = ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="endpoint")
         try:
             places = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}

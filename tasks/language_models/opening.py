@@ -11,7 +11,7 @@ from artifacts.store import ArtifactStore
 from tasks.job import Job
 from tasks.kinds import Kind
 from tasks.language_models.cache import AnswerCache
-from tasks.language_models.chat import Asks, Backend, ChatModel, ChatRequest, RuleModel
+from tasks.language_models.chat import Asks, ChatModel, ChatRequest, ModelBackend, RuleModel
 from tasks.language_models.settings import Checkpoint, Endpoint, StandIn
 
 Rules = Mapping[str, Callable[[ChatRequest], str]]
@@ -29,7 +29,7 @@ def open_model(settings: Endpoint | Checkpoint | StandIn, job: Job, rules: Rules
     """
     if isinstance(settings, StandIn):
         return None if settings.name == "none" else RuleModel(rules[settings.name])
-    backend: Backend
+    backend: ModelBackend
     if isinstance(settings, Endpoint):
         from tasks.language_models.endpoint import EndpointModel
 

@@ -1,10 +1,11 @@
-"""A checkpoint of the store as a `Backend`, through the job's rollout engine."""
+"""A checkpoint of the store as a `ModelBackend`, through the job's rollout engine."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tasks.job import Job
 from tasks.language_models.chat import ChatAnswer, ChatRequest
@@ -14,13 +15,13 @@ from tasks.rollout.kept import kept_sampler
 
 
 class StoredModel:
-    """`Backend` of a `Checkpoint`. The messages become one question of its template."""
+    """`ModelBackend` of a `Checkpoint`. The messages become one question of its template."""
 
     prices = 0.0, 0.0
 
     def __init__(self, settings: Checkpoint, folder: Path, digest: str, job: Job) -> None:
         self._settings, self._folder, self._job = settings, folder, job
-        self.identity = {
+        self.identity: Mapping[str, Any] = {
             "checkpoint": digest,
             "engine": settings.engine.name,
             "template": settings.template,
@@ -28,7 +29,7 @@ class StoredModel:
         }
 
     def stream(self, requests: Sequence[ChatRequest]) -> Generator[tuple[int, ChatAnswer], None, None]:
-        """See `Backend.stream`."""
+        """See `ModelBackend.stream`."""
         if not requests:
             return
         # Taken anew each time: the job's engine may have another checkpoint's weights by now.

@@ -31,7 +31,7 @@ _LONGEST = 200_000
 
 
 @dataclass(frozen=True)
-class Case:
+class GradedAnswer:
     """An answer to be graded."""
 
     question: str
@@ -39,7 +39,7 @@ class Case:
     answer: str
 
 
-def judged(judge: Asks, cases: Sequence[Case]) -> list[tuple[bool | None, str]]:
+def judged(judge: Asks, cases: Sequence[GradedAnswer]) -> list[tuple[bool | None, str]]:
     """For each case whether the answer is correct; None and why where the judge gave no verdict.
 
     Raises as `ChatModel.answer`.
@@ -72,7 +72,7 @@ def json_object(reply: str) -> dict[str, object] | None:
     return None
 
 
-def _request(case: Case) -> ChatRequest:
+def _request(case: GradedAnswer) -> ChatRequest:
     parts = (case.question, "question"), (case.reference, "reference"), (case.answer, "answer_to_grade")
     asked = "\n\n".join(quoted(text, name) for text, name in parts)
     return ChatRequest((Message("system", _INSTRUCTION), Message("user", asked)))

@@ -15,9 +15,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.curation.candidates import (
     Sieve,
@@ -82,7 +84,9 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
         def curate_chunk(chunk: pa.Table) -> CuratedShard:
             asked = [by_id[i] for i in dict.fromkeys(chunk["problem_id"].to_pylist())]
             judged = judge(chunk, asked, pool, model)
-            return CuratedShard(judged, curate(Sieve(candidates(judged, asked)), filtering, config))
+            sieve = curate(Sieve(candidates(judged, asked)), filtering, config)
+            counts = {f"judge_{name}": n for name, n in (model.taken() if model else {}).items()}
+            return CuratedShard(judged, sieve, counts)
 
         shards.make(sampled.chunks(), len(sampled), curate_chunk)
     require_some(shards.kept, shards.reasons, "rejection sampling")
@@ -114,10 +118,12 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
         **{f"rejected_{reason}": n for reason, n in reasons.most_common()},
         **statistics.summary(),
     )
-    for role, asked_model in (("judge", model), ("writer", writer)):
-        if asked_model is not None:
-            job.summary(**asked_model.summary(role))
-            asked_model.close()
+    if model is not None:
+        job.summary(**model.summary("judge", shards.counts_of("judge")))
+        model.close()
+    if writer is not None:
+        job.summary(**writer.summary("writer"))
+        writer.close()
 
 
 def curate(sieve: Sieve, filtering: Filtering, config: RejectionSamplingConfig) -> Sieve:
@@ -130,17 +136,12 @@ def curate(sieve: Sieve, filtering: Filtering, config: RejectionSamplingConfig) 
     return sieve
 
 
-def beyond_the_caps(domains: pa.ChunkedArray, caps: Mapping[str, int], seed: int) -> pa.Array:
+def beyond_the_caps(domains: pa.ChunkedArray, caps: Mapping[Any, int], seed: int) -> pa.Array:
     """Numbers of the kept rows that a domain's cap leaves out, drawn by the seed."""
-    named = domains.combine_chunks().dictionary_encode() if caps else None
     out: list[int] = []
     for domain, cap in sorted(caps.items()):
-        if domain not in named.dictionary.to_pylist():
-            continue
-        code = named.dictionary.index(domain).as_py()
-        rows = np.flatnonzero(named.indices.to_numpy(zero_copy_only=False) == code)
-        order = np.random.default_rng([seed, len(rows)]).permutation(rows)
-        out += order[cap:].tolist()
+        rows = np.flatnonzero(pc.equal(domains, domain).to_numpy())
+        out += np.random.default_rng([seed, len(rows)]).permutation(rows)[cap:].tolist()
     return pa.array(sorted(out), pa.int64())
 
 

@@ -112,6 +112,7 @@ def test_a_lost_judge_costs_one_shard_and_the_result_is_the_same(stage, monkeypa
     assert stage.engine.asked == sampled
     assert len(server.seen) > asked
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    assert again.headline["judge_requests"] == whole.headline["judge_requests"] == 48
     for name in ("sft", "samples", "rejected", "funnel"):
         assert (again.draft / f"{name}.parquet").read_bytes() == (
             whole.draft / f"{name}.parquet"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.rewards.language import language_consistency, repetition, repetition_above
@@ -127,6 +127,7 @@ def test_a_planted_cache_of_jieba_is_neither_read_nor_written(tmp_path):
     assert list(tmp_path.iterdir()) == [planted]
 
 
+@settings(deadline=None)  # the first Chinese text loads jieba's dictionary
 @given(
     text=st.text("ab 三角形所以.1", max_size=60), ngram=st.integers(1, 4), most=st.integers(0, 4)
 )  # fmt: skip
