@@ -24,7 +24,19 @@ from tasks.rewards.term import Term
 from tasks.settings import Settings, in_order
 
 MAY_BE_EMPTY = {"length_schedule", "report_to", "settings", "arguments", "benchmarks"} | {
-    *("splits", "remove", "answer", "choices", "incorrect", "tests", "setup", "kind", "only", "metadata", "fixed")
+    *(
+        "splits",
+        "remove",
+        "answer",
+        "choices",
+        "incorrect",
+        "tests",
+        "setup",
+        "kind",
+        "only",
+        "metadata",
+        "fixed",
+    )
 }
 """Lists and mappings that mean something when they are empty."""
 
