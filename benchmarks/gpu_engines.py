@@ -62,7 +62,7 @@ _SECONDS = 280.0
 def settings(engine: EngineSettings, steps: int, processes: int = 1) -> RLConfig:
     return RLConfig(
         template="r1", steps=steps, group_size=16, questions_per_step=16, mini_batches_per_rollout=1,
-        micro_batch_size=64, learning_rate=1e-6, max_completion_length=200, checkpoint_every=10_000,
+        learning_rate=1e-6, max_completion_length=200, checkpoint_every=10_000,
         bf16=True, engine=engine, launch=LaunchSettings(processes=processes),
         rewards=(Overlength(buffer=200),),
     )  # fmt: skip

@@ -14,21 +14,21 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from tasks.problem import Problem
-from tasks.rl import trainer as grpo_trainer
 from tasks.rl.arguments import grpo_arguments
+from tasks.rl.packing import Rows
 from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
@@ -123,14 +123,17 @@ class _Forget(TrainerCallback):
             self._spent.update(dict.fromkeys(self._spent, 0.0))
 
 
-def plain_trl(config: RLConfig, folder: Path, model_folder: Path, **generation: Any) -> GRPOTrainer:
-    """TRL's own trainer at our settings; `generation` are more of its arguments (`use_vllm` ...)."""
+def plain_trl(
+    config: RLConfig, folder: Path, model_folder: Path, micro_batch: int = 8, **generation: Any
+) -> GRPOTrainer:
+    """TRL's own trainer at our settings, with `micro_batch` completions in a pass; `generation` are more of
+    its arguments (`use_vllm` ...)."""
     tokenizer = load_tokenizer(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     ours = grpo_arguments(config, folder, model.num_parameters()).to_dict()
-    parts = config.batch_size // config.micro_batch_size
+    parts = config.batch_size // micro_batch
     changed = {
-        "per_device_train_batch_size": config.micro_batch_size,
+        "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": parts,
         "steps_per_generation": parts,
         "generation_batch_size": None,
@@ -178,22 +181,14 @@ def _trls_generation() -> Any:
     return mock.patch.object(GroupTrainer, "_sample", sample)
 
 
-def _unsorted(mask: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-    yield from torch.arange(len(mask)).split(size)
+def _every_row_with_its_prompt() -> Any:
+    """Packs without padding, in which no prompt is shared."""
+    grouped = Rows.from_lists
 
+    def alone(prompts: Sequence[Any], completions: Sequence[Any]) -> Rows:
+        return replace(grouped(prompts, completions), groups=np.arange(len(prompts)))
 
-def _untrimmed(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    return {
-        name: value[rows] if isinstance(value, torch.Tensor) and value.ndim > 0 else value
-        for name, value in batch.items()
-    }
-
-
-@contextmanager
-def _unsorted_and_untrimmed() -> Iterator[None]:
-    whole = lambda mask: (0, mask.shape[1])  # noqa: E731
-    with mock.patch.multiple(grpo_trainer, by_length=_unsorted, trimmed=_untrimmed, bounds=whole):
-        yield
+    return mock.patch.object(Rows, "from_lists", alone)
 
 
 def _each_prompt_read_for_every_row() -> Any:
@@ -215,8 +210,7 @@ UNDO: dict[str, Callable[[], Any]] = {
     "TRL's generation": _trls_generation,
     "finished rows stay": lambda: mock.patch.object(decoding, "_DROP_BELOW", 0.0),
     "prompts read for every row": _each_prompt_read_for_every_row,
-    "unsorted micro-batches": lambda: mock.patch.object(grpo_trainer, "by_length", _unsorted),
-    "unsorted and untrimmed": _unsorted_and_untrimmed,
+    "a prompt forwarded for every row": _every_row_with_its_prompt,
 }
 """One change of ours -> a context in which it is not there."""
 
@@ -241,14 +235,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = RLConfig(
         template="plain", steps=options.steps, group_size=8, questions_per_step=16,
-        mini_batches_per_rollout=1, micro_batch_size=16, learning_rate=1e-6, max_completion_length=96,
+        mini_batches_per_rollout=1, micro_batch_tokens=1_024, learning_rate=1e-6, max_completion_length=96,
         checkpoint_every=10_000,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         theirs = {}
         for size in TRL_MICRO_BATCHES:
-            sized = config.model_copy(update={"micro_batch_size": size})
-            theirs[size] = measure(plain_trl(sized, Path(scratch) / f"trl-{size}", options.model))
+            theirs[size] = measure(plain_trl(config, Path(scratch) / f"trl-{size}", options.model, size))
             show(f"TRL, micro-batch {size}", theirs[size])
         ours = measure(group_trainer(config, Path(scratch) / "ours", options.model))
         show("this project", ours)

@@ -9,7 +9,7 @@ from tasks.rewards.terms.helpful import Helpful
 from tasks.rl.stage import LengthStep, RLConfig
 
 CONFIG = RLConfig(
-    steps=3600, group_size=4, questions_per_step=8, micro_batch_size=4, max_completion_length=100,
+    steps=3600, group_size=4, questions_per_step=8, max_completion_length=100,
     length_schedule=(LengthStep(step=10, max_completion_length=200),),
     rewards=(Accuracy(), Helpful(last_steps=400)), general_last_steps=400,
 )  # fmt: skip

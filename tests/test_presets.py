@@ -230,7 +230,7 @@ BAD = [
     ("r1-zero.learning_rate", float("nan"), r"r1-zero\.learning_rate = nan: must be a finite number"),
     ("r1.temperature", 3, r"r1\.temperature = 3: must be less than or equal to 2"),
     ("evaluation.samples_per_problem", "many", r"samples_per_problem = 'many': must be a valid integer"),
-    ("r1-zero.micro_batch_size", 24, r"r1-zero: micro_batch_size 24 .* = 256: choose a divisor"),
+    ("r1-zero.launch", {"processes": 3}, r"r1-zero: launch.processes 3 .* = 256: choose a divisor"),
     ("dev1.batch_size", 33, r"dev1: micro_batch_size 32 does not divide batch_size 33: choose a divisor"),
     ("r1-zero.length_schedule", [{"step": 9, "max_completion_length": 9}] * 2, r"rising, distinct steps"),
     ("problems.sources.0.tasks", {}, r"tasks = {}: dictionary should have at least 1 item"),
@@ -350,7 +350,7 @@ def test_only_files_outside_the_store_are_fingerprinted(tmp_path):
 
 
 def test_volatile_settings_decide_nothing():
-    small, large = (RLConfig(micro_batch_size=n, checkpoint_every=n) for n in (16, 32))
+    small, large = (RLConfig(micro_batch_tokens=n, checkpoint_every=n) for n in (16, 32))
     assert small.cache_document() == large.cache_document()
     assert RLConfig(seed=1).cache_document() != RLConfig(seed=2).cache_document()
 

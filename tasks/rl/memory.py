@@ -14,12 +14,17 @@ from typing import Any
 import psutil
 import torch
 from transformers import PreTrainedModel
+from trl.trainer.utils import add_fused_lm_head
 
+from tasks.rl import packing
+from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
 from tasks.training.models import CHECKPOINTING_FROM
 
 _FLOAT = 4
 _ADAM = 2
+_HEAD_TOKENS = 4_096
+"""Whose logits TRL's fused head holds at once."""
 _LAYER_VALUES = 24
 """Values of the hidden size that a layer keeps for the backward pass, per token (with recomputation 1)."""
 
@@ -47,19 +52,19 @@ def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
     """At the longest prompt and completion that the settings allow."""
     shape, parameters = model.config, model.num_parameters()
     longest = config.longest_completion
-    tokens = config.micro_batch_size * (longest_prompt + longest)
+    tokens = max(config.micro_batch_tokens, longest_prompt + longest)
     trained = _adapter_parameters(model, config.lora.rank) if config.lora else parameters
     copies = 2 if config.kl_coef > 0 and config.lora is None else 1
     share = 1 if config.launch.strategy == "ddp" else config.launch.processes
     kept = 1 if parameters >= CHECKPOINTING_FROM else _LAYER_VALUES
     activations = tokens * shape.hidden_size * (shape.num_hidden_layers * kept + _LAYER_VALUES)
-    logits = 2 * config.micro_batch_size * longest * shape.vocab_size
+    head = 2 * min(tokens, _HEAD_TOKENS) * shape.vocab_size
     at_once = min(config.engine.batch_size, config.batch_size * config.mini_batches_per_rollout)
     cached = 2 * at_once * (longest_prompt + longest) * _key_width(shape) * shape.num_hidden_layers
     return Memory(
         weights=_FLOAT * parameters * copies // share,
         training=_FLOAT * trained * (1 + _ADAM) // share,
-        step=(_FLOAT // (2 if config.bf16 else 1)) * activations + _FLOAT * logits,
+        step=(_FLOAT // (2 if config.bf16 else 1)) * activations + _FLOAT * head,
         sampling=_FLOAT * cached if config.engine.entry.caches_in_trainer else 0,
     )
 
@@ -80,7 +85,7 @@ def check_memory(model: PreTrainedModel, config: RLConfig, longest_prompt: int) 
         raise ValueError(
             f"the longest step needs about {need.peak / 2**30:.1f} GiB a process "
             f"({need.step / 2**30:.1f} of it for one micro-batch) and {free / 2**30:.1f} GiB are free: lower "
-            "micro_batch_size, engine.batch_size or max_completion_length"
+            "micro_batch_tokens, engine.batch_size or max_completion_length"
         )
 
 
@@ -105,19 +110,23 @@ def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: in
     torch.cuda.empty_cache()
     if used > free:
         raise ValueError(
-            f"the longest step (micro-batch of {config.micro_batch_size}) does not fit the GPU's "
-            f"{total / 2**30:.0f} GiB: lower micro_batch_size or max_completion_length, or set lora or launch"
+            f"the longest step (micro-batch of {config.micro_batch_tokens} tokens) does not fit the GPU's "
+            f"{total / 2**30:.0f} GiB: lower micro_batch_tokens or max_completion_length, or set "
+            "lora or launch"
         )
 
 
 def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:
-    """Forward and backward of `micro_batch_size` rows of the greatest length; gradients are left."""
+    """Forward and backward of `micro_batch_tokens`, in rows of the greatest length; gradients are left."""
     longest = config.longest_completion
-    ids = torch.zeros(
-        config.micro_batch_size, longest_prompt + longest, dtype=torch.long, device=model.device
-    )
+    rows = max(1, (config.micro_batch_tokens - longest_prompt) // longest)
+    pack = packing.pack(Rows.from_lists([[0] * longest_prompt] * rows, [[0] * longest] * rows), range(rows))
+    packing.use_packed_attention(model, model.device)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    model.train()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
-        model(input_ids=ids, logits_to_keep=longest).logits.float().log_softmax(-1).mean().backward()
+        packing.score(model, pack, model.device)[0].mean().backward()
+    del model.forward  # the trainer puts its own head on
 
 
 def _adapter_parameters(model: PreTrainedModel, rank: int) -> int:

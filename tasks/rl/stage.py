@@ -100,8 +100,8 @@ class RLConfig(CodeChecking):
     """Different questions in one policy update."""
     mini_batches_per_rollout: Positive = 16
     """Policy updates made from one rollout, each sample used once (8,192 = 16 x 512)."""
-    micro_batch_size: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 16
-    """Completions in one forward and backward pass on one device."""
+    micro_batch_tokens: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 16_384
+    """Tokens in one forward and backward pass on one device; a longer row has a pass of its own."""
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 3e-6
     """Constant after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -190,11 +190,6 @@ class RLConfig(CodeChecking):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} does not divide questions_per_step x group_size = "
-                f"{self.batch_size}: choose a divisor"
-            )
         if [s.step for s in self.length_schedule] != sorted({s.step for s in self.length_schedule}):
             raise ValueError("length_schedule must have rising, distinct steps: sort it")
         if len({t.name for t in self.rewards}) != len(self.rewards):
@@ -204,10 +199,10 @@ class RLConfig(CodeChecking):
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:
         share, rest = divmod(self.batch_size, self.launch.processes)
-        if rest or share % self.micro_batch_size:
+        if rest:
             raise ValueError(
-                f"launch.processes {self.launch.processes} leaves {share} completions a process, which "
-                f"micro_batch_size {self.micro_batch_size} must divide: change one of them"
+                f"launch.processes {self.launch.processes} does not divide questions_per_step x group_size = "
+                f"{self.batch_size}: choose a divisor"
             )
         if (self.refill_rounds or self.skip_zero_advantage) and share % self.group_size:
             raise ValueError(

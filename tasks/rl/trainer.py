@@ -6,9 +6,9 @@ policy, several processes. What is ours, and why:
     rollouts        `tasks.rollout.engine`: any engine of the registry; a group's outputs are one request. A
                     draw's seed depends on (seed, step, row) alone, so a resumed run asks for the same.
     objective       `tasks.rl.objective`: advantages, ratio, clipping, KL and loss.
-    one backward    TRL's batch is one whole policy update; here it is cut into micro-batches of similar
-    per micro-batch length, each trimmed to its own longest row. Their losses add up to the update's.
-    log-probs       the reference's and the old policy's are computed in such micro-batches too.
+    packs           TRL's batch is one whole policy update, padded; here it is cut into packs without padding
+                    in which a group's prompt stands once (`tasks.rl.packing`). Their losses add up to the
+                    update's. The reference's and the old policy's log-probabilities are computed so too.
     idle groups     all rewards equal, so all advantages 0: drawn again (a bounded number of rounds), and left
                     out of forward and backward, the reference's too.
     canary          before the first rollout the sampler must follow a changed weight (`tasks.rl.canary`).
@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,20 @@ from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
-from tasks.rl import canary, objective
-from tasks.rl.micro_batches import TokenMeans, bounds, by_length, idle_rows, refilled, trimmed
+from tasks.rl import canary, objective, packing
+from tasks.rl.batch import TokenMeans, idle_rows, refilled
+from tasks.rl.packing import Pack, Rows
 from tasks.rl.prompts import Prompts
 from tasks.rl.schedule import max_completion_length
 from tasks.rl.stage import RLConfig
+from tasks.rollout.decoding import ATTENTION
 from tasks.rollout.engine import Completion, Engine, SampledModel, derived_seed, generate_rows
 from tasks.rollout.settings import Sampling
 from tasks.tokenizer import Codec
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import OWN
-from tasks.training.sharding import policy_weights, whole_weights
+from tasks.training.models import halve_linear_layers
+from tasks.training.sharding import is_sharded, policy_weights, whole_weights
 
 Row = dict[str, Any]
 Batch = dict[str, Any]
@@ -76,6 +79,7 @@ class GroupTrainer(GRPOTrainer):
         self._loaded_step, self._sampler_checked = -1, False
         self._seconds: dict[str, float] = defaultdict(float)
         self._means = TokenMeans()
+        self._prepare_attention()
         self.codec = Codec(self.processing_class, self.eos_token_ids)
         # Opened last: an engine in this process shares the device and the process group that TRL has set up
         # by now, and vLLM measures how much memory the models have left.
@@ -86,13 +90,22 @@ class GroupTrainer(GRPOTrainer):
             )
         )  # fmt: skip
 
+    def _prepare_attention(self) -> None:
+        """That of packs; and the reference as small as autocast allows without a change of its values."""
+        device = self.accelerator.device
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                packing.use_packed_attention(self.accelerator.unwrap_model(model), device)
+        if self.ref_model is not None and self.config.bf16 and not is_sharded(self.ref_model):
+            halve_linear_layers(self.accelerator.unwrap_model(self.ref_model))
+
     # ---- rollouts -----------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> Batch:
         """TRL's batch with our advantages and `idle`: whether a row's group has no spread.
 
-        Idle groups are drawn again first. On upgrade: the batch's keys (`micro_batches.refilled` and
-        `trimmed` treat every tensor of it), and that TRL calls this once a rollout.
+        Idle groups are drawn again first. On upgrade: the batch's keys (`tasks.rl.batch.refilled`
+        treats every tensor of it), and that TRL calls this once a rollout.
         """
         self._round, self._limit = 0, max_completion_length(self.config, self.state.global_step)
         batch = self._rollout(inputs)
@@ -199,8 +212,10 @@ class GroupTrainer(GRPOTrainer):
         """The policy itself, to sample from: whole, in evaluation mode, in the precision it trains in."""
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
+        model.set_attn_implementation(ATTENTION)
         with self.accelerator.autocast(), whole_weights(model):
             yield model
+        packing.use_packed_attention(model, self.accelerator.device)
         model.train()
 
     def _check_sampler(self, prompt_ids: list[list[int]]) -> None:
@@ -218,71 +233,52 @@ class GroupTrainer(GRPOTrainer):
             raise RuntimeError(complaint)
         self._sampler_checked = True
 
-    @torch.no_grad()
     def _scores(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
-        """The trainer's log-probabilities of the completions, one row at a time."""
-        rows = []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            ids = torch.tensor([prompt + completion], device=self.accelerator.device)
-            score = super()._get_per_token_logps_and_entropies
-            rows.append(score(self.model, ids, torch.ones_like(ids), len(completion))[0][0].float().tolist())
-        return rows
+        """The trainer's log-probabilities of the completions."""
+        rows = Rows.from_lists(prompts, completions)
+        lengths = torch.tensor([len(c) for c in completions], device=self.accelerator.device)
+        mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        scored = self._scored(self.model, rows, mask)
+        return [row[keep].tolist() for row, keep in zip(scored, mask, strict=True)]
 
     # ---- log-probabilities --------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """TRL's; without gradients the rows are scored in micro-batches of similar length, trimmed.
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **_: Any
+    ) -> tuple[torch.Tensor, None, None]:
+        """(rows, logits_to_keep), 0 where a row has no token; scored in packs (`tasks.rl.packing`).
 
         TRL calls it for the old policy and the reference while it makes the batch. Where idle rows are
         skipped, the reference scores the others only, and later: `_score_reference`. On upgrade: the three
         values that are returned, and that the log-probabilities are divided by the temperature.
         """
-        if torch.is_grad_enabled():
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, **kwargs
-            )
-        kwargs.pop("batch_size", None)
         if self._skip_idle and model is self.ref_model:
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
-        return self._scored(model, input_ids, attention_mask, logits_to_keep, **kwargs), None, None
+        rows = Rows.of(input_ids, attention_mask, logits_to_keep)
+        return self._scored(model, rows, attention_mask[:, -logits_to_keep:].bool()), None, None
 
     @torch.no_grad()
-    def _scored(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        """Log-probabilities (rows, logits_to_keep), 0 where a row has no token."""
-        score = super()._get_per_token_logps_and_entropies
-        out = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
-        width = input_ids.shape[1]
-        with self._timed("score_s"):
-            for rows in by_length(attention_mask, self.config.micro_batch_size):
-                left, right = bounds(attention_mask[rows])
-                right = max(right, width - logits_to_keep + 1)
-                keep = logits_to_keep - (width - right)
-                logps, _, _ = score(
-                    model, input_ids[rows, left:right], attention_mask[rows, left:right], keep, **kwargs
-                )
-                out[rows, :keep] = logps.to(out.dtype)
+    def _scored(self, model: Any, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities in the shape of the completions' mask, 0 where it is."""
+        out = torch.zeros(mask.shape, device=mask.device)
+        with self._timed("score_s"), self.accelerator.autocast():
+            for chosen in self._planned(rows, range(len(rows.prompts))):
+                logps, _ = packing.score(model, packing.pack(rows, chosen), mask.device)
+                out[chosen] = out[chosen].masked_scatter(mask[chosen], logps.float())
         return out
 
-    def _score_reference(self, batch: Batch, rows: torch.Tensor) -> None:
+    def _planned(self, rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
+        """Packs of the chosen rows, as many in every process, or they would wait for each other forever."""
+        budget = self.config.micro_batch_tokens
+        packs = packing.plan(rows, chosen, budget)
+        return packing.plan(rows, chosen, budget, self._most(len(packs)))
+
+    def _score_reference(self, batch: Batch, rows: Rows, chosen: torch.Tensor) -> None:
         """The reference's log-probabilities of the rows that are trained on; TRL would score all of them."""
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
-        width = batch["completion_ids"].shape[1]
-        batch["ref_per_token_logps"][rows] = self._scored(self.ref_model, ids, mask, width)
+        kept = rows.some(chosen.tolist())
+        batch["ref_per_token_logps"][chosen] = self._scored(
+            self.ref_model, kept, batch["completion_mask"][chosen].bool()
+        )
 
     # ---- update -------------------------------------------------------------------------------
 
@@ -297,11 +293,15 @@ class GroupTrainer(GRPOTrainer):
         """
         model.train()
         batch = self._prepare_inputs(inputs)
-        kept = self._kept(batch)
+        ids, mask = (
+            torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
+            for name in ("ids", "mask")
+        )
+        rows, kept = Rows.of(ids, mask, batch["completion_ids"].shape[1]), self._kept(batch)
         if self._skip_idle and self.ref_model is not None:
-            self._score_reference(batch, kept)
+            self._score_reference(batch, rows, kept)
         with self._timed("update_s"):
-            loss = self._gradients(model, batch, kept)
+            loss = self._gradients(model, batch, rows, kept.tolist())
         self._step += 1
         for name, value in self._means.taken(self.accelerator).items():
             self._metrics["train"][name].append(value)
@@ -309,15 +309,14 @@ class GroupTrainer(GRPOTrainer):
         self._seconds.clear()
         return loss
 
-    def _gradients(self, model: Any, batch: Batch, kept: torch.Tensor) -> torch.Tensor:
-        """Adds up the losses of the micro-batches; processes exchange gradients after the last one only."""
+    def _gradients(self, model: Any, batch: Batch, rows: Rows, kept: Sequence[int]) -> torch.Tensor:
+        """Adds up the losses of the packs; processes exchange gradients after the last one only."""
         update, loss = self._update(batch), torch.zeros((), device=self.accelerator.device)
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[kept]
-        slices = [kept[rows] for rows in by_length(mask, self.config.micro_batch_size)]
-        for rows in slices:
-            with contextlib.nullcontext() if rows is slices[-1] else self.accelerator.no_sync(model):
+        packs = self._planned(rows, kept)
+        for chosen in packs:
+            with contextlib.nullcontext() if chosen is packs[-1] else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    part = self._part(model, trimmed(batch, rows), update)
+                    part = self._part(model, packing.pack(rows, chosen), batch, update)
                 self.accelerator.backward(part)
             loss += part.detach()
         return loss
@@ -330,29 +329,23 @@ class GroupTrainer(GRPOTrainer):
             len(batch["advantages"]), tokens, self._limit, self.config.clip_epsilon, self.config.kl_coef
         )
 
-    def _part(self, model: Any, micro_batch: Batch, update: objective.Update) -> torch.Tensor:
-        """The objective of one micro-batch, in place of TRL's `_compute_loss`; its figures go to the log."""
-        mask = micro_batch["completion_mask"].bool()
-        policy, entropy, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([micro_batch["prompt_ids"], micro_batch["completion_ids"]], dim=1),
-            torch.cat([micro_batch["prompt_mask"], micro_batch["completion_mask"]], dim=1),
-            mask.shape[1],
-            compute_entropy=True,
-        )
-        assert entropy is not None  # asked for
+    def _part(self, model: Any, pack: Pack, batch: Batch, update: objective.Update) -> torch.Tensor:
+        """The objective of one pack, in place of TRL's `_compute_loss`; its figures go to the log."""
+        policy, entropy = packing.score(model, pack, self.accelerator.device)
+        assert entropy is not None  # TRL gives the policy's head that output
+        mask = batch["completion_mask"][pack.rows].bool()
 
         def flat(name: str) -> torch.Tensor | None:
-            return micro_batch[name][mask] if name in micro_batch else None
+            return batch[name][pack.rows][mask] if name in batch else None
 
         # Rows of (responses, width) become one axis; the first update of a rollout is on policy, so TRL
         # leaves the old log-probabilities out: they are the policy's own.
         old = flat("old_per_token_logps")
         tokens = objective.Tokens(
-            policy[mask], policy[mask].detach() if old is None else old, flat("ref_per_token_logps"),
-            micro_batch["advantages"], mask.nonzero()[:, 0],
+            policy, policy.detach() if old is None else old, flat("ref_per_token_logps"),
+            batch["advantages"][pack.rows], mask.nonzero()[:, 0],
         )  # fmt: skip
-        self._means.add(tokens, entropy[mask], flat("sampling_per_token_logps"), update.epsilon)
+        self._means.add(tokens, entropy, flat("sampling_per_token_logps"), update.epsilon)
         return self._objective(tokens, update)
 
     def _kept(self, batch: Batch) -> torch.Tensor:
@@ -364,7 +357,7 @@ class GroupTrainer(GRPOTrainer):
             return torch.arange(len(batch["idle"]), device=batch["idle"].device)
         working_first = batch["idle"].int().argsort(stable=True)
         count = self._most(int((~batch["idle"]).sum()))
-        return working_first[: max(count, min(self.config.micro_batch_size, len(working_first)))]
+        return working_first[: max(count, min(self.num_generations, len(working_first)))]
 
     # ---- log ----------------------------------------------------------------------------------
 

@@ -48,6 +48,15 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
+def halve_linear_layers(model: torch.nn.Module) -> None:
+    """Linear layers in bfloat16, to which autocast would round their weights at every pass: the same values
+    with half the memory. An output layer that shares its weight with the embedding stays as it is."""
+    shared = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and id(module.weight) not in shared:
+            module.to(torch.bfloat16)
+
+
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a completion: the tokenizer's and those the model's generation config names."""
     named = listed(model.generation_config.eos_token_id)

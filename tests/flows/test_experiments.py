@@ -150,7 +150,7 @@ def test_a_stage_alone_takes_the_recipes_name_only_for_what_the_recipe_makes(bui
     base = store.get_ref(built.ref_name("base"))
     assert named(built, store, "r1-zero", {"checkpoint": base.digest}).ref_name == own.ref_name
     steps = built.node("r1-zero").config.steps
-    assert named(built, store, "r1-zero", config={"steps": steps, "micro_batch_size": 32}).ref_name == (
+    assert named(built, store, "r1-zero", config={"steps": steps, "micro_batch_tokens": 32}).ref_name == (
         own.ref_name
     )
     shorter = named(built, store, "r1-zero", config={"steps": 3})

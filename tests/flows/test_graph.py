@@ -54,7 +54,7 @@ def test_overrides_are_checked_like_a_preset(pipeline):
     for bad, message in (
         ({"learning_rate": 5}, "config of dev2: learning_rate = 5"),
         ({"lerning_rate": 1e-5}, "config of dev2: lerning_rate is not a setting: did you mean learning_rate"),
-        ({"micro_batch_size": 3}, "config of dev2: .*choose a divisor"),
+        ({"launch": {"processes": 3}}, "config of dev2: .*choose a divisor"),
     ):
         with pytest.raises(PresetError, match=message):
             configured(node, bad)
@@ -80,7 +80,7 @@ def test_the_key_depends_on_settings_and_inputs_alone(pipeline):
     node = pipeline.node("dev2")
     key = key_of(node, inputs)
     assert key == key_of(node, dict(reversed(inputs.items())))
-    assert key == key_of(configured(node, {"micro_batch_size": 32}), inputs)
+    assert key == key_of(configured(node, {"micro_batch_tokens": 32}), inputs)
     assert key != key_of(configured(node, {"seed": 77}), inputs)
     assert key != key_of(node, inputs | {"problems": Ref(kind=Kind.problems, digest="c" * 64)})
     assert key != key_of(pipeline.node("r1-zero"), inputs)

@@ -87,7 +87,7 @@ def test_a_protocol_change_evaluates_again_and_trains_nothing(built, store, pres
 
 def test_settings_that_do_not_decide_a_result_change_nothing(built, store, preset):
     quicker = {
-        "r1-zero.micro_batch_size": 32,
+        "r1-zero.micro_batch_tokens": 32,
         "dev1.checkpoint_every": 1,
         "evaluation.engine": {"batch_size": 9},
     }

@@ -40,7 +40,7 @@ def adopted(config: RLConfig, root: Path) -> list[int]:
     ("changes", "expected"),
     [
         ({"steps": 200}, [40]),
-        ({"steps": 200, "micro_batch_size": 32, "budget_hours": 1.0}, [40]),  # decide no result
+        ({"steps": 200, "micro_batch_tokens": 32, "budget_hours": 1.0}, [40]),  # decide no result
         ({"steps": 200, "learning_rate": 1e-5}, []),
         ({"steps": 200, "seed": 7}, []),
         ({"steps": 40}, [40]),

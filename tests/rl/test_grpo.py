@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tasks.rl.arguments import grpo_arguments
 from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
+from tasks.rl.trainer import GroupTrainer
 from tasks.rollout.engines import ENGINES, EngineEntry
 from tasks.rollout.engines.transformers import TransformersEngine
 from tasks.rollout.settings import EngineSettings
@@ -24,7 +26,7 @@ from tests.rl import grpo_reference
 QUESTIONS = [Problem(f"q{i}", "math", "en", f"what is {'1 + ' * i}2?", "", "math") for i in range(4)]
 CONFIG = RLConfig(
     template="plain", steps=1, group_size=4, questions_per_step=4, mini_batches_per_rollout=1,
-    micro_batch_size=4, learning_rate=1e-3, kl_coef=0.5, clip_epsilon=0.2, max_completion_length=12,
+    micro_batch_tokens=128, learning_rate=1e-3, kl_coef=0.5, clip_epsilon=0.2, max_completion_length=12,
 )  # fmt: skip
 ENDS = list(range(10, 22))
 """Several words that end a completion, so that a random model's completions differ in length."""
@@ -125,8 +127,8 @@ def test_the_loss_off_policy_clips_the_ratio(trainer):
     assert trainer._metrics["train"]["clip_ratio/region_mean"][0] > 0
 
 
-def test_micro_batches_add_up_to_trls_whole_batch(trainer):
-    """Length-sorted, trimmed micro-batches leave the gradients of TRL's own step on the whole batch."""
+def test_packs_add_up_to_trls_whole_batch(trainer):
+    """Packs in which a prompt stands once leave the gradients of TRL's own step on the padded batch."""
     batch = rollout(trainer)
     plain = copy.deepcopy(trainer.model)
     step_loss(trainer, batch)
@@ -142,7 +144,9 @@ def trls_loss(trainer, batch) -> torch.Tensor:
     """TRL's own loss of the whole batch, with the settings that our objective has."""
     trainer.loss_type, trainer.epsilon_low = trainer.config.loss, trainer.config.clip_epsilon
     trainer.epsilon_high, trainer.args.use_bias_correction_kl = trainer.config.clip_epsilon, False
-    return GRPOTrainer._compute_loss(trainer, trainer.model, batch)
+    plainly = GRPOTrainer._get_per_token_logps_and_entropies
+    with mock.patch.object(GroupTrainer, "_get_per_token_logps_and_entropies", plainly):
+        return GRPOTrainer._compute_loss(trainer, trainer.model, batch)
 
 
 def step_loss(trainer, batch) -> float:
@@ -377,7 +381,7 @@ def test_published_settings_reach_trl(tmp_path):
 
 
 def test_the_reference_becomes_the_policy_at_step_400_and_not_at_399(tiny_model, tmp_path):
-    trainer = build(RLConfig(template="plain", micro_batch_size=4), tiny_model, tmp_path)
+    trainer = build(RLConfig(template="plain"), tiny_model, tmp_path)
     with torch.no_grad():
         trainer.model.get_input_embeddings().weight.add_(0.25)
     equal = []

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 CONFIG = RLConfig(
     template="plain", domains=("math",), steps=14, group_size=4, questions_per_step=4,
-    mini_batches_per_rollout=1, micro_batch_size=8, learning_rate=1e-3, kl_coef=0.01,
+    mini_batches_per_rollout=1, micro_batch_tokens=256, learning_rate=1e-3, kl_coef=0.01,
     reference_sync_steps=3, max_completion_length=24, checkpoint_every=2,
 )  # fmt: skip
 

@@ -266,6 +266,6 @@ def test_memory_is_checked_before_the_first_step(tiny_model):
     check_memory(model, CONFIG, longest_prompt=10)
     worst_step(model, CONFIG, longest_prompt=10)
     assert all(p.grad is not None for p in model.parameters())
-    huge = CONFIG.model_copy(update={"micro_batch_size": 8, "max_completion_length": 2**30})
-    with pytest.raises(ValueError, match="GiB are free: lower micro_batch_size"):
+    huge = CONFIG.model_copy(update={"max_completion_length": 2**30})
+    with pytest.raises(ValueError, match="GiB are free: lower micro_batch_tokens"):
         check_memory(model, huge, longest_prompt=10)

@@ -19,7 +19,7 @@ def problem(i: int, domain: str = "math", split: str = "train") -> Problem:
 
 
 PROBLEMS = [problem(i) for i in range(7)] + [problem(i, "general") for i in range(5)]
-CONFIG = RLConfig(steps=12, questions_per_step=4, group_size=2, micro_batch_size=2)
+CONFIG = RLConfig(steps=12, questions_per_step=4, group_size=2)
 
 
 def test_every_problem_once_an_epoch():

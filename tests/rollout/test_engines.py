@@ -83,7 +83,7 @@ def test_a_new_engine_does_rl(one_by_one, checkpoint, problems, tmp_path):
     """The same run as with the embedded engine: it gets the weights of every step."""
     config = RLConfig(
         template="plain", domains=("math",), steps=3, group_size=4, questions_per_step=4,
-        mini_batches_per_rollout=1, micro_batch_size=8, learning_rate=1e-3, max_completion_length=24,
+        mini_batches_per_rollout=1, micro_batch_tokens=256, learning_rate=1e-3, max_completion_length=24,
         checkpoint_every=2, engine=one_by_one,
     )  # fmt: skip
     inputs, drawn = {"checkpoint": (Kind.checkpoint, checkpoint), "problems": (Kind.problems, problems)}, []

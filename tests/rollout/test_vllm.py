@@ -110,7 +110,7 @@ inputs = {
 }
 config = RLConfig(
     template="plain", domains=("math",), steps=2, group_size=4, questions_per_step=4,
-    mini_batches_per_rollout=1, micro_batch_size=8, learning_rate=1e-3, max_completion_length=24,
+    mini_batches_per_rollout=1, micro_batch_tokens=256, learning_rate=1e-3, max_completion_length=24,
     engine=EngineSettings(name="vllm", gpu_memory_share=0.3),
 )
 job = local_job(root, "r1", "rl-zero", inputs)

@@ -131,6 +131,8 @@ class VllmEngine:
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
             seed=seed,
+            # The end tokens are ours to name; vLLM would add the one of the model's configuration.
+            ignore_eos=True,
             stop_token_ids=sorted(self._end_tokens),
             detokenize=False,
             logprobs=0 if logprobs else None,  # 0: of the drawn token only

@@ -1,9 +1,8 @@
-"""One policy update's rollout: cut into micro-batches of similar length, joined from parts, and its means."""
+"""One policy update's rollout: joined from parts, its idle rows, and its means."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -43,38 +42,6 @@ class TokenMeans:
         self._sums.clear()
         count = max(totals.pop("tokens"), 1.0)
         return {name: total / count for name, total in totals.items()}
-
-
-def by_length(mask: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-    """Row numbers, `size` at a time, by rising length."""
-    yield from mask.sum(dim=1).argsort(stable=True).split(size)
-
-
-def bounds(mask: torch.Tensor) -> tuple[int, int]:
-    """First and one past the last column that any row uses."""
-    used = mask.any(dim=0).nonzero()
-    return int(used[0]), int(used[-1]) + 1
-
-
-def trimmed(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    """The rows of a batch without the columns that only longer rows need.
-
-    Prompts are padded on the left, completions and what is per completion token on the right.
-    """
-    prompt = int(batch["prompt_mask"][rows].sum(dim=1).max())
-    completion = max(1, int(batch["completion_mask"][rows].sum(dim=1).max()))
-    width = batch["completion_ids"].shape[1]
-    out: dict[str, Any] = {}
-    for name, value in batch.items():
-        if not isinstance(value, torch.Tensor) or value.ndim == 0:
-            out[name] = value
-        elif name in ("prompt_ids", "prompt_mask"):
-            out[name] = value[rows][:, value.shape[1] - prompt :]
-        elif value.ndim == 2 and value.shape[1] == width:
-            out[name] = value[rows][:, :completion]
-        else:
-            out[name] = value[rows]
-    return out
 
 
 def idle_rows(rewards: torch.Tensor, group_size: int) -> torch.Tensor:

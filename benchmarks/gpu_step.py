@@ -1,0 +1,224 @@
+"""One GRPO step on a GPU: this project's trainer against TRL's GRPOTrainer with colocated vLLM, in turn.
+
+    python -m benchmarks.gpu_step SMOLLM2_FOLDER [--work w1 w2] [--steps 5]   all contestants, a process each
+    python -m benchmarks.gpu_step TINY_FOLDER --work dry --only ours             the same code on a CPU
+
+    w1   the model of the folder: 16 questions x 16 outputs of exactly 300 tokens
+    w2   a Qwen2.5-1.5B with random weights: 32 x 16 outputs of exactly 1,024 tokens
+    dry  the model of the folder: 4 x 4 outputs of 16 tokens, sampled by transformers
+
+The end token is ignored on both sides: a policy that shortens its answers makes any step fast. Rewards, which
+are counts of digits, differ inside each group; `learned_from` says of how many groups. The KL coefficient
+is 0.001 in all. `trl` is TRL at its defaults but for our batch, `trl-best` with the settings of `BEST`.
+Seconds are medians over the steps after the second. `mfu` is that of the update: the tokens that are
+forwarded (a group's prompt once), TRL's `compute_flops_per_token` with its causal correction, recomputation
+not counted, over 989 TFLOP/s. `ours-...` are variants that undo or add one thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import PrinterCallback, Qwen2Config, TrainerCallback
+from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
+
+from benchmarks.rl_step import PROBLEMS, UNDO, digits, plain_trl
+from tasks.rl import packing, train
+from tasks.rl.prompts import Prompts
+from tasks.rl.stage import RLConfig
+from tasks.rl.train import build_trainer
+from tasks.rollout.engines import open_engine
+from tasks.rollout.settings import EngineSettings
+from tasks.tokenizer import load_tokenizer
+from tasks.training.models import load_policy
+
+_PARTS = ("generate_s", "reward_s", "sync_s", "score_s", "update_s")
+PEAK = 989e12
+"""FLOP/s of an H100 in bf16, dense."""
+_WARM_UP = 2
+_SHARE = 0.3
+"""Of the GPU's memory, for vLLM, on both sides."""
+_VLLM = EngineSettings(name="vllm", gpu_memory_share=_SHARE)
+
+WORK: dict[str, dict[str, Any]] = {
+    "w1": {"questions_per_step": 16, "group_size": 16, "max_completion_length": 300, "engine": _VLLM},
+    "w2": {"questions_per_step": 32, "group_size": 16, "max_completion_length": 1_024, "engine": _VLLM},
+    "dry": {"questions_per_step": 4, "group_size": 4, "max_completion_length": 16},
+}
+BUDGET = {"w1": 32_768, "w2": 8_192, "dry": 128}
+BEST: dict[str, Any] = {
+    # No log-probabilities from vLLM and no second scoring of the old policy.
+    "vllm_importance_sampling_correction": False,
+    "gradient_checkpointing": False,
+}
+BEST_MICRO_BATCH = {"w1": 64, "w2": 8, "dry": 8}
+CONTESTANTS = ("ours", "trl", "trl-best", "ours")
+VARIANTS = ("ours-no-shared-prompt", "ours-recompute", "ours-compiled")
+
+
+def settings(work: str, steps: int) -> RLConfig:
+    template = "plain" if work == "dry" else "r1-few-shot"
+    return RLConfig(
+        template=template, steps=steps, mini_batches_per_rollout=1, learning_rate=1e-6, bf16=work != "dry",
+        checkpoint_every=10_000, micro_batch_tokens=BUDGET[work], **WORK[work],
+    )  # fmt: skip
+
+
+def qwen(tokenizer_folder: Path, folder: Path) -> Path:
+    """A Qwen2.5-1.5B with random weights; the tokenizer is that of the folder."""
+    from transformers import AutoModelForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=151_936, hidden_size=1_536, intermediate_size=8_960, num_hidden_layers=28,
+        num_attention_heads=12, num_key_value_heads=2, max_position_embeddings=32_768,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def ours(config: RLConfig, folder: Path, model_folder: Path, variant: str) -> Any:
+    tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
+    prompts = Prompts.of(PROBLEMS, config, tokenizer)
+    endless = lambda given, sampled: open_engine(given, replace(sampled, end_tokens=frozenset()))  # noqa: E731
+    arguments = train.grpo_arguments
+
+    def recomputing(*given: Any) -> Any:
+        found = arguments(*given)
+        found.gradient_checkpointing = variant == "ours-recompute"
+        return found
+
+    with (
+        mock.patch.object(train, "open_engine", endless),
+        mock.patch.object(train, "grpo_arguments", recomputing),
+    ):
+        trainer = build_trainer(config, folder, model_folder, model, tokenizer, prompts, digits)
+    if variant == "ours-compiled":
+        for each in (trainer.model, trainer.ref_model):
+            for layer in each.model.layers:
+                layer.compile(dynamic=True)
+    return trainer
+
+
+def theirs(config: RLConfig, folder: Path, model_folder: Path, variant: str, work: str) -> Any:
+    best = variant == "trl-best"
+    generation: dict[str, Any] = {"generation_kwargs": {"ignore_eos": True}}
+    if work != "dry":
+        generation |= {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": _SHARE}
+        generation |= {"vllm_max_model_length": 2_048}
+    if best:
+        generation |= BEST
+    else:
+        generation["gradient_checkpointing"] = True  # TRL's default
+    return plain_trl(config, folder, model_folder, BEST_MICRO_BATCH[work] if best else 8, **generation)
+
+
+class Clock(TrainerCallback):
+    """The time at which each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
+def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: Path) -> dict[str, Any]:
+    begun, config = time.perf_counter(), settings(work, steps + _WARM_UP)
+    if work == "w2":
+        model_folder = qwen(model_folder, scratch / "qwen")
+    forwarded: list[int] = []
+    score = packing.score
+
+    def counting(model: Any, packed: packing.Pack, device: torch.device) -> Any:
+        if torch.is_grad_enabled():
+            forwarded.append(len(packed.input_ids))
+        return score(model, packed, device)
+
+    undone = (
+        UNDO["a prompt forwarded for every row"]() if variant == "ours-no-shared-prompt" else nullcontext()
+    )
+    with undone, mock.patch.object(packing, "score", counting):
+        if variant.startswith("ours"):
+            trainer = ours(config, scratch / "trainer", model_folder, variant)
+        else:
+            trainer = theirs(config, scratch / "trainer", model_folder, variant, work)
+        clock = Clock()
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(clock)
+        opened = time.perf_counter()
+        trainer.train()
+    log = [entry for entry in trainer.state.log_history if "reward" in entry][_WARM_UP:]
+    spans = [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)][_WARM_UP - 1 :]
+
+    def median(name: str) -> float:
+        return statistics.median(entry.get(name, 0.0) for entry in log)
+
+    found = {
+        "step_s": statistics.median(spans),
+        **{
+            part: median(f"r1/{part}") for part in ("generate_s", "reward_s", "sync_s", "score_s", "update_s")
+        },
+        "tokens": config.batch_size * median("completions/mean_length"),
+        "learned_from": round((1 - median("frac_reward_zero_std")) * config.questions_per_step, 1),
+        "open_s": opened - begun,
+    }
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        found |= {"trainer_gib": torch.cuda.max_memory_allocated() / 2**30, "gpu_gib": (total - free) / 2**30}
+    if forwarded:
+        shape, length = trainer.model.config, 350 + config.max_completion_length
+        tokens = sum(forwarded) / (steps + _WARM_UP)
+        used = compute_mfu(compute_flops_per_token(shape, length), tokens / found["update_s"], 1, PEAK)
+        found |= {"forwarded": tokens, "mfu": adjusted_mfu(used, shape, length)}
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--work", nargs="+", choices=sorted(WORK), default=["w1", "w2"])
+    parser.add_argument("--only", nargs="+", choices=sorted({*CONTESTANTS, *VARIANTS}), default=CONTESTANTS)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--here", action="store_true", help="in this process")
+    given = parser.parse_args()
+    if given.here:
+        with tempfile.TemporaryDirectory() as scratch:
+            found = measured(given.only[0], given.work[0], given.steps, given.model, Path(scratch))
+        print("RESULT " + json.dumps(found), flush=True)
+        return
+    for work in given.work:
+        for contestant in given.only:
+            command = [
+                sys.executable, "-m", "benchmarks.gpu_step", str(given.model), "--here", "--work", work,
+                "--only", contestant, "--steps", str(given.steps),
+            ]  # fmt: skip
+            shown = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ).stdout
+            results = [line for line in shown.splitlines() if line.startswith("RESULT ")]
+            print(work, contestant, *(results or [shown[-2_500:]]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
