@@ -43,7 +43,7 @@ class RunArtifact:
 
 
 @dataclass(frozen=True)
-class Funnel:
+class Curation:
     """What a curation stage made of its candidates; counted in its tables."""
 
     node: str
@@ -104,7 +104,7 @@ class RunRecord:
     """Problems, checkpoints, data sets and reward models by node, in the order of the recipe."""
     evaluations: dict[str, RunArtifact]
     curves: dict[str, Metrics]
-    funnels: list[Funnel]
+    funnels: list[Curation]
     claims: list[ClaimResult]
     examples: list[Example]
     costs: list[Cost] = field(default_factory=list)
@@ -210,11 +210,11 @@ def question_means(question_scores: pa.Table) -> dict[str, dict[str, float]]:
     return measures
 
 
-def _funnel(node: str, path: Path) -> Funnel:
+def _funnel(node: str, path: Path) -> Curation:
     rejected = Counter(read_table(path / "rejected", ["reason"])["reason"].to_pylist())
     kept = Counter(read_table(path / "sft", ["domain"])["domain"].to_pylist())
     sampled = read_table(path / "samples", ["problem_id"]).num_rows
-    return Funnel(node, sampled, dict(rejected.most_common()), dict(kept.most_common()))
+    return Curation(node, sampled, dict(rejected.most_common()), dict(kept.most_common()))
 
 
 def _examples(paths: Mapping[str, Path], problems: Mapping[str, Problem]) -> list[Example]:

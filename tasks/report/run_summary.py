@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tasks.recipe import role
 from tasks.report.claims import ClaimVerdict
-from tasks.report.data import Funnel, RunRecord
+from tasks.report.data import Curation, RunRecord
 from tasks.report.names import domain_title
 from tasks.report.tables import StageRow, duration
 from tasks.settings import REPOSITORY
@@ -134,7 +134,7 @@ class FunnelLine:
     """Name of the colour of its bar (`tasks.report.style`)."""
 
 
-def funnel_lines(funnel: Funnel) -> list[FunnelLine]:
+def funnel_lines(funnel: Curation) -> list[FunnelLine]:
     """From what was sampled over what was rejected and why to what was kept."""
     return [
         FunnelLine("Sampled", funnel.sampled, "muted"),

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 
@@ -39,7 +38,7 @@ from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, best_checkpoint, checkpoint_step, newest_checkpoint
 from tasks.training.launching import lost_note, process_number, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
-from tasks.training.models import end_token_ids, load_policy, save_model
+from tasks.training.models import adapters, end_token_ids, load_policy, save_model
 from tasks.training.sharding import is_sharded
 
 _SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completions/mean_length"}
@@ -124,7 +123,7 @@ def build_trainer(
         reward_funcs=reward,
         args=grpo_arguments(config, folder, model.num_parameters()),
         processing_class=tokenizer,
-        peft_config=_adapters(config),
+        peft_config=adapters(config.lora) if config.lora else None,
         callbacks=[SealCheckpoints(keep_best=config.publish == "best")],
     )
     trainer.remove_callback(PrinterCallback)
@@ -163,17 +162,6 @@ def _headline(config: RLConfig, log: Sequence[Mapping[str, Any]]) -> dict[str, f
         **{f"last_{name}": round(last_mean(log, key), 4) for name, key in shown},
         "seconds_per_step": round(spent, 2),
     }
-
-
-def _adapters(config: RLConfig) -> LoraConfig | None:
-    if config.lora is None:
-        return None
-    return LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
 
 
 def _check_lengths(prompts: Prompts, config: RLConfig, model: PreTrainedModel) -> None:
