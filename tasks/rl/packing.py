@@ -24,14 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention.flex_attention import BlockMask
 
-from tasks.training.attention import FLEX
+from tasks.training.attention import BLOCK, Layout, packed_mask
 
-_BLOCK = 128
-"""Tokens on a side of a block that FlexAttention computes or leaves out."""
 _NO_LABEL = -100
-_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -82,14 +78,10 @@ class Pack:
     rows: list[int]
     input_ids: np.ndarray
     """(N,)"""
-    positions: np.ndarray
-    """(N,) of each token in its own row."""
     labels: np.ndarray
     """(N,) the next token, or `_NO_LABEL`."""
-    group: np.ndarray
-    """(N,) rising; a token sees no other group. Padding is a group of its own."""
-    own: np.ndarray
-    """(N,) 0: shared by the group; else the row's number in the group, from 1 on."""
+    layout: Layout
+    """Padding is a group of its own."""
 
 
 def plan(rows: Rows, chosen: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
@@ -141,10 +133,10 @@ def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
             if len(completion):
                 add(np.append(prompt[-1], completion[:-1]), shared, completion, number, row)
     tokens = sum(map(len, ids))
-    missing = max(1, -(-tokens // _BLOCK)) * _BLOCK - tokens
+    missing = max(1, -(-tokens // BLOCK)) * BLOCK - tokens
     add(np.zeros(missing, dtype=int), 0, np.full(missing, _NO_LABEL), number + 1, 0)
-    joined = (np.concatenate(parts) for parts in (ids, positions, labels, group, own))
-    return Pack(list(chosen), *joined)
+    tokens_of, labels_of, *places = (np.concatenate(x) for x in (ids, labels, group, own, positions))
+    return Pack(list(chosen), tokens_of, labels_of, Layout(*places))
 
 
 def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -155,77 +147,12 @@ def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor,
         return torch.from_numpy(values).to(device, non_blocking=True)[None]
 
     out = model(
-        input_ids=tensor(packed.input_ids), position_ids=tensor(packed.positions),
-        attention_mask=attention(packed, _configured(model), device),
+        input_ids=tensor(packed.input_ids), position_ids=tensor(packed.layout.positions),
+        attention_mask=packed_mask(packed.layout, _configured(model), device),
         shift_labels=tensor(packed.labels), fused_lm_head=True,
     )  # fmt: skip
     trained = tensor(packed.labels) != _NO_LABEL
     return out.log_probs[trained], None if out.entropy is None else out.entropy[trained]
-
-
-def attention(packed: Pack, config: Any, device: torch.device) -> Any:
-    """What each token sees, as the model takes it: a mask, or one for each kind of layer that it has."""
-    windowed = _SLIDING if getattr(config, "sliding_window", None) else _FULL
-    kinds = set(getattr(config, "layer_types", None) or (windowed,))
-    if unknown := kinds - {_FULL, _SLIDING}:
-        raise ValueError(f"layers of kind {sorted(unknown)} cannot share a prompt: train another base")
-    masks = {kind: _mask(packed, config, kind, device) for kind in kinds}
-    return masks if len(kinds) > 1 else next(iter(masks.values()))
-
-
-def _mask(packed: Pack, config: Any, kind: str, device: torch.device) -> torch.Tensor | BlockMask:
-    window = config.sliding_window if kind == _SLIDING else None
-    # Only what is known of the query is looked up: the mask is computed for every pair of a block.
-    row, group, shared, position = (
-        torch.from_numpy(values.astype(np.int32)).to(device)
-        for values in (*_starts(packed), packed.positions)
-    )
-
-    def sees(_batch: Any, _head: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        seen = (k <= q) & ((k >= row[q]) | ((k >= group[q]) & (k < shared[q])))
-        return seen if window is None else seen & (position[q] - position[k] < window)
-
-    if config._attn_implementation != FLEX:
-        every = torch.arange(len(packed.own), device=device)
-        return sees(None, None, every[:, None], every[None, :])[None, None]
-    some, all_ = (torch.from_numpy(blocks).to(device) for blocks in _blocks(packed, window is None))
-    return BlockMask.from_kv_blocks(*_listed(some), *_listed(all_), BLOCK_SIZE=_BLOCK, mask_mod=sees)
-
-
-def _starts(packed: Pack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each token the places where its row and its group begin, and where the group's shared part ends."""
-    place = np.arange(len(packed.own))
-    new_group = np.diff(packed.group, prepend=-1) != 0
-    new_row = new_group | (np.diff(packed.own, prepend=-1) != 0)
-    row, group = (np.maximum.accumulate(np.where(new, place, 0)) for new in (new_row, new_group))
-    shared = np.bincount(packed.group[packed.own == 0], minlength=packed.group[-1] + 1)
-    return row, group, group + shared[packed.group]
-
-
-def _blocks(packed: Pack, may_be_whole: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(queries, keys) booleans for pairs of blocks: tokens that must be looked at one by one, and pairs in
-    which every query sees every key. All other pairs are left out."""
-    group, own = (values.reshape(-1, _BLOCK) for values in (packed.group, packed.own))
-    first, last = group[:, 0], group[:, -1]
-    one_group = first == last
-    low, high = own.min(axis=1), own.max(axis=1)
-    number = np.arange(len(group))
-    earlier = number[:, None] > number[None, :]
-    same = one_group[:, None] & one_group[None, :] & (first[:, None] == first[None, :])
-    # In one group the rows follow each other, so a later block can see an earlier one that holds a part of
-    # the shared prompt or of the row with which the later one begins.
-    apart = same & (low[None, :] > 0) & (high[None, :] < low[:, None])
-    possible = (earlier | np.eye(len(group), dtype=bool)) & (last[None, :] >= first[:, None]) & ~apart
-    one_row = same & (low == high)[:, None] & (low == high)[None, :] & (low[:, None] == low[None, :])
-    whole = earlier & same & ((high == 0)[None, :] | one_row) & may_be_whole
-    return possible & ~whole, whole
-
-
-def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many key blocks each query block has, and their numbers: (1, 1, queries) and (.., keys)."""
-    count = blocks.sum(dim=1, dtype=torch.int32)
-    numbers = blocks.int().argsort(dim=1, descending=True, stable=True).int()
-    return count[None, None], numbers[None, None]
 
 
 def _configured(model: Any) -> Any:

@@ -2,10 +2,11 @@
 
 An update is what the settings say, `batch_size` rows. Here its rows are put, best-fit decreasing, into
 micro-batches of at most `micro_batch_tokens` tokens, and these are dealt to the processes. The positions of
-a row start at 0, by which transformers finds where one row ends (`find_packed_sequence_indices`): it then
-masks attention across rows, block by block with FlexAttention, and with a whole mask (tokens x tokens)
-elsewhere. The loss of a micro-batch is divided by the completion tokens of the whole update, so that the
-gradients add up to those of the update's rows one by one.
+a row start at 0. With FlexAttention attention across rows is masked block by block
+(`tasks.training.attention`); elsewhere transformers finds by the positions where a row ends
+(`find_packed_sequence_indices`) and makes a whole mask (tokens x tokens). The loss of a micro-batch is
+divided by the completion tokens of the whole update, so that the gradients add up to those of the update's
+rows one by one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.sft.tokens import IGNORED, TokenRows
+from tasks.training.attention import FLEX, Layout, packed_mask
 from tasks.training.checkpoints import make_room
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,12 @@ def micro_batch(rows: TokenRows, numbers: Sequence[int], multiple: int = 1) -> M
     return {name: torch.from_numpy(np.concatenate(p).astype(np.int64))[None] for name, p in parts.items()}
 
 
+def layout(micro: MicroBatch) -> Layout:
+    """Every row is a group of its own."""
+    positions = micro["position_ids"][0].numpy()
+    return Layout(np.cumsum(positions == 0) - 1, np.zeros_like(positions), positions)
+
+
 class PackedUpdates(Dataset[Update]):
     """Item `update x processes + process`, as Accelerate deals a data set out to its processes.
 
@@ -141,13 +149,21 @@ class PackedTrainer(Trainer):
         for number, micro in enumerate(inputs["micro_batches"], 1):
             with self._averaging(model, number == len(inputs["micro_batches"])):
                 with self.compute_loss_context_manager():
-                    found = model(**self._prepare_inputs(micro), use_cache=False, fused_lm_head=True)
+                    given = self._prepare_inputs(micro) | self._mask(micro)
+                    found = model(**given, use_cache=False, fused_lm_head=True)
                 loss = -found.log_probs.sum() * scale
                 self.accelerator.backward(loss)
             total += loss.detach()
             right += found.is_top1.sum() * scale
         self._right = right
         return total
+
+    def _mask(self, micro: MicroBatch) -> dict[str, Any]:
+        """For FlexAttention; other attention makes its own from the positions."""
+        config = self.causal_model(self.accelerator.unwrap_model(self.model)).config.get_text_config()
+        if config._attn_implementation != FLEX:
+            return {}
+        return {"attention_mask": packed_mask(layout(micro), config, self.accelerator.device)}
 
     def _averaging(self, model: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are averaged once an update; where they are sharded, in every micro-batch, because a

@@ -33,7 +33,7 @@ from tasks.sft.packing import PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows, prompt_template, token_rows
 from tasks.tokenizer import Codec, load_tokenizer
-from tasks.training.attention import use_flex_attention
+from tasks.training.attention import BLOCK, use_flex_attention
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.launching import sharding_arguments, train_in_processes
@@ -49,8 +49,6 @@ from tasks.training.sharding import is_sharded, policy_weights
 
 _SHOWN = {"loss": "loss", "token_accuracy": "mean_token_accuracy"}
 _PROBES = 8
-_BLOCK = 128
-"""Tokens of a block of FlexAttention."""
 
 
 def run(config: SFTConfig, job: Job) -> None:
@@ -130,8 +128,7 @@ def build_trainer(
     order = row_order(rows.lengths[fitting], config.epochs, config.batch_size, config.seed)
     updates = PackedUpdates(
         rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes,
-        # Eight lengths at most (of rows up to `micro_batch_tokens`): the kernel is compiled for a length.
-        multiple=_BLOCK * max(1, config.micro_batch_tokens // (8 * _BLOCK)) if on_gpu else 1,
+        multiple=BLOCK if on_gpu else 1,
     )  # fmt: skip
     steps, parameters = len(order) // config.batch_size, model.num_parameters()
     trainer = PackedTrainer(

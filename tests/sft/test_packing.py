@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from artifacts.tables import read_table
 from tasks.rollout.decoding import ATTENTION
-from tasks.sft.packing import PackedUpdates, dealt, micro_batch, packed
+from tasks.sft.packing import PackedUpdates, dealt, layout, micro_batch, packed
 from tasks.sft.tokens import IGNORED, encode, open_rows
 from tasks.tokenizer import load_tokenizer
+from tasks.training.attention import packed_mask
 from tasks.training.models import load_policy
 from tests.families.bases import FAMILIES, write_base
 from tests.sft.test_sft import trainer_of
@@ -112,3 +113,12 @@ def test_the_processes_share_an_update(rows):
 
     assert tokens([shared[0], shared[1]]) == tokens([whole[0]])
     assert shared[0]["completion_tokens"] == shared[1]["completion_tokens"] == whole[0]["completion_tokens"]
+
+
+def test_the_mask_of_a_gpu_is_that_of_the_rows():
+    """A token sees its own row up to itself; the last row fills up to whole blocks."""
+    positions = torch.tensor([[*range(5), *range(90), 0, *range(32)]])
+    config = LlamaConfig(attn_implementation="sdpa")
+    mask = packed_mask(layout({"position_ids": positions}), config, torch.device("cpu"))[0, 0]
+    row = torch.tensor([0] * 5 + [1] * 90 + [2] + [3] * 32)
+    assert torch.equal(mask, ((row[:, None] == row[None, :]) & torch.ones(128, 128).tril().bool()))
