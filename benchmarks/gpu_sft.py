@@ -51,7 +51,7 @@ from tasks.tables import SFT as SFT_TABLE
 from tasks.tokenizer import load_tokenizer
 from tasks.training.checkpoints import newest_checkpoint
 from tasks.training.launching import process_number, train_in_processes
-from tasks.training.memory import PUBLISHED, Shape
+from tasks.training.memory import PUBLISHED, ModelShape
 from tasks.training.row_order import row_order
 from tasks.training.settings import LaunchSettings, LoraSettings
 
@@ -59,11 +59,11 @@ PEAK = 989e12
 """FLOP/s of an H100 in bf16, dense."""
 TOKENIZER = REPOSITORY / "tasks/tiny_world/weights/tiny-base/"
 QWEN = PUBLISHED["Qwen/Qwen2.5-Math-7B"]
-TINY = Shape(64, 192, 2, 4, 2, 16, 4_096, False)
+TINY = ModelShape(64, 192, 2, 4, 2, 16, 4_096, False)
 _GIB = 2**30
 
 
-def qwen_config(shape: Shape, context: int) -> Qwen2Config:
+def qwen_config(shape: ModelShape, context: int) -> Qwen2Config:
     return Qwen2Config(
         hidden_size=shape.hidden, intermediate_size=shape.intermediate, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads, vocab_size=shape.vocabulary,
@@ -71,7 +71,7 @@ def qwen_config(shape: Shape, context: int) -> Qwen2Config:
     )  # fmt: skip
 
 
-def write_model(shape: Shape, context: int, folder: Path) -> None:
+def write_model(shape: ModelShape, context: int, folder: Path) -> None:
     """Random weights in bfloat16, made on the GPU where there is one."""
     tokenizer = load_tokenizer(TOKENIZER)
     tokenizer.save_pretrained(folder)
@@ -168,7 +168,7 @@ def run_job(config: SFTConfig, job: Job) -> None:
         train(config, job)
 
 
-def report(config: SFTConfig, job: Job, shape: Shape) -> dict[str, Any]:
+def report(config: SFTConfig, job: Job, shape: ModelShape) -> dict[str, Any]:
     """Of the updates of this life but the first, in which kernels are compiled."""
     lines = [
         [json.loads(line) for line in path.read_text().splitlines()] for path in job.folder.glob("meter-*")
@@ -191,7 +191,7 @@ def report(config: SFTConfig, job: Job, shape: Shape) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _flops(lengths: np.ndarray, shape: Shape, config: SFTConfig) -> float:
+def _flops(lengths: np.ndarray, shape: ModelShape, config: SFTConfig) -> float:
     model = qwen_config(shape, config.max_length)
     full = sum(n * adjusted_mfu(compute_flops_per_token(model, n), model, n) for n in lengths.tolist())
     return full * (2 / 3 if config.lora else 1)

@@ -12,7 +12,7 @@ from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.presets import CONFIGS, available, load_student
 from tasks.sft.memory import sft_memory, shared_out
 from tasks.sft.stage import SFTConfig
-from tasks.training.memory import PUBLISHED, Shape, read_shape
+from tasks.training.memory import PUBLISHED, ModelShape, read_shape
 from tasks.training.settings import LoraSettings
 
 CARDS = (1, 2, 4, 8)
@@ -80,7 +80,7 @@ def student_fits() -> list[Fit | str]:
     return [fit_of(name, student.base, student.distill) for name, student in students.items()]
 
 
-def base_shape(base: BaseConfig) -> Shape:
+def base_shape(base: BaseConfig) -> ModelShape:
     """From the model's `config.json` on this machine, or as it was published.
 
     Raises:

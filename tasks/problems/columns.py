@@ -110,7 +110,7 @@ def ready_map(name: str) -> ColumnMap:
     return ColumnMap.model_validate(yaml.safe_load((MAPS / f"{name}.yaml").read_text("utf-8")))
 
 
-class Rejection(Exception):
+class RowRefused(Exception):
     """Why a row does not become a problem."""
 
     def __init__(self, reason: str, detail: str, text: str = "") -> None:
@@ -134,17 +134,17 @@ class RowReader:
         """Return row `number` of the data set as a problem.
 
         Raises:
-            Rejection: it cannot be used.
+            RowRefused: it cannot be used.
         """
         question = ""
         try:
             question = self._question(row)
             self._refuse(row, question)
             return self._made(row, number, split, question)
-        except Rejection as rejection:
-            raise Rejection(rejection.reason, rejection.detail, question) from None
+        except RowRefused as rejection:
+            raise RowRefused(rejection.reason, rejection.detail, question) from None
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise Rejection(
+            raise RowRefused(
                 "unusable-row",
                 str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
                 question,
@@ -183,34 +183,34 @@ class RowReader:
         for cut in self.columns.remove:
             text = text.replace(cut, "")
         if not text.strip():
-            raise Rejection("no-question", f"column {', '.join(self.columns.question)} is empty")
+            raise RowRefused("no-question", f"column {', '.join(self.columns.question)} is empty")
         return text.strip()
 
     def _refuse(self, row: Mapping[str, Any], question: str) -> None:
         given = self.columns
         for name, values in given.only.items():
             if (value := _plain(cell(row, name))) not in values:
-                raise Rejection("not-selected", f"{name} is {value[:60]!r}, taken are {', '.join(values)}")
+                raise RowRefused("not-selected", f"{name} is {value[:60]!r}, taken are {', '.join(values)}")
         if any(_plain(cell(row, name)).strip().lower() == "proof" for name in given.kind):
-            raise Rejection("proof", f"column {', '.join(given.kind)} says proof")
+            raise RowRefused("proof", f"column {', '.join(given.kind)} says proof")
         if given.fixed.get("verifier", "math") == "math" and not given.tests and is_proof_task(question):
-            raise Rejection("proof", "it asks for a proof and for no value")
+            raise RowRefused("proof", "it asks for a proof and for no value")
         if self.until and given.date:
             published = cell(row, given.date)
             day = published.date() if isinstance(published, datetime.datetime) else published
             day = day if isinstance(day, datetime.date) else datetime.date.fromisoformat(str(day)[:10])
             if day > self.until:
-                raise Rejection("too-new", f"published {day}, the limit is {self.until}")
+                raise RowRefused("too-new", f"published {day}, the limit is {self.until}")
 
     def _gold(self, row: Mapping[str, Any], question: str) -> str:
         for name in self.columns.answer:  # the first that holds an answer: a set may have answer and solution
             value = golds.final_value(_plain(cell(row, name)))
             if value.lower() == "proof":
-                raise Rejection("proof", f"column {name} says proof")
+                raise RowRefused("proof", f"column {name} says proof")
             if value.lower() not in _NONE:
                 return value
         reason = "proof" if _PROVE.search(question) else "no-answer"
-        raise Rejection(reason, f"column {', '.join(self.columns.answer) or 'answer'} holds no answer")
+        raise RowRefused(reason, f"column {', '.join(self.columns.answer) or 'answer'} holds no answer")
 
     def _program(self, row: Mapping[str, Any]) -> str:
         return "".join(_plain(cell(row, name)) for name in self.columns.answer)
@@ -226,7 +226,7 @@ class RowReader:
         options = golds.options_of(several if len(several) > 1 else several[0])
         answer = cell(row, given.answer[0]) if given.answer else None
         if answer is None or _plain(answer).strip().lower() in _NONE:
-            raise Rejection("no-answer", f"column {', '.join(given.answer)} is empty")
+            raise RowRefused("no-answer", f"column {', '.join(given.answer)} is empty")
         return options, golds.letter_of(answer, options)
 
     def _tests(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -266,7 +266,7 @@ class RowReader:
         given = self._text(row, "language")
         found = named_language(given) if given else detect_language(question)
         if found is None:
-            raise Rejection(
+            raise RowRefused(
                 "language", f"it is in {given[:20]!r}" if given else "it is neither English nor Chinese"
             )
         return found

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from tasks.problem import Problem, Split, to_table
-from tasks.problems.columns import ColumnMap, Rejection, RowReader
+from tasks.problems.columns import ColumnMap, RowReader, RowRefused
 from tasks.problems.rows import count_rows, read_rows, split_of
 from tasks.problems.source import Batch, Drawn, Source
 from tasks.settings import Count, Positive
@@ -115,9 +115,9 @@ def _converted(reader: RowReader, rows: Sequence[tuple[int, Split, dict[str, obj
         try:
             problem = reader.problem(row, number, split)
             if reason := objection(problem):
-                raise Rejection("unusable-row", reason, problem.prompt)
+                raise RowRefused("unusable-row", reason, problem.prompt)
             problems.append(problem)
-        except Rejection as found:
+        except RowRefused as found:
             rejected.append(
                 {
                     "problem_id": f"{reader.label}-{number}",

@@ -20,7 +20,7 @@ from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
 from tasks.training.attention import use_flex_attention
-from tasks.training.memory import Precision, Shape, activation_bytes
+from tasks.training.memory import ModelShape, Precision, activation_bytes
 from tasks.training.models import CHECKPOINTING_FROM
 
 _FLOAT = 4
@@ -74,7 +74,7 @@ def _step_bytes(model: PreTrainedModel, config: RLConfig, tokens: int) -> int:
     """Logits and activations of a micro-batch of so many tokens; only roughly where no shape is known."""
     recompute = model.num_parameters() >= CHECKPOINTING_FROM
     try:
-        shape = Shape.of(model.config.get_text_config().to_dict())
+        shape = ModelShape.of(model.config.get_text_config().to_dict())
     except ValueError:
         kept = 1 if recompute else _LAYER_VALUES
         hidden = model.config.hidden_size * (model.config.num_hidden_layers * kept + _LAYER_VALUES)

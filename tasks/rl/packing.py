@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.training.attention import BLOCK, Layout, packed_mask
+from tasks.training.attention import BLOCK, PackLayout, packed_mask
 
 _NO_LABEL = -100
 
@@ -80,7 +80,7 @@ class Pack:
     """(N,)"""
     labels: np.ndarray
     """(N,) the next token, or `_NO_LABEL`."""
-    layout: Layout
+    layout: PackLayout
     """Padding is a group of its own."""
 
 
@@ -136,7 +136,7 @@ def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
     missing = max(1, -(-tokens // BLOCK)) * BLOCK - tokens
     add(np.zeros(missing, dtype=int), 0, np.full(missing, _NO_LABEL), number + 1, 0)
     tokens_of, labels_of, *places = (np.concatenate(x) for x in (ids, labels, group, own, positions))
-    return Pack(list(chosen), tokens_of, labels_of, Layout(*places))
+    return Pack(list(chosen), tokens_of, labels_of, PackLayout(*places))
 
 
 def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:

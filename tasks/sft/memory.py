@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.sft.stage import RECOMPUTE_FROM, SFTConfig
-from tasks.training.memory import FLOAT, HALF, Precision, Shape, activation_bytes
+from tasks.training.memory import FLOAT, HALF, ModelShape, Precision, activation_bytes
 
 _MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 * (1 + FLOAT / 256)}
 """Bytes a trained value: torchao keeps a scale for every 256."""
@@ -33,7 +33,7 @@ def recomputes(config: SFTConfig, parameters: int) -> bool:
     return parameters >= RECOMPUTE_FROM if config.recompute is None else config.recompute
 
 
-def sft_memory(shape: Shape, config: SFTConfig, on_gpu: bool = True) -> SFTMemory:
+def sft_memory(shape: ModelShape, config: SFTConfig, on_gpu: bool = True) -> SFTMemory:
     """At a full micro-batch, in which every token carries loss."""
     parameters = shape.parameters
     adapters = shape.adapter_parameters(config.lora.rank) if config.lora else 0
@@ -59,7 +59,9 @@ def sft_memory(shape: Shape, config: SFTConfig, on_gpu: bool = True) -> SFTMemor
     )
 
 
-def processes_that_fit(shape: Shape, config: SFTConfig, room: int, counts: tuple[int, ...]) -> dict[int, int]:
+def processes_that_fit(
+    shape: ModelShape, config: SFTConfig, room: int, counts: tuple[int, ...]
+) -> dict[int, int]:
     """Processes -> bytes that each takes with weights shared out (FSDP2), where that is at most `room`."""
     found = {count: sft_memory(shape, shared_out(config, count)).peak for count in counts}
     return {count: need for count, need in found.items() if need <= room}

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.sft.tokens import IGNORED, TokenRows
-from tasks.training.attention import FLEX, Layout, packed_mask
+from tasks.training.attention import FLEX, PackLayout, packed_mask
 from tasks.training.checkpoints import make_room
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ MicroBatch = dict[str, torch.Tensor]
 """`input_ids`, `position_ids` and `labels`, each of shape (1, tokens)."""
 
 
-class Update(TypedDict):
+class PackedUpdate(TypedDict):
     """One process's part of a policy update."""
 
     micro_batches: list[MicroBatch]
@@ -87,13 +87,13 @@ def micro_batch(rows: TokenRows, numbers: Sequence[int], multiple: int = 1) -> M
     return {name: torch.from_numpy(np.concatenate(p).astype(np.int64))[None] for name, p in parts.items()}
 
 
-def layout(micro: MicroBatch) -> Layout:
+def layout(micro: MicroBatch) -> PackLayout:
     """Every row is a group of its own."""
     positions = micro["position_ids"][0].numpy()
-    return Layout(np.cumsum(positions == 0) - 1, np.zeros_like(positions), positions)
+    return PackLayout(np.cumsum(positions == 0) - 1, np.zeros_like(positions), positions)
 
 
-class PackedUpdates(Dataset[Update]):
+class PackedUpdates(Dataset[PackedUpdate]):
     """Item `update x processes + process`, as Accelerate deals a data set out to its processes.
 
     `order` holds the row numbers of all updates, `batch_size` an update.
@@ -109,7 +109,7 @@ class PackedUpdates(Dataset[Update]):
     def __len__(self) -> int:
         return len(self._updates) * self._processes
 
-    def __getitem__(self, item: int) -> Update:
+    def __getitem__(self, item: int) -> PackedUpdate:
         update, process = divmod(item, self._processes)
         numbers = self._updates[update]
         mine = dealt(self.rows.lengths[numbers].tolist(), self._capacity, self._processes)[process]
@@ -136,7 +136,7 @@ class PackedTrainer(Trainer):
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def training_step(
-        self, model: torch.nn.Module, inputs: Update, num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: PackedUpdate, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Forward and backward of every micro-batch; the loss of this process's rows times the processes.
 

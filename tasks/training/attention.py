@@ -20,7 +20,7 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackLayout:
     """Where the rows of a pack of N tokens lie. A token sees, up to its own place, its row and what the rows
     of its group share."""
 
@@ -52,7 +52,7 @@ def use_flex_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(FLEX)
 
 
-def packed_mask(layout: Layout, config: Any, device: torch.device) -> Any:
+def packed_mask(layout: PackLayout, config: Any, device: torch.device) -> Any:
     """What each token sees, as the model takes it: a mask, or one for each kind of layer that it has.
 
     Made from numbers of whole blocks on the CPU; torch's `create_block_mask` is compiled anew for every
@@ -68,7 +68,7 @@ def packed_mask(layout: Layout, config: Any, device: torch.device) -> Any:
     return masks if len(kinds) > 1 else next(iter(masks.values()))
 
 
-def _mask(layout: Layout, config: Any, kind: str, device: torch.device) -> torch.Tensor | BlockMask:
+def _mask(layout: PackLayout, config: Any, kind: str, device: torch.device) -> torch.Tensor | BlockMask:
     window = config.sliding_window if kind == _SLIDING else None
     # Only what is known of the query is looked up: the mask is computed for every pair of a block.
     row, group, shared, position = (
@@ -87,7 +87,7 @@ def _mask(layout: Layout, config: Any, kind: str, device: torch.device) -> torch
     return BlockMask.from_kv_blocks(*_listed(some), *_listed(all_), BLOCK_SIZE=BLOCK, mask_mod=sees)
 
 
-def _starts(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _starts(layout: PackLayout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each token the places where its row and its group begin, and where the group's shared part ends."""
     place = np.arange(len(layout.own))
     new_group = np.diff(layout.group, prepend=-1) != 0
@@ -97,7 +97,7 @@ def _starts(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return row, group, group + shared[layout.group]
 
 
-def _blocks(layout: Layout, may_be_whole: bool) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(layout: PackLayout, may_be_whole: bool) -> tuple[np.ndarray, np.ndarray]:
     """(queries, keys) booleans for pairs of blocks: tokens that must be looked at one by one, and pairs in
     which every query sees every key. All other pairs are left out."""
     group, own = (values.reshape(-1, BLOCK) for values in (layout.group, layout.own))

@@ -20,7 +20,7 @@ _HEAD_TOKENS, _HEAD_WIDTH = 4_096, 32_768
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What of a model's configuration decides its size."""
 
     hidden: int
@@ -34,7 +34,7 @@ class Shape:
     """Whether the output layer is the embedding."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape:
+    def of(cls, config: Mapping[str, Any]) -> ModelShape:
         """From `config.json`.
 
         Raises:
@@ -93,7 +93,7 @@ class Precision:
         return cls(HALF if bf16 and sharded else FLOAT, HALF if bf16 else FLOAT)
 
 
-def layer_bytes(shape: Shape, precision: Precision, flex: bool) -> int:
+def layer_bytes(shape: ModelShape, precision: Precision, flex: bool) -> int:
     """What the backward pass needs of one layer, per token."""
     norm = FLOAT * shape.hidden + precision.stream * shape.hidden + precision.matrix * shape.hidden
     if precision == Precision(FLOAT, FLOAT):
@@ -107,7 +107,7 @@ def layer_bytes(shape: Shape, precision: Precision, flex: bool) -> int:
 
 
 def activation_bytes(
-    shape: Shape, tokens: int, trained: int, precision: Precision, recompute: bool, on_gpu: bool
+    shape: ModelShape, tokens: int, trained: int, precision: Precision, recompute: bool, on_gpu: bool
 ) -> int:
     """Of a forward and backward pass over `tokens`, of which `trained` carry loss."""
     layer = layer_bytes(shape, precision, on_gpu)
@@ -119,7 +119,7 @@ def activation_bytes(
     return tokens * kept * shape.layers + max(in_layer, head_bytes(shape, scored, precision, on_gpu)) + mask
 
 
-def head_bytes(shape: Shape, tokens: int, precision: Precision, on_gpu: bool) -> int:
+def head_bytes(shape: ModelShape, tokens: int, precision: Precision, on_gpu: bool) -> int:
     """Of TRL's fused head in its backward pass over so many scored tokens: a tile of logits, which torch
     without Triton copies seven times in float32, and the gradients of its input and weight."""
     rows = min(tokens, _HEAD_TOKENS)
@@ -129,17 +129,17 @@ def head_bytes(shape: Shape, tokens: int, precision: Precision, on_gpu: bool) ->
 
 
 PUBLISHED = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(576, 1_536, 30, 9, 3, 64, 49_152, True),
-    "Qwen/Qwen2.5-Math-1.5B": Shape(1_536, 8_960, 28, 12, 2, 128, 151_936, True),
-    "Qwen/Qwen2.5-Math-7B": Shape(3_584, 18_944, 28, 28, 4, 128, 152_064, False),
-    "Qwen/Qwen2.5-14B": Shape(5_120, 13_824, 48, 40, 8, 128, 152_064, False),
-    "Qwen/Qwen2.5-32B": Shape(5_120, 27_648, 64, 40, 8, 128, 152_064, False),
-    "meta-llama/Llama-3.1-8B": Shape(4_096, 14_336, 32, 32, 8, 128, 128_256, False),
-    "meta-llama/Llama-3.3-70B-Instruct": Shape(8_192, 28_672, 80, 64, 8, 128, 128_256, False),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ModelShape(576, 1_536, 30, 9, 3, 64, 49_152, True),
+    "Qwen/Qwen2.5-Math-1.5B": ModelShape(1_536, 8_960, 28, 12, 2, 128, 151_936, True),
+    "Qwen/Qwen2.5-Math-7B": ModelShape(3_584, 18_944, 28, 28, 4, 128, 152_064, False),
+    "Qwen/Qwen2.5-14B": ModelShape(5_120, 13_824, 48, 40, 8, 128, 152_064, False),
+    "Qwen/Qwen2.5-32B": ModelShape(5_120, 27_648, 64, 40, 8, 128, 152_064, False),
+    "meta-llama/Llama-3.1-8B": ModelShape(4_096, 14_336, 32, 32, 8, 128, 128_256, False),
+    "meta-llama/Llama-3.3-70B-Instruct": ModelShape(8_192, 28_672, 80, 64, 8, 128, 128_256, False),
 }
 """Of bases that presets and students name, as their `config.json` has them, for machines without the hub."""
 
 
-def read_shape(folder: Path) -> Shape:
-    """Of a Hugging Face folder. Raises as `Shape.of`."""
-    return Shape.of(json.loads((folder / "config.json").read_text()))
+def read_shape(folder: Path) -> ModelShape:
+    """Of a Hugging Face folder. Raises as `ModelShape.of`."""
+    return ModelShape.of(json.loads((folder / "config.json").read_text()))

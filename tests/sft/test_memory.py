@@ -13,15 +13,15 @@ from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows
 from tasks.sft.train import build_trainer
 from tasks.tokenizer import load_tokenizer
-from tasks.training.memory import Shape
+from tasks.training.memory import ModelShape
 
 TINY_BASE = Path("tasks/tiny_world/weights/tiny-base")
-WIDE = Shape(512, 1376, 2, 8, 2, 64, 9000, tied=False)
-DEEP = Shape(128, 384, 6, 4, 4, 32, 700, tied=True)
-SMALL = Shape(192, 512, 4, 3, 3, 64, 3000, tied=True)
+WIDE = ModelShape(512, 1376, 2, 8, 2, 64, 9000, tied=False)
+DEEP = ModelShape(128, 384, 6, 4, 4, 32, 700, tied=True)
+SMALL = ModelShape(192, 512, 4, 3, 3, 64, 3000, tied=True)
 
 
-def model_of(shape: Shape) -> LlamaForCausalLM:
+def model_of(shape: ModelShape) -> LlamaForCausalLM:
     config = LlamaConfig(
         hidden_size=shape.hidden, intermediate_size=shape.intermediate, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads, head_dim=shape.head_size,
@@ -39,7 +39,7 @@ def rows_of(row_tokens: int, count: int) -> TokenRows:
     return TokenRows(ids, starts, starts[:-1] + 1)
 
 
-def measured(shape: Shape, config: SFTConfig, folder: Path) -> int:
+def measured(shape: ModelShape, config: SFTConfig, folder: Path) -> int:
     """Bytes of the tensors alive at the peak of an update after the first one."""
     tokens = config.micro_batch_tokens
     rows = rows_of(tokens // 2, 4)  # an update of two micro-batches
