@@ -23,21 +23,25 @@ from tasks.registry import models
 from tasks.rewards.term import Term
 from tasks.settings import Settings, in_order
 
-MAY_BE_EMPTY = {"length_schedule", "report_to", "settings", "arguments", "benchmarks"} | {
-    *(
-        "splits",
-        "remove",
-        "answer",
-        "choices",
-        "incorrect",
-        "tests",
-        "setup",
-        "kind",
-        "only",
-        "metadata",
-        "fixed",
-    )
-}
+MAY_BE_EMPTY = (
+    {"length_schedule", "report_to", "settings", "arguments", "benchmarks"}
+    | {"most_per_domain", "general"}
+    | {
+        *(
+            "splits",
+            "remove",
+            "answer",
+            "choices",
+            "incorrect",
+            "tests",
+            "setup",
+            "kind",
+            "only",
+            "metadata",
+            "fixed",
+        )
+    }
+)
 """Lists and mappings that mean something when they are empty."""
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from tasks.problem import Problem, Split, to_table
@@ -88,6 +87,8 @@ class _Selection:
     """Which rows are drawn, and into which split. A pure function of sizes, counts and seed."""
 
     def __init__(self, source: MappedSource, sizes: Sequence[tuple[Split, int]], seed: int) -> None:
+        import numpy as np
+
         total = sum(size for _, size in sizes)
         own = np.concatenate(
             [np.full(size, split == "held_out") for split, size in sizes] or [np.zeros(0, bool)]
@@ -103,7 +104,7 @@ class _Selection:
 
     def among(self, first: int, count: int) -> list[tuple[int, Split]]:
         part = self._split[first : first + count]
-        return [(first + int(at), "train" if part[at] == 1 else "held_out") for at in np.flatnonzero(part)]
+        return [(first + int(at), "train" if part[at] == 1 else "held_out") for at in part.nonzero()[0]]
 
 
 def _converted(reader: RowReader, rows: Sequence[tuple[int, Split, dict[str, object]]]) -> Batch:

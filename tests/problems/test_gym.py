@@ -86,7 +86,8 @@ def test_what_cannot_be_drawn_is_one_sentence(name, task, message):
 
 @pytest.mark.parametrize("preset", ["smollm2-135m", "qwen-1.5b", "qwen-7b"])
 def test_reasoning_gym_knows_the_datasets_and_settings_of_the_presets(preset):
-    tasks = read_preset(preset).problems.sources[0].tasks
+    sources = read_preset(preset).problems.sources
+    (tasks,) = (source.tasks for source in sources if isinstance(source, ReasoningGym))
     few = {name: task.model_copy(update={"train": 4, "held_out": 2}) for name, task in tasks.items()}
     problems, _ = gym_problems(few, 0)
     assert len(problems) == 6 * len(tasks)

@@ -118,7 +118,7 @@ UNFIT = {
     "an odd tolerance": ("code", "", {"tolerance": "1", "cases": [{"stdin": "", "stdout": ""}]}, "tolerance"),
     "options are null": ("choice", "A", {"options": None}, "verifier_args.options"),
     "no data set": ("reasoning_gym", "1", {}, "verifier_args must have `dataset`"),
-    "another verifier": ("Math", "1", {}, "verifier 'Math' must be one of choice, code, exact, math"),
+    "another verifier": ("Math", "1", {}, "verifier 'Math' must be one of choice, code, exact, judge, math"),
     "no text": ("math", None, {}, ""),
     "arguments are a list": ("code", "", None, ""),
 }
