@@ -75,7 +75,7 @@ def preset(tmp_path_factory) -> str:
     source = document["problems"]["sources"][0]
     source["train"] = {"math": 40, "logic": 20, "code": 20, "stem": 20, "general": 10}
     source["held_out"] = {"stem": 4, "math": 6, "code": 4, "logic": 4, "general": 4}
-    document["r1-zero"] |= {"steps": 2, "questions_per_step": 2, "group_size": 4, "micro_batch_size": 8}
+    document["r1-zero"] |= {"steps": 2, "questions_per_step": 2, "group_size": 4}
     path = tmp_path_factory.mktemp("preset") / "micro.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return str(path)

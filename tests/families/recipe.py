@@ -34,7 +34,7 @@ def micro_preset(template: str, base: Path) -> tuple[Any, StudentConfig]:
     short: dict[str, Any] = {"max_new_tokens": 40}
     rl = {
         "template": template, "domains": ["math"], "steps": 1, "group_size": 4, "questions_per_step": 4,
-        "mini_batches_per_rollout": 1, "micro_batch_size": 16, "learning_rate": 1e-5,
+        "mini_batches_per_rollout": 1, "learning_rate": 1e-5,
         "max_completion_length": 40,
     }  # fmt: skip
     sampled = {"template": template, "domains": ["math"], "problems": 20, "sampling": short}

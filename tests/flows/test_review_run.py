@@ -41,7 +41,7 @@ class Prepared(Publisher):
 
 def write_preset(folder: Path) -> str:
     document = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
-    document["dev1"] |= {"epochs": 1, "batch_size": 8, "micro_batch_size": 8}
+    document["dev1"] |= {"epochs": 1, "batch_size": 8}
     document["review"] = {"nodes": ["cold-start"], "rows": 5}
     path = folder / "reviewed.yaml"
     path.write_text(yaml.safe_dump(document))
