@@ -115,12 +115,13 @@ def check_export(folder, trained, prompt, end) -> None:
     ends = model.generation_config.eos_token_id
     assert end in (ends if isinstance(ends, list) else [ends])
     assert model.generation_config.pad_token_id == codec.tokenizer.pad_token_id
-    with torch.no_grad():
-        whole = model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False)[0].tolist()
     greedy = Sampling(temperature=1e-4, max_new_tokens=40)
     engine = open_engine(EngineSettings(), SampledModel(trained, codec.end_tokens))
     (completion,) = engine.generate([prompt], greedy, [[0]])
-    assert whole[len(prompt) :] == completion.tokens
+    with torch.no_grad():
+        scores = model(torch.tensor([prompt + completion.tokens])).logits[0, len(prompt) - 1 : -1]
+    chosen = scores.gather(1, torch.tensor(completion.tokens)[:, None])[:, 0]
+    assert (scores.max(dim=1).values - chosen).max() < 0.01  # two tokens of a random model can be as good
     (text,) = codec.texts([completion.tokens])
     assert [text.count(tag) for tag in TAGS] == [1, 1, 1, 1]  # it may answer nothing
 

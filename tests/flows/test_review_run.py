@@ -80,7 +80,8 @@ def question(run: str) -> dict | None:
 def asked(run: str, after: str = "") -> str:
     """The description of the question that the run waits for, once it is another one than `after`."""
     deadline = time.monotonic() + 90
-    while not (found := question(run)) or found["description"] == after:
+    # Prefect stores the words a moment after the state.
+    while not (found := question(run)) or found.get("description", after) == after:
         assert time.monotonic() < deadline
         time.sleep(0.3)
     fields = json.loads(found["schema"])["properties"].keys()
