@@ -20,13 +20,11 @@ from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
 from tasks.training.attention import use_flex_attention
-from tasks.training.memory import ModelShape, Precision, activation_bytes
+from tasks.training.memory import HEAD_TOKENS, ModelShape, Precision, activation_bytes
 from tasks.training.models import CHECKPOINTING_FROM
 
 _FLOAT = 4
 _ADAM = 2
-_HEAD_TOKENS = 4_096
-"""Whose logits TRL's fused head holds at once."""
 _LAYER_VALUES = 24
 """Values of the hidden size that a layer keeps for the backward pass, per token (with recomputation 1)."""
 
@@ -78,7 +76,7 @@ def _step_bytes(model: PreTrainedModel, config: RLConfig, tokens: int) -> int:
     except ValueError:
         kept = 1 if recompute else _LAYER_VALUES
         hidden = model.config.hidden_size * (model.config.num_hidden_layers * kept + _LAYER_VALUES)
-        head = 2 * min(tokens, _HEAD_TOKENS) * model.config.vocab_size
+        head = 2 * min(tokens, HEAD_TOKENS) * model.config.vocab_size
         return (_FLOAT // (2 if config.bf16 else 1)) * tokens * hidden + _FLOAT * head
     precision = Precision.of(config.bf16, config.launch.strategy == "fsdp2")
     return activation_bytes(shape, tokens, tokens, precision, recompute, torch.cuda.is_available())

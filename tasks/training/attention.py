@@ -55,8 +55,8 @@ def use_flex_attention(model: PreTrainedModel) -> None:
 def packed_mask(layout: PackLayout, config: Any, device: torch.device) -> Any:
     """What each token sees, as the model takes it: a mask, or one for each kind of layer that it has.
 
-    Made from numbers of whole blocks on the CPU; torch's `create_block_mask` is compiled anew for every
-    length, which took most of a short run. The length is a multiple of `BLOCK`.
+    Made from numbers of whole blocks on the CPU; as transformers calls it, torch's `create_block_mask` is
+    compiled, and again for new lengths. The length is a multiple of `BLOCK`.
     """
     windowed = _SLIDING if getattr(config, "sliding_window", None) else _FULL
     kinds = set(getattr(config, "layer_types", None) or (windowed,))

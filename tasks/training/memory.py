@@ -15,7 +15,7 @@ from typing import Any
 
 FLOAT, HALF = 4, 2
 """Bytes of a float32 and of a bfloat16 value."""
-_HEAD_TOKENS, _HEAD_WIDTH = 4_096, 32_768
+HEAD_TOKENS, _HEAD_WIDTH = 4_096, 32_768
 """Of a tile of logits in TRL 1.16's fused head (`trl/kernels/chunked_logprob.py`)."""
 
 
@@ -122,7 +122,7 @@ def activation_bytes(
 def head_bytes(shape: ModelShape, tokens: int, precision: Precision, on_gpu: bool) -> int:
     """Of TRL's fused head in its backward pass over so many scored tokens: a tile of logits, which torch
     without Triton copies seven times in float32, and the gradients of its input and weight."""
-    rows = min(tokens, _HEAD_TOKENS)
+    rows = min(tokens, HEAD_TOKENS)
     tile = precision.matrix * rows * _HEAD_WIDTH
     copies = 0 if on_gpu else 7 * FLOAT * rows * min(shape.vocabulary, _HEAD_WIDTH)
     return tile + copies + FLOAT * (tokens * shape.hidden + shape.embedding)
