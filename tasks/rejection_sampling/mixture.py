@@ -35,6 +35,7 @@ from tasks.curation.readability import FILTERS
 from tasks.curation.shards import CuratedShard, Shards
 from tasks.job import Job
 from tasks.judged_samples import BY_MODEL, checkpoint_shards, judge
+from tasks.language_models.chat import Asks
 from tasks.language_models.opening import open_model
 from tasks.problem import Problem, from_table
 from tasks.rejection_sampling.general import (
@@ -70,25 +71,7 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
     held_out = frozenset(folded(p.prompt) for p in everything if p.split == "held_out")
     general = General(config.general, config.seed, held_out)
     offered = general_offered(everything, general, config)
-    sampled = checkpoint_shards(
-        checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
-        config.engine, job,
-    )  # fmt: skip
-    by_id = {p.id: p for p in problems}
-    shards = Shards(job, checkpoint.ref.digest, config.template)
-    with (
-        VerifierPool(allow_weak_sandbox=config.allow_weak_sandbox) as pool,
-        Filtering(list(FILTERS), config.readability, len(sampled)) as filtering,
-    ):
-
-        def curate_chunk(chunk: pa.Table) -> CuratedShard:
-            asked = [by_id[i] for i in dict.fromkeys(chunk["problem_id"].to_pylist())]
-            judged = judge(chunk, asked, pool, model)
-            sieve = curate(Sieve(candidates(judged, asked)), filtering, config)
-            counts = {f"judge_{name}": n for name, n in (model.taken() if model else {}).items()}
-            return CuratedShard(judged, sieve, counts)
-
-        shards.make(sampled.chunks(), len(sampled), curate_chunk)
+    shards = curated(config, job, problems, model)
     require_some(shards.kept, shards.reasons, "rejection sampling")
 
     domains = shards.column("domain")
@@ -124,6 +107,33 @@ def run(config: RejectionSamplingConfig, job: Job) -> None:
     if writer is not None:
         job.summary(**writer.summary("writer"))
         writer.close()
+
+
+def curated(
+    config: RejectionSamplingConfig, job: Job, problems: Sequence[Problem], model: Asks | None
+) -> Shards:
+    """Draw samples of the problems, judge and filter them, shard by shard."""
+    checkpoint = job.inputs["checkpoint"]
+    sampled = checkpoint_shards(
+        checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
+        config.engine, job,
+    )  # fmt: skip
+    by_id = {p.id: p for p in problems}
+    shards = Shards(job, checkpoint.ref.digest, config.template)
+    with (
+        VerifierPool(allow_weak_sandbox=config.allow_weak_sandbox) as pool,
+        Filtering(list(FILTERS), config.readability, len(sampled)) as filtering,
+    ):
+
+        def curate_chunk(chunk: pa.Table) -> CuratedShard:
+            asked = [by_id[i] for i in dict.fromkeys(chunk["problem_id"].to_pylist())]
+            judged = judge(chunk, asked, pool, model)
+            sieve = curate(Sieve(candidates(judged, asked)), filtering, config)
+            counts = {f"judge_{name}": n for name, n in (model.taken() if model else {}).items()}
+            return CuratedShard(judged, sieve, counts)
+
+        shards.make(sampled.chunks(), len(sampled), curate_chunk)
+    return shards
 
 
 def curate(sieve: Sieve, filtering: Filtering, config: RejectionSamplingConfig) -> Sieve:
