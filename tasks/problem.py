@@ -24,6 +24,7 @@ LANGUAGES: tuple[Language, ...] = ("en", "zh")
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 _JSON = ("verifier_args", "metadata")
 """Columns that hold JSON objects as text."""
+LEVELS = (1, 2, 3, 4, 5)
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
 """Domains whose answers rules can check; general prompts need a judge or a reward model."""
 RUBRIC_SETS = ("helpfulness", "harmlessness")
@@ -58,6 +59,8 @@ class Problem:
     split: Split = "train"
     metadata: dict[str, Any] = field(default_factory=dict)
     """Other columns of the file that it came from (JSON values); nothing is decided by it."""
+    level: int | None = None
+    """Difficulty from 1 (easiest) to 5, as the MATH data set has it; None where it is not known."""
 
 
 def to_table(problems: Iterable[Problem]) -> pa.Table:

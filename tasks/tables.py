@@ -38,6 +38,7 @@ PROBLEMS = _schema(
     licence=_STRING,
     split=_STRING,  # train, held_out
     metadata=_STRING,  # JSON object: other columns of the file that the problem came from
+    level=(pa.int8(),),  # difficulty, 1 (easiest) to 5; null: not known
 )
 
 

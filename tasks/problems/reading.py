@@ -5,7 +5,8 @@ states the uncompressed size, which is checked before anything is read. But a lo
 in a dictionary, and repeated by every row costs the footer nothing, so the columns are read as dictionaries,
 a few thousand rows at a time, and the size of the text they stand for is added up before it is written out.
 
-Columns are read by name. Those that the schema does not know become one JSON object a row, column `metadata`.
+Columns are read by name. Those that the schema does not know become one JSON object a row, column `metadata`;
+so does a column `level` that holds anything but whole numbers from 1 to 5.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tasks.problem import LEVELS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +30,8 @@ MAX_CELL = 16 * 2**20
 MAX_SHARDS = 10_000
 BATCH_ROWS = 4096
 """Rows that are read at a time."""
-_METADATA = "metadata"
+_METADATA, _LEVEL = "metadata", "level"
+_OPTIONAL = (_METADATA, _LEVEL)
 _OTHER_FORMATS = {".jsonl": "JSON Lines", ".json": "JSON", ".csv": "CSV", ".tsv": "TSV"}
 
 
@@ -111,17 +115,35 @@ def problem_batches(path: Path) -> Iterator[pa.RecordBatch]:
         for batch in limited_batches(shard, names):
             size += _text_bytes(batch, shard)
             check_size(0, size)
-            columns = [batch.column(name).cast(pa.string()) for name in PROBLEMS.names if name != _METADATA]
-            yield pa.record_batch([*columns, pa.array(_metadata(batch), pa.string())], schema=PROBLEMS)
+            levels = _levels(batch)
+            columns = {
+                name: batch.column(name).cast(pa.string()) for name in PROBLEMS.names if name not in _OPTIONAL
+            }
+            columns |= {_METADATA: pa.array(_metadata(batch, levels), pa.string()), _LEVEL: levels}
+            yield pa.record_batch([columns[name] for name in PROBLEMS.names], schema=PROBLEMS)
 
 
-def _metadata(batch: pa.RecordBatch) -> list[str]:
+def _levels(batch: pa.RecordBatch) -> pa.Array:
+    """Return the level of each row where it is a whole number from 1 to 5, null elsewhere."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if _LEVEL not in batch.schema.names or not pa.types.is_integer(batch.schema.field(_LEVEL).type):
+        return pa.nulls(batch.num_rows, pa.int8())
+    given = batch.column(_LEVEL)
+    known = pc.is_in(given, value_set=pa.array(LEVELS, given.type))
+    return pc.if_else(known, given, None).cast(pa.int8())
+
+
+def _metadata(batch: pa.RecordBatch, levels: pa.Array) -> list[str]:
     """Return a JSON object a row with the columns that the schema does not know; empty cells are left out."""
     import pyarrow as pa
 
     from tasks.tables import PROBLEMS
 
     extra = [name for name in batch.schema.names if name == _METADATA or name not in PROBLEMS.names]
+    if _LEVEL in batch.schema.names and levels.null_count > batch.column(_LEVEL).null_count:
+        extra.append(_LEVEL)
     if not extra:
         return ["{}"] * batch.num_rows
     if extra == [_METADATA] and pa.types.is_dictionary(batch.column(_METADATA).type):
@@ -193,7 +215,7 @@ def _check_columns(file: pq.ParquetFile, shard: Path) -> None:
     from tasks.tables import PROBLEMS
 
     found = {field.name: field.type for field in file.schema_arrow}
-    required = [name for name in PROBLEMS.names if name != _METADATA]
+    required = [name for name in PROBLEMS.names if name not in _OPTIONAL]
     if absent := [name for name in required if name not in found]:
         raise UnusableProblems(
             f"{shard.name} has no column {', '.join(absent)}: add it (it has {', '.join(found)[:200]})"
@@ -225,7 +247,7 @@ def _text_bytes(batch: pa.RecordBatch, shard: Path) -> int:
 
     total = 0
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if column.null_count and name in PROBLEMS.names and name != _METADATA:
+        if column.null_count and name in PROBLEMS.names and name not in _OPTIONAL:
             raise UnusableProblems(
                 f"{shard.name}: column {name} has empty cells (null): give every row a value"
             )

@@ -47,7 +47,7 @@ class ProblemsConfig(Settings):
 
 
 PROBLEMS = Stage(
-    "problems", 3, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
+    "problems", 4, "Problems", "Training and held-out problems that share no question (paper B.3.1).",
     "cpu", ProblemsConfig, {}, Kind.problems, "tasks.problems.draw:run",
     nodes={"problems": Place("Problems", 0, 3, "training and held-out", mark="P")},
 )  # fmt: skip

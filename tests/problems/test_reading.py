@@ -30,6 +30,7 @@ GOOD = {
 def table(rows: int, **columns) -> pa.Table:
     """`rows` equal problems; `columns` replace some of theirs."""
     one = dict.fromkeys(PROBLEMS.names, "x") | GOOD
+    del one["level"]
     given = {name: pa.array([value] * rows) for name, value in one.items()}
     return pa.table(given | columns)
 
@@ -157,3 +158,17 @@ def test_a_preset_with_a_refused_file_stops_at_once(tmp_path):
     preset.write_text(json.dumps(document))
     with pytest.raises(PresetError, match=r"mine.yaml: problems.parquet: p.parquet has no column prompt"):
         load_preset(str(preset))
+
+
+def test_a_level_is_a_number_from_1_to_5_and_anything_else_is_kept_as_metadata(tmp_path):
+    leveled = [Problem(f"p{n}", "math", "en", "1+1?", "2", "math", level=n or None) for n in range(6)]
+    assert from_table(read_problems(write(tmp_path / "own.parquet", to_table(leveled)))) == leveled
+
+    grades = table(3).append_column("level", pa.array([2, 9, None], pa.int64()))  # of a set with ten grades
+    found = from_table(read_problems(write(tmp_path / "grades.parquet", grades)))
+    assert [p.level for p in found] == [2, None, None]
+    assert [p.metadata.get("level") for p in found] == [2, 9, None]
+
+    names = table(1, level=pa.array(["Level 3"]))
+    (named,) = from_table(read_problems(write(tmp_path / "names.parquet", names)))
+    assert (named.level, named.metadata) == (None, {"level": "Level 3"})
