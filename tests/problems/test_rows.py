@@ -110,16 +110,16 @@ def test_columns_are_read_by_name(tmp_path):
     problems = [replace(GOOD, id=f"m{n}", prompt=f"{n}?") for n in range(4)]
     pq.write_table(to_table(problems[:2]), tmp_path / "a.parquet")
     turned = to_table(problems[2:]).select(sorted(PROBLEMS.names))
-    pq.write_table(turned.append_column("level", pa.array([1, 2])), tmp_path / "b.parquet")
+    pq.write_table(turned.append_column("year", pa.array([1, 2])), tmp_path / "b.parquet")
     found = ParquetFile(path=str(tmp_path)).draw(0).problems
     assert [replace(p, metadata={}) for p in found] == problems
-    assert [p.metadata for p in found] == [{}, {}, {"level": 1}, {"level": 2}]
+    assert [p.metadata for p in found] == [{}, {}, {"year": 1}, {"year": 2}]
 
 
 def test_other_columns_are_kept_as_metadata(tmp_path):
     table = to_table([GOOD, replace(GOOD, id="m2", prompt="?")]).drop_columns(["metadata"])
     more = {
-        "level": pa.array([3, None]),
+        "year": pa.array([3, None]),
         "tags": pa.array([["a", "b"], None]),
         "info": pa.array([{"split": "x", "n": 1}, None]),
         "rate": pa.array([0.5, None]),
@@ -127,7 +127,7 @@ def test_other_columns_are_kept_as_metadata(tmp_path):
     for name, column in more.items():
         table = table.append_column(name, column)
     first, second = written(tmp_path, table).draw(0).problems
-    assert first.metadata == {"level": 3, "tags": ["a", "b"], "info": {"split": "x", "n": 1}, "rate": 0.5}
+    assert first.metadata == {"year": 3, "tags": ["a", "b"], "info": {"split": "x", "n": 1}, "rate": 0.5}
     assert second.metadata == {}
     assert from_table(to_table([first])) == [first]
 
