@@ -5,8 +5,8 @@
 Synthetic samples (`--samples` of a question, of `--characters` characters, in five levels, two languages and
 three sources, wrong answers of many kinds) are written as the stage writes them. Then a process of its own
 makes `question_scores` and `scores` of them, with pass@1, pass@8, pass@N and cons@N. Sampling and verifying
-are left out (`benchmarks.rewards` measures the verifiers): two texts are two answers here. Peak memory is that
-process's resident set. On two idle cores a million samples take at most 10 s and 2 GiB.
+are left out (`benchmarks.rewards` measures the verifiers): two texts are two answers here. Peak memory is the
+resident set of that process. On two idle cores a million samples take at most 10 s and 2 GiB.
 """
 
 from __future__ import annotations
