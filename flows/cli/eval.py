@@ -64,10 +64,10 @@ def evaluate(
             raise PresetError("--format and --out need each other: give both or neither")
         if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise PresetError(f"{out} is not empty: name a new folder")
-        of_each = {"samples": samples, "count": count, "pass_at": pass_at or None}
+        of_each = {"samples": samples, "count": count, "pass_at": pass_at}
         settings = {
             "benchmarks": {
-                name: {k: v for k, v in (of_each | {"path": path or None}).items() if v is not None}
+                name: {key: value for key, value in (of_each | _copy(path)).items() if value}
                 for name, _, path in (text.partition("=") for text in on)
             },
             "engine": {"name": engine},
@@ -97,6 +97,11 @@ def evaluate(
             write = write_lm_eval if format_ == SampleFormat.lm_eval else write_lighteval
             say(f"wrote {', '.join(write(out, checkpoint, folder, store.fetch(found.problems), manifest))}")
     say(f"{found.name} is evaluation {found.evaluation.short}, template {manifest.config['template']}")
+
+
+def _copy(path: str) -> dict[str, object]:
+    """The setting of a local copy, which a user names from where the command runs."""
+    return {"path": str(Path(path).expanduser().resolve())} if path else {}
 
 
 COMMANDS = ((evaluate, "eval"),)
