@@ -1,14 +1,12 @@
 """`r1 eval`: bad input in one line before any work; a folder on a local copy, kept in the store."""
 
 import json
-import re
 
 import pytest
 from typer.testing import CliRunner
 
 from artifacts.store import ArtifactStore
 from flows.cli import app
-from flows.evaluating import evaluated
 from tasks.protocol import Protocol
 from tests.problems.datasets import fixture, write_rows
 
@@ -67,12 +65,10 @@ def test_a_folder_on_a_local_copy_is_evaluated_once(home):
     store = ArtifactStore.open()
     manifest = store.manifest(store.resolve("eval/evaluation.tasks-tiny_world-weights-tiny-base").digest)
     assert Protocol.of(manifest).engine.startswith("transformers ")
-    assert re.fullmatch(r"gsm8k_pass_at_1 [\d.]+", f"gsm8k_pass_at_1 {manifest.summary['gsm8k_pass_at_1']}")
+    assert 0 <= manifest.summary["gsm8k_pass_at_1"] <= 1
     jobs = len(list((home / "work" / "jobs").iterdir()))
     again = evaluate(*asked, "--format", "lm-eval", "--out", str(home / "out"))
     assert again.exit_code == 0, again.stderr
     assert len(list((home / "work" / "jobs").iterdir())) == jobs
     (samples,) = (home / "out").rglob("samples_gsm8k_*.jsonl")
     assert [len(json.loads(line)["resps"][0]) for line in samples.read_text().splitlines()] == [2, 2, 2]
-    settings = {"benchmarks": {"gsm8k": {"path": str(copy), "samples": 2}}, "sampling": {"max_new_tokens": 8}}
-    assert evaluated(store, BASE, settings).evaluation != manifest.ref
