@@ -84,7 +84,7 @@ def micro_batch(rows: TokenRows, numbers: Sequence[int]) -> MicroBatch:
 
 def layout(micro: MicroBatch) -> PackLayout:
     """Every row is a group of its own."""
-    positions = micro["position_ids"][0].numpy()
+    positions = micro["position_ids"][0].cpu().numpy()
     return PackLayout(np.cumsum(positions == 0) - 1, np.zeros_like(positions), positions)
 
 
