@@ -73,12 +73,12 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Tab
     Raises:
         TableError: nothing is there, or a file is not whole.
     """
-    return pa.concat_tables([_read(shard, columns) for shard in _shards(Path(path))])
+    return pa.concat_tables([_read(shard, columns) for shard in shards(path)])
 
 
 def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
     """The same table as `read_table` returns, at most `rows` rows at a time. Raises as it."""
-    for shard in _shards(Path(path)):
+    for shard in shards(path):
         try:
             with pq.ParquetFile(shard) as file:
                 for batch in file.iter_batches(rows):
@@ -87,13 +87,15 @@ def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
             raise _unreadable(str(shard), error) from error
 
 
-def _shards(path: Path) -> list[Path]:
+def shards(path: Path | str) -> list[Path]:
+    """The files of a table in the order of their names. Raises as `read_table`."""
+    path = Path(path)
     if not path.exists() and path.with_name(path.name + ".parquet").exists():
         path = path.with_name(path.name + ".parquet")
-    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not shards or not all(shard.is_file() for shard in shards):
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not found or not all(shard.is_file() for shard in found):
         raise TableError(f"{path} holds no Parquet file: check the path")
-    return shards
+    return found
 
 
 def inspect(path: Path, where: str, tables: Tables) -> tuple[str, int]:

@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import SvgFigure, canvas, color, short_numbers, to_svg
-from tasks.report.style import MUTED
+from tasks.report.plot import SvgFigure, canvas, short_numbers, to_svg
+from tasks.report.style import MUTED, color
 
 if TYPE_CHECKING:
     from tasks.report.data import Metrics

@@ -20,9 +20,9 @@ from tasks.recipe import role, title
 from tasks.report.curves import RL_PANELS, SFT_PANELS, overlay, pass_rate_by_domain
 from tasks.report.data import Metrics, RunRecord
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import canvas, color, to_svg
+from tasks.report.plot import canvas, to_svg
 from tasks.report.recipe_figure import draw_recipe
-from tasks.report.style import INK, MUTED
+from tasks.report.style import INK, MUTED, color
 from tasks.report.tables import StageRow, duration
 
 
