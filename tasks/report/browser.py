@@ -1,9 +1,9 @@
 """The data of the browser of completions: which questions, which of their samples, and how much of each text.
 
-A page holds it as JSON and templates/browser.js shows it (templates/browser.html.jinja is the part of the page).
-Completions come from models and problems from strangers: characters that cannot be seen or that reorder a line
-become visible codes, JSON is escaped so that no text can end the script element it lies in, and the script puts
-text into the page as text only.
+A page holds it as JSON, and templates/browser.js shows it; templates/browser.html.jinja is its part of a page.
+Completions come from models and problems from strangers. Characters that cannot be seen or that reorder a line
+become visible codes, JSON is escaped so that no text can end the script element that it lies in, and the
+script puts text into the page as text only.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ MAX_BYTES = 4_000_000
 ENOUGH_QUESTIONS = 60
 """Where fewer would fit, texts are cut more."""
 TEXT_LIMITS = (4_000, 2_000, 1_000, 500)
-"""Characters kept of the thinking, and of the rest, of a completion: the first under which enough questions fit."""
+"""Characters kept of the thinking of a completion, and of the rest: the first with which enough questions fit."""
 NO_RULE = "no rule"
 """Stands for the verdict on a completion that no rule can judge."""
 _TERM = "reward_"
+_END = "</think>"
 _ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
-"""Inside a script element, `</script>` and `<!--` mean something to HTML, the two separators to JavaScript."""
+"""In a script element `</script>` and `<!--` mean something to HTML, the two separators to JavaScript."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class ShownSample:
     tokens: int
     finish_reason: str
     thinking: Excerpt | None
-    """The completion up to the end of the thinking."""
+    """The completion up to the end of its thinking block."""
     text: Excerpt
     """The rest of it."""
     right: int | None = None
@@ -89,10 +90,7 @@ class ShownSample:
     @classmethod
     def of_row(cls, node: str, row: Mapping[str, Any], step: int | None = None) -> ShownSample:
         """From a row of a `samples` table; it may have `right` and `of` as well."""
-        completion = row["completion"]
-        before, thinking, after = completion.partition(row["thinking"] or completion)
-        if not row["thinking"] or not thinking:
-            before, thinking, after = "", "", completion
+        folded, text = _folded(row["completion"], row["thinking"])
         rewards = {
             name.removeprefix(_TERM): round(value, 3)
             for name, value in row.items()
@@ -102,8 +100,8 @@ class ShownSample:
             row["problem_id"], node, step, row["sample_index"], row["verdict"] or NO_RULE,
             round(row["reward"], 3) if _is_number(row["reward"]) else None, rewards,
             row["completion_tokens"], row["finish_reason"],
-            Excerpt.of(before + thinking, TEXT_LIMITS[0]) if thinking else None,
-            Excerpt.of(after, TEXT_LIMITS[0]), row.get("right"), row.get("of"),
+            Excerpt.of(folded, TEXT_LIMITS[0]) if folded else None, Excerpt.of(text, TEXT_LIMITS[0]),
+            row.get("right"), row.get("of"),
         )  # fmt: skip
 
     def document(self, column: int, limit: int) -> dict[str, Any]:
@@ -198,15 +196,28 @@ def _place(column: tuple[str, int | None]) -> tuple[bool, int, str, int]:
 
 def _note(shown: int, total: int, limit: int) -> str:
     which = (
-        f"Shown are {shown:,} of {total:,} questions, chosen at random (the same ones in every report of these "
-        "questions) in turn from every source, domain, level and language."
+        f"Shown are {shown:,} of {total:,} questions, chosen at random (the same ones in every report of "
+        "these questions) in turn from every source, domain, level and language."
         if shown < total
         else f"Shown are all {total:,} questions."
     )
     return (
-        f"{which} Of each checkpoint there are a few samples a question, with different verdicts where there are "
-        f"such. Of a thinking block or an answer longer than {limit:,} characters the middle is left out."
+        f"{which} Of each checkpoint there are a few samples a question, with different verdicts where "
+        f"there are such. Of a text longer than {limit:,} characters the middle is left out."
     )
+
+
+def _folded(completion: str, thinking: str | None) -> tuple[str, str]:
+    """Return the completion up to the end of its thinking block, empty where it has none, and the rest."""
+    at = completion.find(thinking) if thinking else -1
+    if not thinking or at < 0:
+        return "", completion
+    end = at + len(thinking)
+    rest = completion[end:].lstrip()
+    if rest.startswith(_END):
+        end = completion.index(_END, end) + len(_END)
+        rest = rest.removeprefix(_END).lstrip()
+    return completion[:end], rest
 
 
 def _is_number(value: float | None) -> bool:

@@ -8,13 +8,14 @@ HTML is escaped by Jinja after that.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tasks.problem import DOMAINS
 from tasks.recipe import role, title
 from tasks.report import run_summary, style
 from tasks.report.browser import browser_data, browser_part
@@ -22,8 +23,8 @@ from tasks.report.claims import ClaimVerdict
 from tasks.report.data import RunRecord
 from tasks.report.figures import DrawnFigure, Section
 from tasks.report.names import domain_title
-from tasks.report.style import color
 from tasks.report.stage_settings import settings_of
+from tasks.report.style import color
 from tasks.report.tables import LEGEND, duration, shown_columns, to_markdown
 from tasks.text_safety import for_markdown, for_page
 
@@ -46,12 +47,19 @@ def html_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
     empty = browser_part(browser_data((), ()))
     room = MAX_BYTES - len(_rendered("report.html.jinja", for_page, run, figures, browser=empty).encode())
     data = browser_data(found.samples, found.problems, found.of_questions, room)
+    data["questions"].sort(key=_by_domain)
     return _rendered("report.html.jinja", for_page, run, figures, browser=browser_part(data))
 
 
 def markdown_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
     """Return the report in Markdown; figures are linked by file name (`NAME.svg` beside it)."""
     return re.sub(r"\n{3,}", "\n\n", _rendered("report.md.jinja", for_markdown, run, figures))
+
+
+def _by_domain(question: Mapping[str, Any]) -> tuple[int, int, str, str]:
+    domain = question["domain"]
+    place = DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS)
+    return place, question["level"] or 0, question["language"], question["id"]
 
 
 def _rendered(

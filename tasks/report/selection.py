@@ -1,6 +1,6 @@
-"""Which questions and samples the report's browser offers, out of tables that may hold millions of completions.
+"""Which questions and samples the report's browser offers, of tables that may hold millions of completions.
 
-DuckDB reads the Parquet files: first the columns that decide, of every row, then the texts of the chosen rows.
+DuckDB reads the Parquet files: of every row the columns that decide, then the texts of the chosen rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEPS = 5
 """Of the evaluations during one training, first and last among them."""
 _ROWS_AT_ONCE = 256
 
-# The steps are at equal distances: where `of` of them are numbered from 0, those at which i * (STEPS - 1) // of rises.
+# Steps at equal distances: of those numbered from 0 to `last`, the ones at which i * (STEPS - 1) // last rises.
 _TABLES = f"""
 CREATE VIEW samples AS
 SELECT s.* EXCLUDE (step), node, CASE WHEN training THEN step END AS step
@@ -35,14 +35,17 @@ WHERE id IN (SELECT problem_id FROM samples);
 
 CREATE TABLE questions AS
 SELECT id, row_number() OVER (ORDER BY turn, domain, level, language, source) AS place FROM (
-  SELECT *, row_number() OVER (PARTITION BY source, domain, level, language ORDER BY md5(id), id) AS turn
+  SELECT *, row_number() OVER (
+    PARTITION BY source, domain, level, language ORDER BY md5(id), id
+  ) AS turn
   FROM answered
 ) ORDER BY place LIMIT {QUESTIONS};
 
 CREATE TABLE steps AS
 SELECT node, step FROM (
-  SELECT node, step, row_number() OVER w - 1 AS i, count(*) OVER (PARTITION BY node) - 1 AS last
-  FROM (SELECT DISTINCT node, step FROM samples) WINDOW w AS (PARTITION BY node ORDER BY step)
+  SELECT node, step, row_number() OVER w - 1 AS i,
+    count(*) OVER (PARTITION BY node, step IS NULL) - 1 AS last
+  FROM (SELECT DISTINCT node, step FROM samples) WINDOW w AS (PARTITION BY node, step IS NULL ORDER BY step)
 ) WHERE i = 0 OR i * {STEPS - 1} // last > (i - 1) * {STEPS - 1} // last;
 
 CREATE TABLE chosen AS
@@ -59,8 +62,8 @@ SELECT filename, file_row_number, CASE WHEN judged > 0 THEN correct END AS "righ
 
 _PROBLEMS = "SELECT p.* FROM problems p JOIN questions USING (id) ORDER BY place"
 _SAMPLES = """
-SELECT node, step, problem_id, sample_index, verdict, COLUMNS('^reward'), completion_tokens, finish_reason, thinking,
-  completion, "right", "of"
+SELECT node, step, problem_id, sample_index, verdict, COLUMNS('^reward'), completion_tokens, finish_reason,
+  thinking, completion, "right", "of"
 FROM samples JOIN chosen USING (filename, file_row_number)
 WHERE problem_id IN (SELECT id FROM questions)
 """
@@ -82,7 +85,8 @@ def choose(
     """Choose from the tables `samples` of evaluations and `evaluation_samples` of trainings, given by node.
 
     The questions are taken in turn from every source, domain, level and language, in a random order that
-    depends on nothing but their ids. Of a checkpoint's samples of a question the first of each verdict come first.
+    depends on nothing but their ids. Of a checkpoint's samples of a question, the first of each verdict are
+    taken before others.
     """
     sources = [(node, shard, False) for node, path in evaluations.items() for shard in shards(path)]
     sources += [(node, shard, True) for node, path in during_training.items() for shard in shards(path)]
@@ -107,6 +111,5 @@ def choose(
             for row in batch.to_pylist()
         ]
     order = {row: place for place, row in enumerate(rows["id"].to_pylist())}
-    return ChosenCompletions(
-        sorted(found, key=lambda s: (order[s.question], s.index)), from_table(rows), total
-    )
+    found.sort(key=lambda s: (order[s.question], s.node, s.step or 0, s.index))
+    return ChosenCompletions(found, from_table(rows), total)
