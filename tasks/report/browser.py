@@ -1,9 +1,9 @@
 """The data of the browser of completions: which questions, which of their samples, and how much of each text.
 
-A page holds it as JSON, and templates/browser.js shows it; templates/browser.html.jinja is its part of a page.
-Completions come from models and problems from strangers. Characters that cannot be seen or that reorder a line
-become visible codes, JSON is escaped so that no text can end the script element that it lies in, and the
-script puts text into the page as text only.
+A page holds it as JSON, templates/browser.html.jinja is the part of the page and templates/browser.js shows the
+data in it. Completions come from models and problems from strangers. Characters that cannot be seen or that
+reorder a line become visible codes, JSON is escaped so that no text can end the script element that it lies
+in, and the script puts text into the page as text only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_BYTES = 4_000_000
 ENOUGH_QUESTIONS = 60
 """Where fewer would fit, texts are cut more."""
 TEXT_LIMITS = (4_000, 2_000, 1_000, 500)
-"""Characters kept of the thinking of a completion, and of the rest: the first with which enough questions fit."""
+"""Characters kept of a completion's thinking, and of its rest: the first with which enough questions fit."""
 NO_RULE = "no rule"
 """Stands for the verdict on a completion that no rule can judge."""
 _TERM = "reward_"

@@ -23,7 +23,7 @@ STEPS = 5
 """Of the evaluations during one training, first and last among them."""
 _ROWS_AT_ONCE = 256
 
-# Steps at equal distances: of those numbered from 0 to `last`, the ones at which i * (STEPS - 1) // last rises.
+# Steps at equal distances: of those numbered from 0 to `last`, where i * (STEPS - 1) // last rises.
 _TABLES = f"""
 CREATE VIEW samples AS
 SELECT s.* EXCLUDE (step), node, CASE WHEN training THEN step END AS step
@@ -95,7 +95,7 @@ def choose(
         "filename": [str(shard) for _, shard, _ in sources],
         "training": [training for *_, training in sources],
     })  # fmt: skip
-    # No extension is fetched from the network, and what does not fit into memory is no file in the work folder.
+    # No extension is fetched from the network, and nothing is spilled into the current folder.
     with duckdb.connect(config={"autoinstall_known_extensions": "false", "temp_directory": ""}) as duck:
         duck.register("files", files)
         duck.read_parquet(
