@@ -73,12 +73,12 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Tab
     Raises:
         TableError: nothing is there, or a file is not whole.
     """
-    return pa.concat_tables([_read(shard, columns) for shard in shards(path)])
+    return pa.concat_tables([_read(shard, columns) for shard in table_files(Path(path))])
 
 
 def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
     """The same table as `read_table` returns, at most `rows` rows at a time. Raises as it."""
-    for shard in shards(path):
+    for shard in table_files(Path(path)):
         try:
             with pq.ParquetFile(shard) as file:
                 for batch in file.iter_batches(rows):
@@ -87,15 +87,14 @@ def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
             raise _unreadable(str(shard), error) from error
 
 
-def shards(path: Path | str) -> list[Path]:
-    """The files of a table in the order of their names. Raises as `read_table`."""
-    path = Path(path)
+def table_files(path: Path) -> list[Path]:
+    """The Parquet files that `read_table` reads for a path, in order. Raises as it."""
     if not path.exists() and path.with_name(path.name + ".parquet").exists():
         path = path.with_name(path.name + ".parquet")
-    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not found or not all(shard.is_file() for shard in found):
+    shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not shards or not all(shard.is_file() for shard in shards):
         raise TableError(f"{path} holds no Parquet file: check the path")
-    return found
+    return shards
 
 
 def inspect(path: Path, where: str, tables: Tables) -> tuple[str, int]:

@@ -1,9 +1,9 @@
 """The data of the browser of completions: which questions, which of their samples, and how much of each text.
 
 A page holds it as JSON, templates/browser.html.jinja is the part of the page and templates/browser.js shows
-the data in it. Completions come from models and problems from strangers. Characters that cannot be seen or that
-reorder a line become visible codes, JSON is escaped so that no text can end the script element that it lies
-in, and the script puts text into the page as text only.
+the data in it. Completions come from models and problems from strangers: characters that cannot be seen or
+that reorder a line become visible codes, JSON is escaped so that no text can end the script element that it
+lies in, and the script puts text into the page as text only.
 """
 
 from __future__ import annotations

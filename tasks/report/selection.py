@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from artifacts.tables import shards
+from artifacts.tables import table_files
 from tasks.problem import Problem, from_table
 from tasks.report.browser import ShownSample
 
@@ -88,8 +88,8 @@ def choose(
     depends on nothing but their ids. Of a checkpoint's samples of a question, the first of each verdict are
     taken before others.
     """
-    sources = [(node, shard, False) for node, path in evaluations.items() for shard in shards(path)]
-    sources += [(node, shard, True) for node, path in during_training.items() for shard in shards(path)]
+    sources = [(node, shard, False) for node, path in evaluations.items() for shard in table_files(path)]
+    sources += [(node, shard, True) for node, path in during_training.items() for shard in table_files(path)]
     files = pa.table({
         "node": [node for node, *_ in sources],
         "filename": [str(shard) for _, shard, _ in sources],
@@ -101,7 +101,7 @@ def choose(
         duck.read_parquet(
             files["filename"].to_pylist(), filename=True, file_row_number=True, union_by_name=True
         ).create_view("parquet")
-        duck.read_parquet([str(shard) for shard in shards(problems)]).create_view("problems")
+        duck.read_parquet([str(shard) for shard in table_files(problems)]).create_view("problems")
         duck.execute(_TABLES)
         [(total,)] = duck.execute("SELECT count(*) FROM answered").fetchall()
         rows = duck.sql(_PROBLEMS).to_arrow_table()
