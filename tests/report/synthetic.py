@@ -99,6 +99,15 @@ def _sample(p: Problem, k: int, rng: random.Random, skill: float, language: floa
     }  # fmt: skip
 
 
+def row_with(question, text):
+    """A row of a `samples` table with `text` wherever a model or a plugin could have written it."""
+    return {
+        "problem_id": question, "sample_index": 0, "verdict": text, "reward": 1.0, f"reward_{text}": 0.5,
+        "completion": f"<think>{text}</think>{text}", "thinking": text, "completion_tokens": 7,
+        "finish_reason": text,
+    }  # fmt: skip
+
+
 def metrics(node: str, steps: int) -> list[dict]:
     """Curves of the usual shape with noise."""
     rng = random.Random(f"{node} curves")

@@ -24,7 +24,7 @@ from tasks.report.recipe_figure import recipe_svg
 from tasks.report.selection import ChosenCompletions
 from tasks.report.stage_settings import settings_of
 from tasks.report.style import DOMAIN_COLORS, FAINT, MUTED
-from tests.report.synthetic import SKILL
+from tests.report.synthetic import SKILL, row_with
 
 SVG = "http://www.w3.org/2000/svg"
 SVG_NAMESPACES = {SVG, "http://www.w3.org/1999/xlink"}
@@ -93,19 +93,10 @@ ATTACKS = [
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
-def sample_row(question, text):
-    """A row of a `samples` table with `text` wherever a model or a plugin could have written it."""
-    return {
-        "problem_id": question, "sample_index": 0, "verdict": text, "reward": 1.0, f"reward_{text}": 0.5,
-        "completion": f"<think>{text}</think>{text}", "thinking": text, "completion_tokens": 7,
-        "finish_reason": text,
-    }  # fmt: skip
-
-
 def hostile(loaded, text):
     """The run with `text` wherever a stranger can write."""
     shown = loaded.completions
-    sample = ShownSample.of_row(text, sample_row(shown.problems[0].id, text))
+    sample = ShownSample.of_row(text, row_with(shown.problems[0].id, text))
     manifest = {"preset": text, "stage": text, "code_revision": text, "versions": {text: text},
                 "config": {text: text, "list": [{text: text}]}}  # fmt: skip
     part = replace(loaded.parts["base"], manifest=loaded.parts["base"].manifest.model_copy(update=manifest))

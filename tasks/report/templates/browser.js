@@ -13,6 +13,9 @@
     element.append(...children);
     return element;
   };
+  // Each part is isolated, so that one which runs from right to left cannot turn those beside it.
+  const line = (parts, between) => parts.filter(Boolean).flatMap((part, i) => [...(i ? [between] : []), make("bdi", "", String(part))]);
+  const level = entry => entry.level === null ? "" : `level ${entry.level}`;
   const words = text => (text.cut ? [text.head, make("i", "cut", `… ${text.cut.toLocaleString("en")} characters left out …`), text.tail] : [text.head])
     .flatMap(part => typeof part === "string" ? part.split(/(<\/?(?:think|answer)>)/).map((piece, i) => i % 2 ? make("b", "", piece) : piece) : [part]);
   const block = (text, label) => {
@@ -52,7 +55,7 @@
       && (!(filter.verdict || filter.column) || entry.samples.some(sample => fits(sample, filter)))
       && (!search || haystack(entry).includes(search)));
     list.replaceChildren(...found.map(entry => {
-      const marks = [entry.domain, entry.level === null ? "" : `level ${entry.level}`].filter(Boolean).join(", ");
+      const marks = [entry.domain, level(entry)].filter(Boolean).join(", ");
       const line = plain(entry.prompt).replace(/\s+/g, " ");
       return new Option(`${marks}: ${line.length > 160 ? `${line.slice(0, 160)}…` : line}`, entry.id);
     }));
@@ -68,8 +71,8 @@
     question.replaceChildren();
     answers.replaceChildren();
     if (!entry) return;
-    const facts = [entry.domain, entry.level === null ? "" : `level ${entry.level}`, entry.language, entry.source, entry.id].filter(Boolean);
-    question.append(block(entry.prompt, "Question"), make("p", "note", make("bdi", "", facts.join(", "))));
+    const facts = line([entry.domain, level(entry), entry.language, entry.source, entry.id], ", ");
+    question.append(block(entry.prompt, "Question"), make("p", "note facts", ...facts));
     if (entry.answer.head) question.append(make("p", "note", "Reference answer: ", make("bdi", "", ...words(entry.answer))));
     const visible = new Set([...shown.querySelectorAll("input:checked")].map(box => box.value));
     data.columns.forEach((column, index) => {
@@ -105,8 +108,8 @@
     const rewards = Object.entries(sample.rewards).map(([name, value]) => `${name} ${value}`);
     if (sample.reward !== null) rewards.unshift(`reward ${sample.reward}`);
     const parts = [
-      make("p", "line", make("span", `verdict ${tone(sample.verdict)}`, sample.verdict), make("small", "", facts.join(", "))),
-      make("p", "line rewards", make("small", "", rewards.join(" · ") || "no reward")),
+      make("p", "line", make("bdi", `verdict ${tone(sample.verdict)}`, sample.verdict), make("small", "", facts.join(", "))),
+      make("p", "line rewards", make("small", "", ...line(rewards.length ? rewards : ["no reward"], " · "))),
     ];
     if (sample.thinking) {
       const fold = make("details", "", make("summary", "", `Thinking, ${sample.thinking.size.toLocaleString("en")} characters`));
