@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
-from artifacts.tables import read_table
+from artifacts.tables import read_batches, read_table, table_files
 from tasks.funnel import FunnelStep, read_funnel
 from tasks.job import Input
 from tasks.problem import VERIFIABLE, group_name
@@ -23,6 +24,7 @@ from tasks.report.tables import StageRow, stage_table
 Metrics = Mapping[str, Sequence[tuple[float, float]]]
 """Metric name -> (step, value), steps rising."""
 
+_ROWS_AT_ONCE = 65_536
 EVALUATION_METRICS, EVALUATION_SAMPLES = "evaluation_metrics", "evaluation_samples"
 """Tables of a checkpoint that was evaluated while RL trained it."""
 
@@ -88,6 +90,8 @@ class RunRecord:
     costs: list[Cost] = field(default_factory=list)
     steps: dict[str, tuple[FunnelStep, ...]] = field(default_factory=dict)
     """Node -> the steps of its data funnel, for nodes whose artifact has one."""
+    evaluation_curves: dict[str, Metrics] = field(default_factory=dict)
+    """By node: metrics of the evaluations during its training."""
     warnings: list[str] = field(default_factory=list)
     """Which evaluations were made under different protocols, and what differs (`tasks.protocol`)."""
 
@@ -122,7 +126,7 @@ def load_run(inputs: Mapping[str, Input]) -> RunRecord:
     if not evaluations:
         raise ValueError("the report has no evaluation to show: run the evaluate stage first")
     parts = _parts(inputs, ("problems", "checkpoint", "dataset", "reward_models"))
-    curves: dict[str, Metrics] = {name: by_name(read_table(file)) for name, file in _metrics_files(parts)}
+    curves = _curves(parts, "metrics")
     seconds = {name: part.manifest.seconds for name, part in parts.items()}
     return RunRecord(
         preset=next(iter(evaluations.values())).manifest.preset,
@@ -141,13 +145,14 @@ def load_run(inputs: Mapping[str, Input]) -> RunRecord:
             {name: p.path / EVALUATION_SAMPLES for name, p in parts.items() if _has(p, EVALUATION_SAMPLES)},
         ),
         costs=_costs([*parts.values(), *evaluations.values()]),
+        evaluation_curves=_curves(parts, EVALUATION_METRICS),
         steps={name: steps for name, part in parts.items() if (steps := read_funnel(part.path))},
         warnings=warnings({title(name): part.manifest for name, part in evaluations.items()}),
     )
 
 
 def _has(part: RunArtifact, table: str) -> bool:
-    return any(part.path.glob(f"{table}.parquet")) or (part.path / table).is_dir()
+    return (part.path / f"{table}.parquet").exists() or (part.path / table).is_dir()
 
 
 def by_name(table: pa.Table) -> dict[str, list[tuple[float, float]]]:
@@ -177,8 +182,8 @@ def _known(manifest: Manifest, names: Mapping[str, str]) -> Iterable[str]:
     return (names[ref.digest] for ref in manifest.parents.values() if ref.digest in names)
 
 
-def _metrics_files(parts: Mapping[str, RunArtifact]) -> Iterable[tuple[str, Path]]:
-    return ((n, p.path / "metrics") for n, p in parts.items() if (p.path / "metrics.parquet").exists())
+def _curves(parts: Mapping[str, RunArtifact], table: str) -> dict[str, Metrics]:
+    return {n: by_name(read_table(part.path / table)) for n, part in parts.items() if _has(part, table)}
 
 
 def question_means(question_scores: pa.Table) -> dict[str, dict[str, float]]:
@@ -207,10 +212,17 @@ def question_means(question_scores: pa.Table) -> dict[str, dict[str, float]]:
 
 
 def _funnel(node: str, path: Path) -> Curation:
-    rejected = Counter(read_table(path / "rejected", ["reason"])["reason"].to_pylist())
-    kept = Counter(read_table(path / "sft", ["domain"])["domain"].to_pylist())
-    sampled = read_table(path / "samples", ["problem_id"]).num_rows
-    return Curation(node, sampled, dict(rejected.most_common()), dict(kept.most_common()))
+    sampled = sum(pq.read_metadata(file).num_rows for file in table_files(path / "samples"))
+    return Curation(node, sampled, _counts(path / "rejected", "reason"), _counts(path / "sft", "domain"))
+
+
+def _counts(path: Path, column: str) -> dict[str, int]:
+    """How often each value of a column occurs, the most frequent first."""
+    found: Counter[str] = Counter()
+    for batch in read_batches(path, _ROWS_AT_ONCE, [column]):
+        for entry in batch[column].value_counts().to_pylist():
+            found[entry["values"]] += entry["counts"]
+    return dict(found.most_common())
 
 
 def _costs(parts: Iterable[RunArtifact]) -> list[Cost]:

@@ -22,10 +22,9 @@ from tasks.report.browser import browser_data, browser_part
 from tasks.report.claims import ClaimVerdict
 from tasks.report.data import RunRecord
 from tasks.report.figures import DrawnFigure, Section
-from tasks.report.names import domain_title
 from tasks.report.stage_settings import settings_of
 from tasks.report.style import color
-from tasks.report.tables import LEGEND, duration, shown_columns, to_markdown
+from tasks.report.tables import LEGEND, columns_by, duration, shown_columns, to_markdown
 from tasks.text_safety import for_markdown, for_page
 
 MAX_BYTES = 4_900_000
@@ -103,7 +102,7 @@ def environment(safe: Callable[[str], str]) -> Environment:
     environment.filters |= {"node_title": title}
     environment.globals |= {
         "Section": Section, "style": style, "legend": LEGEND, "tones": _TONES, "title": title,
-        "domain_title": domain_title, "duration": duration, "funnel_lines": run_summary.funnel_lines,
+        "columns_by": columns_by, "duration": duration, "funnel_lines": run_summary.funnel_lines,
         "node_color": lambda node: color(role(node)),
     }  # fmt: skip
     return environment

@@ -97,6 +97,7 @@ def choose(
     })  # fmt: skip
     # No extension is fetched from the network, and nothing is spilled into the current folder.
     with duckdb.connect(config={"autoinstall_known_extensions": "false", "temp_directory": ""}) as duck:
+        duck.execute("SET enable_progress_bar = false")
         duck.register("files", files)
         duck.read_parquet(
             files["filename"].to_pylist(), filename=True, file_row_number=True, union_by_name=True

@@ -4,6 +4,8 @@ from tasks.recipe import place
 
 INK, MUTED, FAINT = "#1d2126", "#727a83", "#dcdfe3"
 DOMAIN_COLORS = {"math": "#1b7cc2", "code": "#d55e00", "stem": "#009e73", "logic": "#cc6fa0"}
+COMPARED = ("#d55e00", "#1b7cc2")
+"""The first and the second of two runs that are compared."""
 
 LIGHT = {
     "paper": "#ffffff", "panel": "#f7f7f5", "ink": INK, "muted": MUTED, "faint": FAINT,
