@@ -6,6 +6,7 @@
     r1 import FOLDER --as dev1 an artifact of your own, for `r1 run --use dev1=NAME`
     r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can run it
+    r1 compare RUN_A RUN_B     what differs: settings, scores on the same questions, curves
     r1 distill STUDENT         one student on the newest mixture
     r1 review [RUN]            data sets that wait for a person: list, show, decide
     r1 down                    stop what was started
@@ -24,9 +25,16 @@ import os
 
 import typer
 
-from flows.cli import bring, distill, plan, review, run, store, trust
+from flows.cli import bring, compare, distill, plan, review, run, store, trust
 
-COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *review.COMMANDS, *store.COMMANDS)
+COMMANDS = (
+    *run.COMMANDS,
+    *plan.COMMANDS,
+    *compare.COMMANDS,
+    *distill.COMMANDS,
+    *review.COMMANDS,
+    *store.COMMANDS,
+)
 
 app = typer.Typer(
     help="The DeepSeek-R1 recipe as a cached, restartable workflow.",
