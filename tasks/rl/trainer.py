@@ -29,12 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tasks.rl import canary, objective, packing
 from tasks.rl.batch import TokenMeans, idle_rows, refilled
+from tasks.rl.evaluation import PeriodicEvaluation
 from tasks.rl.packing import Pack, Rows
 from tasks.rl.prompts import Prompts
 from tasks.rl.schedule import max_completion_length
@@ -70,10 +72,12 @@ class GroupTrainer(GRPOTrainer):
         folder: Path,
         on_written: Callable[[list[Row], list[str]], None] | None = None,
         lost_note: Path | None = None,
+        evaluation: PeriodicEvaluation | None = None,
         **trl: Any,
     ) -> None:
         super().__init__(train_dataset=prompts.dataset(config.mini_batches_per_rollout), **trl)
         self.config, self._prompts, self._on_written = config, prompts, on_written
+        self._evaluation = evaluation
         self._objective = objective.loss_named(config.loss)
         self._skip_idle = config.skip_zero_advantage or config.kl_coef == 0
         self._limit, self._round = config.max_completion_length, 0
@@ -84,9 +88,10 @@ class GroupTrainer(GRPOTrainer):
         self.codec = Codec(self.processing_class, self.eos_token_ids)
         # Opened last: an engine in this process shares the device and the process group that TRL has set up
         # by now, and vLLM measures how much memory the models have left.
+        longest = max(prompts.longest, evaluation.longest if evaluation else 0)
         self.engine = open_engine(
             SampledModel(
-                folder, self.codec.end_tokens, prompts.longest + config.longest_completion,
+                folder, self.codec.end_tokens, longest + config.longest_completion,
                 self._lent_policy, self.accelerator.is_main_process, lost_note,
             )
         )  # fmt: skip
@@ -218,6 +223,24 @@ class GroupTrainer(GRPOTrainer):
         use_flex_attention(model)
         model.train()
 
+    def evaluate_if_due(self) -> None:
+        """Ask the fixed questions of the present policy, at the steps where that is wanted.
+
+        Between a rollout and its update, when the engine mostly has the weights already; after training once
+        more for the last step. All processes draw, the first one judges.
+        """
+        evaluation, step = self._evaluation, self.state.global_step
+        if evaluation is None or not evaluation.is_due(step):
+            return
+        if self._loaded_step != step:
+            self._give_weights()
+        with self._timed("evaluate_s"):
+            process, processes = self.accelerator.process_index, self.accelerator.num_processes
+            drawn = [evaluation.draw(self.engine, process, processes)]
+            shares = gather_object(drawn) if processes > 1 else drawn
+            if self.accelerator.is_main_process:
+                evaluation.record(step, shares)
+
     def _check_sampler(self, prompt_ids: list[list[int]]) -> None:
         """The start-up canary.
 
@@ -293,6 +316,7 @@ class GroupTrainer(GRPOTrainer):
         """
         model.train()
         batch = self._prepare_inputs(inputs)
+        self.evaluate_if_due()
         ids, mask = (
             torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
             for name in ("ids", "mask")

@@ -27,9 +27,12 @@ class JobCallback(TrainerCallback):
         shown: Mapping[str, str],
         save_steps_multiple: int = 1,
         budget_hours: float | None = None,
+        latest: Mapping[str, float] | None = None,
     ) -> None:
+        """`shown` are names of a progress record and of the Trainer's log; `latest` are values beside them,
+        read anew each time."""
         self._job, self._shown, self._multiple = job, shown, save_steps_multiple
-        self._budget = budget_hours
+        self._budget, self._latest = budget_hours, latest if latest is not None else {}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,7 +52,9 @@ class JobCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         shown = {name: logs[key] for name, key in self._shown.items() if logs and logs.get(key) is not None}
-        self._job.progress(state.global_step, state.max_steps, f"step {state.global_step}", **shown)
+        self._job.progress(
+            state.global_step, state.max_steps, f"step {state.global_step}", **shown, **self._latest
+        )
 
 
 def anyone(stopping: bool) -> bool:
