@@ -108,8 +108,7 @@ def train(config: RLConfig, job: Job) -> None:
         progress = JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours, shown)
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if trainer.state.global_step == config.steps:
-            trainer.evaluate_if_due()
+        trainer.finish_evaluation()
         trainer.engine.close()
     raise_if_stopped(job, trainer.state, config.budget_hours)
     _leave(trainer, tokenizer, config, job)

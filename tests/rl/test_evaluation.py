@@ -15,6 +15,9 @@ from artifacts.tables import conform, read_table
 from tasks.kinds import Kind
 from tasks.problem import Problem
 from tasks.rl.stage import RLConfig
+from tasks.rollout.engines import ENGINES, EngineEntry
+from tasks.rollout.engines.transformers import TransformersEngine
+from tasks.rollout.settings import EngineSettings
 from tasks.tables import METRICS, SAMPLES
 from tasks.training.settings import LaunchSettings
 from tests.jobs import local_job
@@ -193,3 +196,38 @@ def test_shares_of_processes_are_put_in_order(count, processes):
     drawn = [list(range(count))[process::processes] or [0] for process in range(processes)]
     rows = in_order([pa.table({"row": share}) for share in drawn], count)["row"].to_pylist()
     assert rows == list(range(count))
+
+
+class BesideEngine(TransformersEngine):
+    """With a copy of the policy, as an engine on another device has one; slower than any update."""
+
+    def __init__(self, settings, model):
+        super().__init__(settings, replace(model, policy=None))
+
+    def generate(self, prompts, sampling, seeds, logprobs=False):
+        if sampling.top_p < 1:
+            time.sleep(0.5)
+        yield from super().generate(prompts, sampling, seeds, logprobs)
+
+
+@pytest.mark.slow
+def test_an_engine_on_a_device_of_its_own_answers_while_the_update_is_made(
+    evaluated, inputs, tmp_path, monkeypatch
+):
+    """The weights it gets for the next rollout wait for the answers, and so does every checkpoint."""
+    from tasks.rl import trainer
+    from tasks.rl.evaluation import PeriodicEvaluation
+
+    order = []
+    gradients, record = trainer.GroupTrainer._gradients, PeriodicEvaluation.record
+    monkeypatch.setattr(
+        trainer.GroupTrainer, "_gradients", lambda *a: order.append("update") or gradients(*a)
+    )
+    monkeypatch.setattr(PeriodicEvaluation, "record", lambda s, *a: order.append(a[0]) or record(s, *a))
+    entry = EngineEntry(f"{__name__}:BesideEngine", own_device=True, free_logprobs=True)
+    monkeypatch.setitem(ENGINES, "beside", entry)
+    config = EVALUATED.model_copy(update={"engine": EngineSettings(name="beside")})
+    job = finished(config, local_job(tmp_path, "beside", "rl-zero", inputs))
+    assert order == ["update", 0, "update", "update", 2, "update", "update", 4, 5]
+    assert_same_run(job, evaluated)
+    assert curves(job) == curves(evaluated)
