@@ -7,6 +7,7 @@
     r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can run it
     r1 distill STUDENT         one student on the newest mixture
+    r1 report [--live]         where a run's report lies; a page of the run that goes on
     r1 review [RUN]            data sets that wait for a person: list, show, decide
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
@@ -24,9 +25,16 @@ import os
 
 import typer
 
-from flows.cli import bring, distill, plan, review, run, store, trust
+from flows.cli import bring, distill, plan, report, review, run, store, trust
 
-COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *review.COMMANDS, *store.COMMANDS)
+COMMANDS = (
+    *run.COMMANDS,
+    *plan.COMMANDS,
+    *distill.COMMANDS,
+    *review.COMMANDS,
+    *report.COMMANDS,
+    *store.COMMANDS,
+)
 
 app = typer.Typer(
     help="The DeepSeek-R1 recipe as a cached, restartable workflow.",

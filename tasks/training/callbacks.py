@@ -11,10 +11,11 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tasks.job import Job, StopRequested
+from tasks.training.metrics import metric_rows
 
 
 class JobCallback(TrainerCallback):
-    """Progress at every logged step; a stop request ends training after the step in hand.
+    """Progress and metrics at every logged step; a stop request ends training after the step in hand.
 
     Where `save_steps_multiple` divides the step, a checkpoint is saved first; elsewhere the run later
     resumes from the one before (a rollout in the middle of its mini-batches is not a place to resume). Once
@@ -52,9 +53,9 @@ class JobCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         shown = {name: logs[key] for name, key in self._shown.items() if logs and logs.get(key) is not None}
-        self._job.progress(
-            state.global_step, state.max_steps, f"step {state.global_step}", **shown, **self._latest
-        )
+        self._job.log(metric_rows(state.log_history[-1:]))  # the Trainer's newest entry is there by now
+        shown |= self._latest
+        self._job.progress(state.global_step, state.max_steps, f"step {state.global_step}", **shown)
 
 
 def anyone(stopping: bool) -> bool:
