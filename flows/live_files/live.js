@@ -50,10 +50,10 @@ const card = sample => {
 
 const showCurves = async shown => {
   const version = shown ? `${shown.node} ${shown.curves}` : "";
-  const other = !curves.startsWith(`${shown ? shown.node : ""} `);
+  const other = !shown || !curves.startsWith(`${shown.node} `);
   if (version === curves || (!other && Date.now() - curvesAt < CURVES_MS)) return;
   [curves, curvesAt] = [version, Date.now()];
-  byId("curves-part").hidden = true;
+  if (other || !shown.curves) byId("curves-part").hidden = true;
   if (!shown || !shown.curves) return;
   byId("curves-title").textContent = `Curves of ${shown.title}`;
   const image = byId("curves");
