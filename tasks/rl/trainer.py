@@ -49,7 +49,7 @@ from tasks.rollout.decoding import ATTENTION
 from tasks.rollout.engine import Completion, Engine, SampledModel, derived_seed, generate_rows
 from tasks.rollout.settings import Sampling
 from tasks.tokenizer import Codec
-from tasks.training.attention import use_flex_attention
+from tasks.training.attention import use_flash_attention
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import OWN
 from tasks.training.models import halve_linear_layers
@@ -107,7 +107,7 @@ class GroupTrainer(GRPOTrainer):
         """That of packs; and the reference as small as autocast allows without a change of its values."""
         for model in (self.model, self.ref_model):
             if model is not None:
-                use_flex_attention(self.accelerator.unwrap_model(model))
+                use_flash_attention(self.accelerator.unwrap_model(model), self.config.bf16)
         if self.ref_model is not None and self.config.bf16 and not is_sharded(self.ref_model):
             halve_linear_layers(self.accelerator.unwrap_model(self.ref_model))
 
@@ -229,7 +229,7 @@ class GroupTrainer(GRPOTrainer):
         model.set_attn_implementation(ATTENTION)
         with self.accelerator.autocast(), whole_weights(model):
             yield model
-        use_flex_attention(model)
+        use_flash_attention(model, self.config.bf16)
         model.train()
 
     def _evaluate_if_due(self) -> None:
