@@ -13,7 +13,7 @@ from tasks.language_models.chat import Asks
 from tasks.language_models.verdict import GradedAnswer, judged
 from tasks.problem import Problem
 from tasks.rewards.pool import VerifierPool
-from tasks.rewards.score import RULE_TERMS, RewardFunction, Verifies, scored_columns
+from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifier import has_rule
 from tasks.rollout.kept import kept_sampler
@@ -65,7 +65,7 @@ def checkpoint_shards(
 
 
 def judge(
-    table: pa.Table, problems: Sequence[Problem], pool: Verifies, model: Asks | None = None
+    table: pa.Table, problems: Sequence[Problem], pool: VerifierPool, model: Asks | None = None
 ) -> pa.Table:
     """`samples` with thinking, answer, verdict, and the accuracy, format and language terms filled in.
 

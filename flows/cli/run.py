@@ -90,9 +90,9 @@ def run(
         again = planning.named_rows(rows, rebuild or [], pipeline)
         for line in planning.code_warnings([row for row in rows if row not in again]):
             say(line)
-        services.up(say)
-        flow_run = _run_of(pipeline.name, {"preset": preset, **variant.parameters()}, again, store)
         with live_page(pipeline, port) if live else nullcontext():
+            services.up(say)
+            flow_run = _run_of(pipeline.name, {"preset": preset, **variant.parameters()}, again, store)
             watch(flow_run, pipeline.walk, pipeline.name)
         _show_result(pipeline)
 

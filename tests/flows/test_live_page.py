@@ -12,10 +12,11 @@ from contextlib import contextmanager
 import httpx
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from artifacts.store import ArtifactStore
 from artifacts.tables import write_table
-from flows import live_page, paths, server_auth
+from flows import cli, live_page, paths, server_auth
 from flows.graph import build_spec, key_of, load_pipeline
 from flows.live_state import LiveRun
 from flows.services import ServiceError
@@ -305,3 +306,16 @@ def test_a_run_without_a_server_is_seen_as_it_goes_on(preset, home, tmp_path):
     assert run.document()["says"] == "The run is finished."
     assert "Held-out questions: pass@1" in run.curves("r1-zero")
     assert run.samples("r1-zero")
+
+
+def test_r1_report_says_where_the_report_lies_or_that_there_is_none(preset, store, tmp_path):
+    name = preset()
+    empty = CliRunner().invoke(cli.app, ["report", "--preset", name])
+    assert empty.exit_code == 2
+    assert "report" in empty.stderr
+    pipeline = load_pipeline(name)
+    pipeline.walk(Publisher(pipeline, store, tmp_path / "drafts"))
+    said = CliRunner().invoke(cli.app, ["report", "--preset", name])
+    assert said.exit_code == 0
+    folder = store.fetch(store.resolve("report", pipeline.name))
+    assert said.stdout.strip() == f"r1: report: {os.path.relpath(folder / 'report.html')}"
