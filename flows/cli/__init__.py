@@ -8,6 +8,7 @@
     r1 doctor --preset tiny    whether this machine can run it
     r1 compare RUN_A RUN_B     what differs: settings, scores on the same questions, curves
     r1 distill STUDENT         one student on the newest mixture
+    r1 report [--live]         where a run's report lies; a page of the run that goes on
     r1 review [RUN]            data sets that wait for a person: list, show, decide
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
@@ -25,7 +26,7 @@ import os
 
 import typer
 
-from flows.cli import bring, compare, distill, plan, review, run, store, trust
+from flows.cli import bring, compare, distill, plan, report, review, run, store, trust
 
 COMMANDS = (
     *run.COMMANDS,
@@ -33,6 +34,7 @@ COMMANDS = (
     *compare.COMMANDS,
     *distill.COMMANDS,
     *review.COMMANDS,
+    *report.COMMANDS,
     *store.COMMANDS,
 )
 
