@@ -91,8 +91,12 @@ class Codec:
         Raises:
             ValueError: `chat`, and the model has no chat template, or one that this layout cannot follow.
         """
-        question = self._named_specials.sub(lambda found: f"{found[0][0]} {found[0][1:]}", question)
+        question = self.plain(question)
         return self._chat_prompt(question) if template == CHAT else render_prompt(template, question)
+
+    def plain(self, text: str) -> str:
+        """The text with a space in the name of every special token, so that it is only text."""
+        return self._named_specials.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts as `prompt` renders them."""
