@@ -8,6 +8,8 @@
     r1 doctor --preset tiny    whether this machine can run it
     r1 distill STUDENT         one student on the newest mixture
     r1 review [RUN]            data sets that wait for a person: list, show, decide
+    r1 serve CHECKPOINT        a trained model behind OpenAI's interface
+    r1 chat CHECKPOINT         talk to it in the terminal
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
     r1 trust on | off | list | add | remove | sign         whose artifacts count in a shared store
@@ -24,9 +26,11 @@ import os
 
 import typer
 
-from flows.cli import bring, distill, plan, review, run, store, trust
+from flows.cli import bring, distill, plan, review, run, serve, store, trust
 
-COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *review.COMMANDS, *store.COMMANDS)
+COMMANDS = (
+    *run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *review.COMMANDS, *serve.COMMANDS, *store.COMMANDS,
+)  # fmt: skip
 
 app = typer.Typer(
     help="The DeepSeek-R1 recipe as a cached, restartable workflow.",

@@ -1,4 +1,7 @@
-"""A model folder as the model servers need it: links to the weights, and files that say how it is served.
+"""Writes a model folder as the model servers need it.  `python -m tasks.serving.folder SOURCE OUT NAME`
+
+The weights are links. A process of its own does it, as wherever a model's files are read: it loads the
+tokenizer and renders the chat template.
 
 What differs from the checkpoint's own folder:
 
@@ -9,34 +12,21 @@ What differs from the checkpoint's own folder:
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from artifacts.files import entries, write_atomic
 from tasks.export import write_configs
 from tasks.rendering import CHAT, TAGS
+from tasks.serving.model_server import ServedModel
 from tasks.tokenizer import Codec
 
 LONGEST = 32_768
 """Tokens of an answer where the client names no limit, as in the published evaluation."""
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A folder that can be served."""
-
-    name: str
-    """What clients call the model."""
-    folder: Path
-    opens_thinking: bool
-    """Whether every prompt ends in `<think>`, so that answers begin inside the thinking."""
-    tags_are_tokens: bool
-    """Whether `<think>` and `</think>` are single tokens, which vLLM's reasoning parser needs."""
-    plain: Callable[[str], str]
-    """Makes text of a client plain text: what looks like a special token in it does not become one."""
 
 
 def served_folder(
@@ -71,7 +61,11 @@ def served_folder(
     turn = [{"role": "user", "content": "?"}]
     prompt = codec.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return ServedModel(
-        name, out, prompt.rstrip().endswith(TAGS[0]), all(tag in vocabulary for tag in TAGS[:2]), codec.plain
+        name=name,
+        folder=str(out),
+        opens_thinking=prompt.rstrip().endswith(TAGS[0]),
+        tags_are_tokens=all(tag in vocabulary for tag in TAGS[:2]),
+        special_names=tuple(codec.special_names),
     )
 
 
@@ -98,3 +92,21 @@ def _make_tags_plain(file: Path) -> None:
 
 def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the `ServedModel` as JSON, or one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.serving.folder")
+    for name in ("source", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--template", default="")
+    parser.add_argument("--default-limit", action="store_true")
+    try:
+        print(json.dumps(asdict(served_folder(**vars(parser.parse_args(argv))))))
+    except (ValueError, OSError) as error:
+        sys.exit(" ".join(str(error).split()))
+
+
+if __name__ == "__main__":
+    main()

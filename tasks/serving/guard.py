@@ -1,4 +1,4 @@
-"""Runs a command for as long as another process lives.  `python -m tasks.serving.guard PID FOLDER COMMAND ...`
+"""Runs a command while another process lives.  `python -m tasks.serving.guard PID FOLDER COMMAND ...`
 
 A model server does not notice that the program that started it was killed. This process does, within a
 second: it ends the server with all its workers and removes FOLDER, where their socket lies.

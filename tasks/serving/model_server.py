@@ -6,8 +6,10 @@ key and its risk control. It lives as long as the process that started it (`guar
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +22,7 @@ from typing import Literal
 
 import httpx
 
-from tasks.serving.folder import ServedModel, served_folder
+from tasks.rendering import any_of, spaced
 from tasks.supervise import trees
 
 EngineName = Literal["vllm", "transformers"]
@@ -38,13 +40,31 @@ class ServerFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """A folder that can be served (`folder.py`)."""
+
+    name: str
+    """What clients call the model."""
+    folder: str
+    opens_thinking: bool
+    """Whether every prompt ends in `<think>`, so that answers begin inside the thinking."""
+    tags_are_tokens: bool
+    """Whether `<think>` and `</think>` are single tokens, which vLLM's reasoning parser needs."""
+    special_names: tuple[str, ...] = ()
+
+    def plain(self, text: str) -> str:
+        """A client's text, in which what looks like a special token does not become one."""
+        return spaced(text, any_of(self.special_names))
+
+
+@dataclass(frozen=True)
 class ModelServer:
     """A server that answers."""
 
     model: ServedModel
     engine: EngineName
     socket: Path
-    process: trees.subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]
     log: Path
 
     def require(self) -> None:
@@ -52,8 +72,18 @@ class ModelServer:
         if trees.has_ended(self.process):
             raise ServerFailed(
                 f"the model server {trees.death(trees.exit_code(self.process))}: "
-                f"{_last_line(self.log) or 'it wrote nothing'} (log: {self.log})"
+                f"{_last_line(self.log.read_text(errors='replace')) or 'it wrote nothing'} (log: {self.log})"
             )
+
+    @property
+    def called(self) -> str:
+        """What the server itself calls the model."""
+        return self.model.name if self.engine == "vllm" else self.model.folder
+
+    @property
+    def takes_thinking_out(self) -> bool:
+        """Whether its answers have the thinking apart already."""
+        return self.engine == "vllm" and self.model.tags_are_tokens
 
     def client(self) -> httpx.AsyncClient:
         """Asks it; no time limit, since an answer may think for long."""
@@ -68,12 +98,11 @@ def model_server(
     """Serve the model of a Hugging Face folder; yields when it answers.
 
     Raises:
-        ServerFailed: it did not start.
-        ValueError: as `served_folder`.
+        ServerFailed: it did not start, or the folder is none that can be served.
     """
     place = _own_folder()
     try:
-        model = served_folder(source, place / "model", name, template, default_limit=engine == "transformers")
+        model = _prepared(source, place / "model", name, engine, template)
         socket = place / "socket"
         # The log of this server only: what went wrong earlier would be taken for the reason.
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -90,25 +119,25 @@ def model_server(
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _prepared(source: Path, out: Path, name: str, engine: EngineName, template: str) -> ServedModel:
+    options = [f"--template={template}", *(["--default-limit"] if engine == "transformers" else [])]
+    words = [sys.executable, "-m", "tasks.serving.folder", str(source), str(out), *options, "--", name]
+    done = subprocess.run(words, env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerFailed(f"{name} cannot be served: {_last_line(done.stderr) or 'no reason was given'}")
+    return ServedModel(**json.loads(done.stdout.splitlines()[-1]))
+
+
 def command(model: ServedModel, engine: EngineName, socket: Path) -> list[str]:
     """The command of the server."""
     if engine == "transformers":
-        return [
-            sys.executable, "-m", "tasks.serving.transformers_server", str(model.folder), str(socket)
-        ]  # fmt: skip
+        module = "tasks.serving.transformers_server"
+        return [sys.executable, "-m", module, model.folder, str(socket)]
     # The parser needs the tags as single tokens; for other models the proxy takes the thinking out.
     parser = ["--reasoning-parser", "deepseek_r1"] if model.tags_are_tokens else []
     vllm = str(Path(sys.executable).with_name("vllm"))
-    return [
-        vllm,
-        "serve",
-        str(model.folder),
-        "--served-model-name",
-        model.name,
-        "--uds",
-        str(socket),
-        *parser,
-    ]
+    named = ["--served-model-name", model.name]
+    return [vllm, "serve", model.folder, *named, "--uds", str(socket), *parser]
 
 
 def default_engine(gpus: bool) -> EngineName:
@@ -153,7 +182,6 @@ def _wait(server: ModelServer) -> None:
     raise ServerFailed(f"the model server did not answer within {_START_SECONDS:.0f} s (log: {server.log})")
 
 
-def _last_line(log: Path) -> str:
+def _last_line(text: str) -> str:
     """The last line that says something; of a traceback, the error."""
-    text = log.read_text(errors="replace") if log.exists() else ""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")[:300]

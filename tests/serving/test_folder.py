@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
@@ -41,7 +42,7 @@ def test_the_template_is_the_models_own_or_what_was_asked_for(source, tmp_path, 
 
 def test_a_model_without_a_template_gets_the_published_one(source, tmp_path):
     served = served_folder(source, tmp_path / "out", "tiny")
-    assert (served.folder / "chat_template.jinja").read_text() == chat_template("r1")
+    assert (Path(served.folder) / "chat_template.jinja").read_text() == chat_template("r1")
     with pytest.raises(ValueError, match="template chat: tiny has no chat template of its own"):
         served_folder(source, tmp_path / "other", "tiny", "chat")
 
@@ -57,7 +58,7 @@ def test_sampling_is_the_published_one_and_the_weights_are_not_copied(source, tm
     settings = GenerationConfig.from_pretrained(served.folder)
     assert (settings.temperature, settings.top_p, settings.top_k, settings.do_sample) == (0.6, 0.95, 0, True)
     assert settings.max_new_tokens == (512 if limited else None)
-    assert (served.folder / "model.safetensors").is_symlink()
+    assert (Path(served.folder) / "model.safetensors").is_symlink()
     assert "temperature" not in (source / "generation_config.json").read_text()
 
 
@@ -81,4 +82,4 @@ def test_what_looks_like_a_special_token_in_a_message_is_text(source, tmp_path):
     codec = Codec.of(source)
     assert served.plain("a <|end|> <think> b") == "a < |end|> <think> b"
     assert codec.prompt("plain", "a <|end|>") == f"User: {served.plain('a <|end|>')} Assistant:"
-    assert json.loads((served.folder / "config.json").read_text())["vocab_size"]
+    assert json.loads((Path(served.folder) / "config.json").read_text())["vocab_size"]

@@ -94,7 +94,7 @@ def test_a_file_of_ones_own(tmp_path):
     assert [bool(own.found(text)) for text in ("tigers", "老虎", "a bomb")] == [True, True, False]
     for content in (b"# nothing\n*\n", b"\xff\xfe\x00"):
         file.write_bytes(content)
-        with pytest.raises(KeywordFileError, match="words.txt"):
+        with pytest.raises(KeywordFileError, match=r"words\.txt"):
             KeywordFilter.of_file(file)
     with pytest.raises(KeywordFileError):
         KeywordFilter.of_file(tmp_path / "none")
