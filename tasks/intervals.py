@@ -1,14 +1,29 @@
-"""Means with 95% bootstrap intervals, for scores over questions and for claims that compare them."""
+"""Means with 95% bootstrap intervals, and the paired test of two checkpoints on the same questions.
+
+Questions are resampled with replacement. Time and memory are bounded: values that occur often are drawn as
+counts (a question's pass@1 has only samples + 1 values), others in chunks, and above `_MOST_DRAWN` questions
+the values are first rounded to `_STEPS` equal steps, which changes an interval by less than the resampling.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 RESAMPLES = 2_000
 """Bootstrap resamples; the interval's ends are then good to about a hundredth of its width."""
+PERMUTATIONS = 10_000
+"""Random sign flips of the paired test; with up to `_ALL_FLIPS` differing questions all flips are counted."""
+_ALL_FLIPS = 12
+_MOST_DRAWN = 8_192
+_STEPS = 2_048
+_CHUNK = 2**21
+"""Numbers drawn at once: 16 MiB."""
+_DRAWS_A_COUNT = 8
+"""Drawing a count takes about as long as drawing so many single values."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +36,23 @@ class MeanWithInterval:
     count: int
 
 
+@dataclass(frozen=True)
+class PairedDifference:
+    """The mean difference of two checkpoints over the questions that both answered."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    """Of a two-sided sign-flip permutation test that the two are equally good."""
+    questions: int
+
+
 def bootstrap(values: Sequence[float] | np.ndarray, seed: int = 0) -> MeanWithInterval | None:
     """Return the mean and its 95% percentile interval; None where no value is known.
 
     NaN stands for a question without a value. The interval is for the mean over questions like these; it
-    covers neither the choice of domain nor another training run.
+    covers neither the choice of domain nor another training run. The order of the values does not matter.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
@@ -41,11 +68,74 @@ def bootstrap_difference(late: np.ndarray, early: np.ndarray, seed: int = 0) -> 
     return _interval(float(late.mean() - early.mean()), draws, len(late) + len(early))
 
 
+def paired_difference(a: Mapping[str, float], b: Mapping[str, float], seed: int = 0) -> PairedDifference:
+    """Compare two checkpoints' question means: a minus b, over the questions (keys) that both have.
+
+    The interval is a bootstrap over these questions. The p-value is the share of sign flips of the
+    differences whose mean is at least as far from 0: under the null hypothesis the two answers to a question
+    could be exchanged.
+
+    Raises:
+        ValueError: no question is in both.
+    """
+    shared = sorted(a.keys() & b.keys())
+    differences = np.array([a[question] - b[question] for question in shared], dtype=np.float64)
+    interval = bootstrap(differences, seed)
+    if interval is None:
+        raise ValueError("the two checkpoints answered no question in common: evaluate both on the same ones")
+    p_value = _sign_flip_test(differences[~np.isnan(differences)], np.random.default_rng(seed))
+    return PairedDifference(interval.value, interval.low, interval.high, p_value, interval.count)
+
+
+def _sign_flip_test(differences: np.ndarray, rng: np.random.Generator) -> float:
+    """Return the two-sided p-value of the mean of paired differences."""
+    sizes, counts = _counted(np.abs(differences[differences != 0]))
+    # Equal means can differ in their last digits by the order of the sum.
+    seen = abs(float(differences.sum())) - 1e-9 * float(counts @ sizes)
+    if (differing := int(counts.sum())) <= _ALL_FLIPS:
+        single = np.repeat(sizes, counts)
+        flips = [abs(float(np.dot(signs, single))) >= seen for signs in product((-1, 1), repeat=differing)]
+        return sum(flips) / len(flips)
+    beyond = 0
+    for rows in _chunks(PERMUTATIONS, len(sizes)):
+        flipped = (2 * rng.binomial(counts, 0.5, (rows, len(counts))) - counts) @ sizes
+        beyond += int((np.abs(flipped) >= seen).sum())
+    return (1 + beyond) / (1 + PERMUTATIONS)
+
+
 def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(RESAMPLES,) means of `len(values)` draws with replacement."""
-    drawn = rng.integers(0, len(values), (RESAMPLES, len(values)))
-    means: np.ndarray = values[drawn].mean(axis=1)
-    return means
+    n = len(values)
+    distinct, counts = _counted(values)
+    if n > _MOST_DRAWN or len(distinct) * _DRAWS_A_COUNT <= n:
+        drawn = [
+            rng.multinomial(n, counts / n, rows) @ distinct / n for rows in _chunks(RESAMPLES, len(distinct))
+        ]
+    else:
+        ordered = np.repeat(distinct, counts)
+        drawn = [
+            ordered[rng.integers(0, n, (rows, n), dtype=np.int32)].mean(axis=1)
+            for rows in _chunks(RESAMPLES, n)
+        ]
+    return np.concatenate(drawn)
+
+
+def _counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values and how often each occurs; of very many values, steps with their mean."""
+    if len(values) <= _MOST_DRAWN:
+        return np.unique(values, return_counts=True)
+    low, high = values.min(), values.max()
+    steps = ((values - low) / ((high - low) or 1.0) * (_STEPS - 1)).astype(np.int64)
+    counts = np.bincount(steps, minlength=_STEPS)
+    sums = np.bincount(steps, values, _STEPS)
+    return sums[counts > 0] / counts[counts > 0], counts[counts > 0]
+
+
+def _chunks(rows: int, columns: int) -> Iterator[int]:
+    """Numbers of rows that add up to `rows`, each of them at most `_CHUNK` values."""
+    most = max(1, _CHUNK // max(columns, 1))
+    for start in range(0, rows, most):
+        yield min(most, rows - start)
 
 
 def _interval(value: float, draws: np.ndarray, count: int) -> MeanWithInterval:

@@ -27,6 +27,8 @@ _JSON = ("verifier_args", "metadata")
 LEVELS = (1, 2, 3, 4, 5)
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
 """Domains whose answers rules can check; general prompts need a judge or a reward model."""
+GROUPINGS = ("domain", "level", "language", "source")
+"""What questions are grouped by in the tables of scores."""
 RUBRIC_SETS = ("helpfulness", "harmlessness")
 """The two kinds of general problems, by `verifier_args["set"]`."""
 
@@ -105,3 +107,8 @@ def counts(problems: Sequence[Problem]) -> dict[str, int | str]:
         if (name := p.verifier_args.get("set")) in RUBRIC_SETS:
             found[f"rubric_{name}"] += 1
     return {**dict(sorted(found.items())), "verifiers": " ".join(sorted({p.verifier for p in problems}))}
+
+
+def group_name(by: str, group: str) -> str:
+    """Return what a group of `scores` is called: `math`, `verifiable`, `level 3`, `source aime24`."""
+    return group if by == "domain" else f"{by} {group}"

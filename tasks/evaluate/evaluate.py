@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from artifacts.tables import write_table
-from tasks.evaluate.scores import question_scores, scores
+from tasks.evaluate.scores import QuestionSet, question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
 from tasks.evaluate.voting import verified_equivalence
 from tasks.job import Job
@@ -30,21 +30,22 @@ def run(config: EvaluateConfig, job: Job) -> None:
         ValueError: there is no held-out problem.
     """
     problems = held_out(from_table(job.inputs["problems"].table("problems")), config.problems_per_domain)
+    sets = [QuestionSet(problems, config.samples_per_problem)]
     samples = sample_checkpoint(
         job.inputs["checkpoint"], problems, config.template, config.sampling, config.samples_per_problem,
         config.seed, config.engine, job, config.allow_weak_sandbox,
     )  # fmt: skip
     with VerifierPool() as pool:
         same = verified_equivalence(pool)
-        by_question = question_scores(samples, problems, config.samples_per_problem, same)
-    table = scores(by_question, config.samples_per_problem, config.seed)
+        by_question = question_scores(samples, sets, same)
+    table = scores(by_question, sets, config.seed)
     write_table(job.draft / "samples.parquet", samples, SAMPLES)
     write_table(job.draft / "question_scores.parquet", by_question, QUESTION_SCORES)
     write_table(job.draft / "scores.parquet", table, SCORES)
     headlines = {
         row["metric"]: round(row["value"], 4)
         for row in table.to_pylist()
-        if row["domain"] == "verifiable" and row["metric"] in _HEADLINES
+        if (row["by"], row["group"]) == ("domain", "verifiable") and row["metric"] in _HEADLINES
     }
     counts = {f"verdict_{verdict}": n for verdict, n in verdict_counts(samples).items()}
     job.summary(questions=len(problems), samples=samples.num_rows, **headlines, **counts)

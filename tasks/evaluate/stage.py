@@ -23,7 +23,7 @@ class EvaluateConfig(CodeChecking):
 
 
 EVALUATE = Stage(
-    "evaluate", 3, "Evaluation",
+    "evaluate", 4, "Evaluation",
     "Held-out scores under one protocol (D.1): of one node, of `checkpoints` (label -> artifact), or all.",
     "gpu-rollout", EvaluateConfig, MODEL_AND_PROBLEMS, Kind.evaluation, "tasks.evaluate.evaluate:run",
     nodes={"evaluation": "Evaluation"}, each="checkpoint",

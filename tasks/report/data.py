@@ -14,8 +14,9 @@ from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.tables import read_table
 from tasks.funnel import FunnelStep, read_funnel
 from tasks.job import Input
-from tasks.problem import VERIFIABLE, Problem, from_table
-from tasks.recipe import in_order, role
+from tasks.problem import VERIFIABLE, Problem, from_table, group_name
+from tasks.protocol import warnings
+from tasks.recipe import in_order, role, title
 from tasks.report.claims import ClaimResult, check_all
 from tasks.report.tables import StageRow, stage_table
 
@@ -110,6 +111,8 @@ class RunRecord:
     costs: list[Cost] = field(default_factory=list)
     steps: dict[str, tuple[FunnelStep, ...]] = field(default_factory=dict)
     """Node -> the steps of its data funnel, for nodes whose artifact has one."""
+    warnings: list[str] = field(default_factory=list)
+    """Which evaluations were made under different protocols, and what differs (`tasks.protocol`)."""
 
     @property
     def nodes(self) -> list[ReportNode]:
@@ -159,6 +162,7 @@ def load_run(inputs: Mapping[str, Input]) -> RunRecord:
         examples=_examples({name: part.path for name, part in evaluations.items()}, problems),
         costs=_costs([*parts.values(), *evaluations.values()]),
         steps={name: steps for name, part in parts.items() if (steps := read_funnel(part.path))},
+        warnings=warnings({title(name): part.manifest for name, part in evaluations.items()}),
     )
 
 
@@ -196,17 +200,25 @@ def _metrics_files(parts: Mapping[str, RunArtifact]) -> Iterable[tuple[str, Path
 def question_means(question_scores: pa.Table) -> dict[str, dict[str, float]]:
     """Measure (`math/pass_at_1`) -> problem id -> value, from an evaluation's `question_scores`.
 
-    These are the values that the stage table averages, so a claim and the table cannot disagree. Added is
-    `verifiable/vote_gain`: cons@k minus pass@1 of the same question.
+    These are the values that the stage table averages, so a claim and the table cannot disagree. Groups are
+    called as there (`verifiable`, `level 3`, `source aime24`). Added is `verifiable/vote_gain`: cons@k minus
+    pass@1 of the same question.
     """
     measures: dict[str, dict[str, float]] = defaultdict(dict)
     for row in question_scores.to_pylist():
-        groups = (row["domain"], "verifiable") if row["domain"] in VERIFIABLE else (row["domain"],)
+        groups = [row["domain"], group_name("source", row["source"])]
+        if row["domain"] in VERIFIABLE:
+            groups += ["verifiable", group_name("language", row["language"])]
+            groups += [group_name("level", row["level"])] if row["level"] is not None else []
         for group in groups:
             measures[f"{group}/{row['metric']}"][row["problem_id"]] = row["value"]
     alone = measures["verifiable/pass_at_1"]
-    voted = measures["verifiable/cons_at_k"]
-    measures["verifiable/vote_gain"] = {question: voted[question] - alone[question] for question in voted}
+    measures["verifiable/vote_gain"] = {
+        question: value - alone[question]
+        for measure in list(measures)
+        if measure.startswith("verifiable/cons_at_")
+        for question, value in measures[measure].items()
+    }
     return measures
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from artifacts.manifest import ManifestDraft, seal
 from artifacts.refs import Ref
 from artifacts.tables import conform, write_table
-from tasks.evaluate.scores import question_scores, scores
+from tasks.evaluate.scores import QuestionSet, question_scores, scores
 from tasks.evaluate.voting import Pair
 from tasks.funnel import Funnel
 from tasks.job import Input, Job
@@ -174,9 +174,10 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
     for node in SKILL:
         folder, rows = _folder(root, f"evaluation.{node}"), samples(node, held_out, count)
         write_table(folder / "samples.parquet", rows, SAMPLES)
-        by_question = question_scores(conform(rows, SAMPLES), held_out, count, no_pair_is_equal)
+        sets = [QuestionSet(held_out, count)]
+        by_question = question_scores(conform(rows, SAMPLES), sets, no_pair_is_equal)
         write_table(folder / "question_scores.parquet", by_question, QUESTION_SCORES)
-        write_table(folder / "scores.parquet", scores(by_question, count, seed=0), SCORES)
+        write_table(folder / "scores.parquet", scores(by_question, sets, seed=0), SCORES)
         world.seal(f"evaluation.{node}", Kind.evaluation, 9.3)
     return world.inputs
 
