@@ -163,16 +163,16 @@ def _started(
     from flows import doctor, paths, serving
     from tasks.presets import PresetError
     from tasks.rendering import known_template
-    from tasks.serving.model_server import default_engine, model_server
+    from tasks.serving.model_server import ENGINES, default_engine, model_server
 
-    if engine not in ("", "vllm", "transformers"):
-        raise PresetError(f"--engine {engine!r}: use vllm or transformers")
+    if engine and engine not in ENGINES:
+        raise PresetError(f"--engine {engine!r}: use {' or '.join(ENGINES)}")
     try:
         template = known_template(template) if template else ""
     except ValueError as error:
         raise PresetError(f"--template: {error}") from None
     found = serving.find_model(open_store(), checkpoint, preset, revision)
-    chosen = engine or default_engine(bool(doctor.gpu_names()))
+    chosen = ENGINES[engine] if engine else default_engine(bool(doctor.gpu_names()))
     say(f"starting {chosen} with {found.name}")
     with ExitStack() as stack:
         with _model_failures():

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,6 +26,7 @@ from tasks.rendering import any_of, spaced
 from tasks.supervise import trees
 
 EngineName = Literal["vllm", "transformers"]
+ENGINES: Mapping[str, EngineName] = {"vllm": "vllm", "transformers": "transformers"}
 
 _START_SECONDS = 1_800.0
 """Longest start; vLLM compiles, and a large model is read from a slow disk."""
