@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -25,6 +27,7 @@ from tasks.kinds import Kind
 from tasks.presets import PresetError
 from tasks.presets import available as presets
 from tasks.recipe import Node
+from tasks.settings import REPOSITORY
 from tasks.tables import METRICS, QUESTION_SCORES
 from tests.flows.conftest import Publisher
 
@@ -285,3 +288,36 @@ def test_the_command_lists_ablations_and_refuses_unknown_ones(home):
     refused = CliRunner().invoke(cli.app, ["ablate", "language"])
     assert refused.exit_code == 2
     assert "there is no ablation 'language': did you mean language-reward?" in refused.output
+
+
+@pytest.mark.slow
+def test_a_real_run_without_the_language_reward(preset, store, tmp_path):
+    """Dev2 from the base in ten updates on a few problems; nobody learns much, everything is real."""
+    few = {"math": 24, "code": 12, "stem": 12, "logic": 12}
+    path = preset(
+        {
+            "problems.sources": [{"name": "tiny-world", "train": few, "held_out": dict.fromkeys(few, 4)}],
+            "skip": ["dev1"], "dev2.steps": 10, "dev2.questions_per_step": 8, "dev2.group_size": 4,
+            "evaluation.problems_per_domain": 4, "evaluation.samples_per_problem": 2,
+        }
+    )  # fmt: skip
+    words = [sys.executable, "-m", "flows.cli", "ablate", "language-reward", "--preset", path]
+    done = subprocess.run(
+        [*words, "--out", str(tmp_path / "out")], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("r1: made")]
+    assert made == ["problems", "base", "dev2", "evaluation.dev2", "dev2", "evaluation.dev2"]
+    found = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert [m["measure"] for m in found["measures"]] == [CONSISTENT, PASS]
+    assert [(c["metric"], c["side"], c["steps"]) for c in found["curves"]] == [
+        ("language_consistency", "baseline", 5), ("language_consistency", "variant", 5),
+    ]  # fmt: skip
+    assert not found["warnings"]
+    assert "Reasoning RL (Dev2) without the language-consistency reward" in done.stdout
+    rewards = {
+        side: store.manifest(store.manifest(digests[0]).parents["checkpoint"].digest).config["rewards"]
+        for side, digests in found["evaluations"].items()
+    }
+    names = {side: [term["name"] for term in terms] for side, terms in rewards.items()}
+    assert names == {"baseline": ["accuracy", "format", "language"], "variant": ["accuracy", "format"]}
