@@ -112,10 +112,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         for step in (write_samples, score):
-            _in_a_process(step, Path(scratch), arguments)
+            in_a_process(step, Path(scratch), arguments)
 
 
-def _in_a_process(step: Callable[..., None], *arguments: Any) -> None:
+def in_a_process(step: Callable[..., None], *arguments: Any) -> None:
     """Run a step in a fresh process, so that its memory is its own."""
     process = multiprocessing.get_context("spawn").Process(target=step, args=arguments)
     process.start()

@@ -11,7 +11,7 @@ names begin with `eval/`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
 from flows import paths
 from flows.graph import build_spec
-from flows.local import ProgressLines
+from flows.local_builder import ProgressLines
 from flows.runner import JobFailed, run_job
 from tasks.base.folder import UnusableBase, check_folder, has_chat_template
 from tasks.base.stage import BASE, SMOLLM2, BaseConfig
@@ -51,8 +51,12 @@ class EvaluatedCheckpoint:
     problems: Ref
 
 
-def evaluated(store: ArtifactStore, checkpoint: str, settings: Mapping[str, Any]) -> EvaluatedCheckpoint:
+def evaluated(
+    store: ArtifactStore, checkpoint: str, settings: Mapping[str, Any], say: Callable[[str], None]
+) -> EvaluatedCheckpoint:
     """Evaluate a checkpoint with these settings of stage `evaluate`, or find that it was done.
+
+    `say` is told how far a job is.
 
     Without a `template` the one of its training is taken, else the model's own chat template, else `r1`.
 
@@ -67,12 +71,12 @@ def evaluated(store: ArtifactStore, checkpoint: str, settings: Mapping[str, Any]
     asked = _checked(ProblemsConfig, {"sources": sources}, "r1 eval")
     _check_files(asked)
     label = re.sub(r"[^A-Za-z0-9_+-]+", "-", checkpoint).strip("-") or "model"
-    model = _checkpoint(store, checkpoint, label)
-    problems = _made(store, "problems", PROBLEMS, asked, {})
+    model = _checkpoint(store, say, checkpoint, label)
+    problems = _made(store, say, "problems", PROBLEMS, asked, {})
     if "template" not in settings:
         config = config.model_copy(update={"template": _template(store, model)})
     node = f"evaluation.{label}"
-    made = _made(store, node, EVALUATE, config, {"checkpoint": model, "problems": problems})
+    made = _made(store, say, node, EVALUATE, config, {"checkpoint": model, "problems": problems})
     return EvaluatedCheckpoint(f"{SCOPE}/{node}", made, problems)
 
 
@@ -91,12 +95,12 @@ def _check_files(config: ProblemsConfig) -> None:
             raise PresetError(f"--on: {error}") from None
 
 
-def _checkpoint(store: ArtifactStore, text: str, label: str) -> Ref:
+def _checkpoint(store: ArtifactStore, say: Callable[[str], None], text: str, label: str) -> Ref:
     """The checkpoint that a user calls so: of the store, in a folder, or on the hub."""
     try:
         ref = store.resolve(text)
     except StoreError as error:
-        return _made(store, f"model.{label}", BASE, _model(text, str(error)), {})
+        return _made(store, say, f"model.{label}", BASE, _model(text, str(error)), {})
     if ref.kind != Kind.checkpoint:
         raise PresetError(f"{text} is a {ref.kind}: name a checkpoint")
     return ref
@@ -124,11 +128,18 @@ def _template(store: ArtifactStore, model: Ref) -> str:
     return CHAT if has_chat_template(store.fetch(model) / "model") else "r1"
 
 
-def _made(store: ArtifactStore, node: str, stage: Stage, config: Settings, inputs: Mapping[str, Ref]) -> Ref:
+def _made(
+    store: ArtifactStore,
+    say: Callable[[str], None],
+    node: str,
+    stage: Stage,
+    config: Settings,
+    inputs: Mapping[str, Ref],
+) -> Ref:
     """The artifact of a stage with these settings and inputs, by a job of its own unless it is there."""
     build = build_spec(Node(node, stage, config), inputs, f"{SCOPE}/{node}")
     if store.find(build.key) is None:
-        run_job(JobSpec(work_root=paths.work_root(), preset=SCOPE, builds=(build,)), ProgressLines())
+        run_job(JobSpec(work_root=paths.work_root(), preset=SCOPE, builds=(build,)), ProgressLines(say))
     ref = store.lookup(build.key)
     if ref is None:
         raise JobFailed(f"{node}: its job ended well, and the store has no artifact of its key")

@@ -142,4 +142,6 @@ TABLES: dict[str, pa.Schema] = {
     "metrics": METRICS,
     "question_scores": QUESTION_SCORES,
     "scores": SCORES,
+    "evaluation_metrics": METRICS,  # of the evaluation during RL; step n: of the policy after n updates
+    "evaluation_samples": SAMPLES,
 }

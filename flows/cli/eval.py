@@ -75,7 +75,7 @@ def evaluate(
             "allow_weak_sandbox": allow_weak_sandbox,
         } | ({"template": template} if template else {})
         try:
-            found = evaluated(store := open_store(), checkpoint, settings)
+            found = evaluated(store := open_store(), checkpoint, settings, say)
         except JobFailed as error:
             complain(str(error))
             raise typer.Exit(1) from None
