@@ -107,11 +107,15 @@ def write_lighteval(out: Path, model: str, evaluation: Path, problems: Path, man
     details, results = out / "details" / name / date, out / "results" / name
     details.mkdir(parents=True)
     results.mkdir(parents=True)
-    for task, questions in groupby(_questions(evaluation, problems), lambda q: q.problem.source):
-        file = details / f"details_{_file_name(task)}|0_{date}.parquet"
-        with pq.ParquetWriter(file, _DETAILS, compression="zstd") as writer:
-            for question in questions:
-                writer.write_table(pa.Table.from_pylist([_lighteval_detail(question)], schema=_DETAILS))
+    with ExitStack() as stack:
+        writers: dict[str, pq.ParquetWriter] = {}
+        for question in _questions(evaluation, problems):
+            task = question.problem.source
+            if task not in writers:
+                file = details / f"details_{_file_name(task)}|0_{date}.parquet"
+                writers[task] = stack.enter_context(pq.ParquetWriter(file, _DETAILS, compression="zstd"))
+            detail = pa.Table.from_pylist([_lighteval_detail(question)], schema=_DETAILS)
+            writers[task].write_table(detail)
     means = {
         f"{task}|0": {n: value for n, (value, _) in found.items()}
         | {f"{n}_stderr": error for n, (_, error) in found.items()}
@@ -128,7 +132,7 @@ def write_lighteval(out: Path, model: str, evaluation: Path, problems: Path, man
 
 
 def _questions(evaluation: Path, problems: Path) -> Iterator[AnsweredQuestion]:
-    """The questions in the order in which they were sampled, those of a source together."""
+    """The questions in the order in which they were sampled."""
     known = {p.id: p for p in from_table(read_table(problems / "problems"))}
     metrics: dict[str, dict[str, float]] = {}
     for row in read_table(evaluation / "question_scores").to_pylist():

@@ -1,6 +1,7 @@
 """Samples in the formats of other tools, from a made-up evaluation of the report's tests."""
 
 import json
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,11 @@ def run(tmp_path_factory):
     return folder, inputs["problems"].path, manifest
 
 
+def tasks(problems):
+    """Source of the questions -> how many there are."""
+    return Counter(read_table(problems / "problems")["source"].to_pylist())
+
+
 def expected(folder):
     """Problem id -> (completions, metrics)."""
     found = {}
@@ -33,10 +39,13 @@ def test_lm_eval(run, tmp_path):
     folder, problems, manifest = run
     names = write_lm_eval(tmp_path, "owner/model", folder, problems, manifest)
     date = manifest.created_at.replace(tzinfo=None).isoformat().replace(":", "-")
-    assert names == [f"owner__model/results_{date}.json", f"owner__model/samples_questions_{date}.jsonl"]
-    lines = (tmp_path / names[1]).read_text().splitlines()
-    samples = [json.loads(line) for line in lines]
-    assert [s["doc_id"] for s in samples] == list(range(10))
+    files = {task: f"owner__model/samples_{task or 'questions'}_{date}.jsonl" for task in tasks(problems)}
+    assert names == sorted([f"owner__model/results_{date}.json", *files.values()])
+    samples = []
+    for task, file in files.items():
+        of_task = [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]
+        assert [s["doc_id"] for s in of_task] == list(range(tasks(problems)[task]))
+        samples += of_task
     for sample in samples:
         completions, metrics = expected(folder)[sample["doc"]["id"]]
         assert sample["resps"] == [completions]
@@ -45,19 +54,25 @@ def test_lm_eval(run, tmp_path):
         assert sample["arguments"]["gen_args_0"]["arg_1"]["max_gen_toks"] == 96
         assert {name: sample[name] for name in sample["metrics"]} == metrics
         assert {"target", "filter", "doc_hash", "prompt_hash", "target_hash"} <= set(sample)
-    results = json.loads((tmp_path / names[0]).read_text())
+    results = json.loads((tmp_path / f"owner__model/results_{date}.json").read_text())
     assert set(results) >= {"results", "configs", "versions", "n-shot", "n-samples", "model_name"}
 
 
 def test_lighteval(run, tmp_path):
     folder, problems, manifest = run
-    result, details = sorted(write_lighteval(tmp_path, "owner/model", folder, problems, manifest))[::-1]
+    names = write_lighteval(tmp_path, "owner/model", folder, problems, manifest)
     date = manifest.created_at.replace(tzinfo=None).isoformat().replace(":", "-")
-    assert details == f"details/owner/model/{date}/details_questions|0_{date}.parquet"
-    assert result == f"results/owner/model/results_{date}.json"
-    table = pq.read_table(tmp_path / details)
-    assert table.column_names == ["doc", "metric", "model_response"]
-    for row in table.to_pylist():
+    result = f"results/owner/model/results_{date}.json"
+    folders = f"details/owner/model/{date}"
+    files = {task: f"{folders}/details_{task or 'questions'}|0_{date}.parquet" for task in tasks(problems)}
+    assert names == sorted([result, *files.values()])
+    rows = []
+    for task, file in files.items():
+        table = pq.ParquetFile(tmp_path / file).read()
+        assert table.column_names == ["doc", "metric", "model_response"]
+        assert table.num_rows == tasks(problems)[task]
+        rows += table.to_pylist()
+    for row in rows:
         completions, metrics = expected(folder)[row["doc"]["id"]]
         assert row["model_response"]["text"] == completions
         assert dict(row["metric"]) == metrics
