@@ -117,7 +117,7 @@ def test_a_benchmark_without_a_question_ends_the_stage(tmp_path):
 
 def test_problems_without_the_benchmark_are_refused_before_the_run():
     asked = read_preset("tiny", {"evaluation.benchmarks": {"aime24": {}, "math500": {}}}).evaluation
-    found = {"held_out_math": 40, "benchmark_math500": 10}
+    found = {"train_math": 90, "held_out_math": 40, "benchmark_math500": 10}
     (said,) = complaints({"evaluation": Node("evaluation", EVALUATE, asked)}, found)
     assert said.startswith("evaluation: the problems hold no question of benchmark aime24:")
 

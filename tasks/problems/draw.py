@@ -45,11 +45,11 @@ def run(config: ProblemsConfig, job: Job) -> None:
     kept = write_stream(
         job.draft / "problems.parquet", _counted(cleaning.kept(), found, verifiers, names), PROBLEMS
     )
+    _require_benchmarks(config, found)
     given = {name.rpartition("_")[0] for name in found}
     needed = {"held_out"} if benchmarks_only(config) else {"train", "held_out"}
     if not needed <= given:
         raise ValueError("the problems have no training or no held-out split: give both in column `split`")
-    _require_benchmarks(config, found)
     rejected = write_stream(job.draft / "rejected.parquet", cleaning.rejected(), REJECTED)
     cleaning.funnel.write(job.draft)
     reasons: Counter[str] = Counter()
