@@ -142,6 +142,7 @@ def test_chat_with_a_pipe(home):  # noqa: F811
         (["no/such-model"], "and the hub has it not, or is out of reach"),
         (["nothing"], "no folder is called so"),
         (["docs"], "docs: no config.json there"),
+        ([TINY, "--", "--max-model-len=9"], "--max-model-len=9: only vllm takes more options"),
         ([TINY, "--engine", "sglang"], "--engine 'sglang': use vllm or transformers"),
         ([TINY, "--template", "plainn"], "--template: there is no template 'plainn': did you mean plain?"),
     ],
@@ -149,7 +150,7 @@ def test_chat_with_a_pipe(home):  # noqa: F811
 @pytest.mark.parametrize("command", ["serve", "chat"])
 def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    refused = CliRunner().invoke(cli.app, [command, *words, *(["--port", "0"] if command == "serve" else [])])
+    refused = CliRunner().invoke(cli.app, [command, *(["--port", "0"] if command == "serve" else []), *words])
     assert refused.exit_code == 2, refused.output
     assert said in refused.output
     assert refused.output.count("\n") <= 2
