@@ -14,7 +14,6 @@ from openai import OpenAI
 from typer.testing import CliRunner
 
 from flows import cli, serving
-from tests.flows.conftest import home, store  # noqa: F401  (fixtures)
 
 TINY = "tasks/tiny_world/weights/tiny-base"
 SUM = [{"role": "user", "content": "what is 2 + 3?"}]
@@ -65,7 +64,7 @@ def place_of(processes):
 
 
 @pytest.mark.slow
-def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):  # noqa: F811
+def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):
     control = ["--risk-control", "--judge", "keywords"]
     with served(*control) as (process, address):
         assert httpx.get(f"{address}/models").status_code == 401
@@ -107,7 +106,7 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):  # 
 
 
 @pytest.mark.slow
-def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_its_server_is(home):  # noqa: F811
+def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_its_server_is(home):
     with served() as (process, _):
         children = family(process)
         place = place_of(children)
@@ -123,7 +122,7 @@ def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_
 
 
 @pytest.mark.slow
-def test_chat_with_a_pipe(home):  # noqa: F811
+def test_chat_with_a_pipe(home):
     asked = "what is 2 + 3?\n\n/reset\nwhat is 1 + 1?\n/exit\nnot asked\n"
     chat = r1("chat", TINY, "--template", "plain", stdin=subprocess.PIPE)
     said, _ = chat.communicate(asked, timeout=START_SECONDS)
@@ -148,7 +147,7 @@ def test_chat_with_a_pipe(home):  # noqa: F811
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "chat"])
-def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypatch):  # noqa: F811
+def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     refused = CliRunner().invoke(cli.app, [command, *(["--port", "0"] if command == "serve" else []), *words])
     assert refused.exit_code == 2, refused.output
@@ -173,13 +172,13 @@ def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypat
         (["--risk-control", "--judge", "keywords", "--keywords", "no/such/file"], "keywords no/such/file"),
     ],
 )  # fmt: skip
-def test_a_risk_control_that_cannot_work_is_refused_before_a_model_is_loaded(options, said, home):  # noqa: F811
+def test_a_risk_control_that_cannot_work_is_refused_before_a_model_is_loaded(options, said, home):
     refused = CliRunner().invoke(cli.app, ["serve", TINY, "--port", "0", *options])
     assert refused.exit_code == 2, refused.output
     assert said in refused.output
 
 
-def test_a_port_that_is_taken_is_one_line(home):  # noqa: F811
+def test_a_port_that_is_taken_is_one_line(home):
     with serving.listening(0) as taken:
         port = taken.getsockname()[1]
         taken.listen()
@@ -188,14 +187,14 @@ def test_a_port_that_is_taken_is_one_line(home):  # noqa: F811
         assert f"--port {port}: Address already in use" in refused.output
 
 
-def test_a_folder_is_called_after_itself(home, store, tiny_model, tmp_path):  # noqa: F811
+def test_a_folder_is_called_after_itself(home, store, tiny_model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model").symlink_to(tiny_model)
     found = serving.find_model(store, str(tmp_path / "mine"), "tiny")
     assert (found.name, found.folder) == ("mine", tmp_path / "mine" / "model")
 
 
-def test_the_key_is_made_once_and_is_not_the_servers_string(home):  # noqa: F811
+def test_the_key_is_made_once_and_is_not_the_servers_string(home):
     from flows import server_auth
 
     key = serving.installation_key()
