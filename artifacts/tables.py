@@ -76,12 +76,12 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Tab
     return pa.concat_tables([_read(shard, columns) for shard in table_files(Path(path))])
 
 
-def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
+def read_batches(path: Path | str, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The same table as `read_table` returns, at most `rows` rows at a time. Raises as it."""
     for shard in table_files(Path(path)):
         try:
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(rows):
+                for batch in file.iter_batches(rows, columns=columns):
                     yield pa.Table.from_batches([batch])
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(str(shard), error) from error

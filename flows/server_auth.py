@@ -45,7 +45,7 @@ def server_environment(url: str) -> dict[str, str]:
     _record().parent.mkdir(parents=True, exist_ok=True)
     write_json(_record(), {"pid": me.pid, "created": me.create_time(), "url": url})
     return {
-        "PREFECT_SERVER_API_AUTH_STRING": _secret(),
+        "PREFECT_SERVER_API_AUTH_STRING": secret(),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
     }
 
@@ -61,7 +61,7 @@ def own_string(url: str) -> str | None:
     except psutil.NoSuchProcess:
         return None
     # Another user may listen at the port of a server that is down, to be told the string.
-    return _secret() if same and is_alive(server) else None
+    return secret() if same and is_alive(server) else None
 
 
 def headers(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -76,7 +76,8 @@ def _record() -> Path:
     return paths.home() / "services" / "prefect.json"
 
 
-def _secret() -> str:
+def secret() -> str:
+    """The string, which the first call makes."""
     return secret_in(secret_file(), "r1:")
 
 

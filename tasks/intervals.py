@@ -1,8 +1,9 @@
 """Means with 95% bootstrap intervals, and the paired test of two checkpoints on the same questions.
 
-Questions are resampled with replacement. Time and memory are bounded: values that occur often are drawn as
-counts (a question's pass@1 has only samples + 1 values), others in chunks, and above `_MOST_DRAWN` questions
-the values are first rounded to `_STEPS` equal steps, which changes an interval by less than the resampling.
+Questions are resampled with replacement, in bounded time and memory: values that occur often are drawn as
+counts (a question's pass@1 has only samples + 1 values), others in chunks. The mean of more than
+`_MOST_DRAWN` different values is normal for every practical purpose (central limit theorem), and is drawn as
+such.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import erfc, sqrt
 
 import numpy as np
 
@@ -18,8 +20,7 @@ RESAMPLES = 2_000
 PERMUTATIONS = 10_000
 """Random sign flips of the paired test; with up to `_ALL_FLIPS` differing questions all flips are counted."""
 _ALL_FLIPS = 12
-_MOST_DRAWN = 8_192
-_STEPS = 2_048
+_MOST_DRAWN = 10_000
 _CHUNK = 2**21
 """Numbers drawn at once: 16 MiB."""
 _DRAWS_A_COUNT = 8
@@ -89,46 +90,35 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float], seed: int 
 
 def _sign_flip_test(differences: np.ndarray, rng: np.random.Generator) -> float:
     """Return the two-sided p-value of the mean of paired differences."""
-    sizes, counts = _counted(np.abs(differences[differences != 0]))
-    # Equal means can differ in their last digits by the order of the sum.
-    seen = abs(float(differences.sum())) - 1e-9 * float(counts @ sizes)
-    if (differing := int(counts.sum())) <= _ALL_FLIPS:
-        single = np.repeat(sizes, counts)
-        flips = [abs(float(np.dot(signs, single))) >= seen for signs in product((-1, 1), repeat=differing)]
-        return sum(flips) / len(flips)
+    sizes = np.abs(differences[differences != 0])
+    # Equal sums can differ in their last digits by the order of their terms.
+    seen = abs(float(differences.sum())) - 1e-9 * float(sizes.sum())
+    if len(sizes) <= _ALL_FLIPS:
+        sums = np.array([np.dot(signs, sizes) for signs in product((-1, 1), repeat=len(sizes))])
+        return float((np.abs(sums) >= seen).mean())
+    if len(sizes) > _MOST_DRAWN:
+        return erfc(max(seen, 0.0) / sqrt(2 * float((sizes**2).sum())))
     beyond = 0
     for rows in _chunks(PERMUTATIONS, len(sizes)):
-        flipped = (2 * rng.binomial(counts, 0.5, (rows, len(counts))) - counts) @ sizes
-        beyond += int((np.abs(flipped) >= seen).sum())
+        plus = rng.integers(0, 2, (rows, len(sizes)), dtype=np.int8) @ sizes
+        beyond += int((np.abs(2 * plus - sizes.sum()) >= seen).sum())
     return (1 + beyond) / (1 + PERMUTATIONS)
 
 
 def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(RESAMPLES,) means of `len(values)` draws with replacement."""
     n = len(values)
-    distinct, counts = _counted(values)
-    if n > _MOST_DRAWN or len(distinct) * _DRAWS_A_COUNT <= n:
-        drawn = [
-            rng.multinomial(n, counts / n, rows) @ distinct / n for rows in _chunks(RESAMPLES, len(distinct))
-        ]
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) * _DRAWS_A_COUNT <= n:
+        parts = _chunks(RESAMPLES, len(distinct))
+        drawn = [rng.multinomial(n, counts / n, rows) @ distinct / n for rows in parts]
+    elif n > _MOST_DRAWN:
+        return rng.normal(values.mean(), values.std() / sqrt(n), RESAMPLES)
     else:
         ordered = np.repeat(distinct, counts)
-        drawn = [
-            ordered[rng.integers(0, n, (rows, n), dtype=np.int32)].mean(axis=1)
-            for rows in _chunks(RESAMPLES, n)
-        ]
+        parts = _chunks(RESAMPLES, n)
+        drawn = [ordered[rng.integers(0, n, (rows, n), dtype=np.int32)].mean(axis=1) for rows in parts]
     return np.concatenate(drawn)
-
-
-def _counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct values and how often each occurs; of very many values, steps with their mean."""
-    if len(values) <= _MOST_DRAWN:
-        return np.unique(values, return_counts=True)
-    low, high = values.min(), values.max()
-    steps = ((values - low) / ((high - low) or 1.0) * (_STEPS - 1)).astype(np.int64)
-    counts = np.bincount(steps, minlength=_STEPS)
-    sums = np.bincount(steps, values, _STEPS)
-    return sums[counts > 0] / counts[counts > 0], counts[counts > 0]
 
 
 def _chunks(rows: int, columns: int) -> Iterator[int]:

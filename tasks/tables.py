@@ -32,7 +32,7 @@ PROBLEMS = _schema(
     language=_STRING,  # en, zh
     prompt=_STRING,
     answer=_STRING,
-    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, judge, rubric
+    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, instructions, judge, rubric
     verifier_args=_STRING,  # JSON object
     source=_STRING,
     licence=_STRING,
@@ -142,4 +142,6 @@ TABLES: dict[str, pa.Schema] = {
     "metrics": METRICS,
     "question_scores": QUESTION_SCORES,
     "scores": SCORES,
+    "evaluation_metrics": METRICS,  # of the evaluation during RL; step n: of the policy after n updates
+    "evaluation_samples": SAMPLES,
 }

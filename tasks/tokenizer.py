@@ -95,12 +95,13 @@ class Codec:
         return self._chat_prompt(question) if template == CHAT else render_prompt(template, question)
 
     def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts as `prompt` renders them."""
+        """Token ids of prompts as `prompt` renders them. One that is asked several times is read once."""
         if not prompts:
             return []
-        texts = [p if self._has_start(p) else self._lead + p for p in prompts]
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False).input_ids
-        return found
+        texts = {p: p if self._has_start(p) else self._lead + p for p in prompts}
+        read = self.tokenizer(list(texts.values()), add_special_tokens=False).input_ids
+        found = dict(zip(texts, read, strict=True))
+        return [list(found[p]) for p in prompts]
 
     def chat_template(self, template: str) -> str:
         """The chat template that renders a question as `prompt` and `tokens` do, start token included."""

@@ -6,8 +6,10 @@
     r1 import FOLDER --as dev1 an artifact of your own, for `r1 run --use dev1=NAME`
     r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can run it
+    r1 compare RUN_A RUN_B     what differs: settings, scores on the same questions, curves
     r1 distill STUDENT         one student on the newest mixture
     r1 ablate NAME             a preset beside a variant of it
+    r1 report [--live]         where a run's report lies; a page of the run that goes on
     r1 review [RUN]            data sets that wait for a person: list, show, decide
     r1 serve CHECKPOINT        a trained model behind OpenAI's interface
     r1 chat CHECKPOINT         talk to it in the terminal
@@ -27,11 +29,11 @@ import os
 
 import typer
 
-from flows.cli import ablate, bring, distill, plan, review, run, serve, store, trust
+from flows.cli import ablate, bring, compare, distill, plan, report, review, run, serve, store, trust
 
 COMMANDS = (
-    *run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *ablate.COMMANDS, *review.COMMANDS, *serve.COMMANDS,
-    *store.COMMANDS,
+    *run.COMMANDS, *plan.COMMANDS, *compare.COMMANDS, *distill.COMMANDS, *ablate.COMMANDS, *review.COMMANDS,
+    *report.COMMANDS, *serve.COMMANDS, *store.COMMANDS,
 )  # fmt: skip
 
 app = typer.Typer(

@@ -26,7 +26,7 @@ def ablate(
 ) -> None:
     """Run a preset beside a variant of it, and tell the difference with 95% intervals."""
     from flows import ablation as ablations
-    from flows.local import LocalBuilder
+    from flows.local_builder import LocalBuilder
     from flows.runner import JobFailed
 
     if not name:
@@ -38,7 +38,7 @@ def ablate(
 
         def build(pipeline: Pipeline) -> Ref:
             say(f"{pipeline.name}: up to {pipeline.wired.shape.until}")
-            return pipeline.walk(LocalBuilder(pipeline, store))
+            return pipeline.walk(LocalBuilder(pipeline, store, say))
 
         try:
             runs = ablations.run_sides(asked, Path(name).stem, preset, seeds, store, build)

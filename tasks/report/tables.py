@@ -204,6 +204,18 @@ def shown_columns(rows: Sequence[StageRow]) -> list[Column]:
     return [c for c in COLUMNS if any(row.score(c.domain, c.metric) for row in rows)]
 
 
+def columns_by(kind: str, rows: Sequence[StageRow]) -> list[Column]:
+    """A column of pass@1 for each level, language or source that a row has; none where there is only one."""
+    start, end = group_name(kind, ""), "/pass_at_1"
+    names = {name.removesuffix(end) for row in rows for name in row.scores if name.endswith(end)}
+    found = [
+        Column(name.removeprefix(start), name, "pass_at_1", percent_and_interval, percent)
+        for name in sorted(names)
+        if name.startswith(start)
+    ]
+    return found if len(found) > 1 else []
+
+
 def to_markdown(rows: Sequence[StageRow]) -> str:
     """A GitHub table with full intervals."""
     columns = shown_columns(rows)
