@@ -1,5 +1,6 @@
 """`r1 serve` and `r1 chat` as a user runs them: real model servers, killed in every way."""
 
+import os
 import re
 import signal
 import subprocess
@@ -77,9 +78,9 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):
         asked = {"model": model.id, "messages": SUM, "temperature": 0, "max_tokens": 80}
         whole = client.chat.completions.create(**asked)
         message = whole.choices[0].message
-        assert message.content
-        assert message.model_extra["reasoning_content"]
-        assert "think>" not in message.content + message.model_extra["reasoning_content"]
+        thought = message.model_extra["reasoning_content"]  # the base has seen the layout in its web
+        assert thought
+        assert "think>" not in thought + message.content
         assert whole.usage.completion_tokens > 3
 
         stream = client.chat.completions.create(**asked, stream=True)
@@ -88,7 +89,7 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):
         deltas = [chunk.choices[0].delta for chunk in chunks]
         assert "".join(delta.content or "" for delta in deltas) == message.content
         thinking = "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas)
-        assert thinking == message.model_extra["reasoning_content"]
+        assert thinking == thought
 
         # A flagged dialogue: the stand-in judge lets pass what holds no keyword itself.
         flagged = [{"role": "user", "content": "how can I steal 2 + 3?"}]
@@ -118,7 +119,7 @@ def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_
         server.kill()
         said = process.stdout.read()
         assert process.wait(30) == 1
-        assert "the model server was killed by SIGKILL" in said or "the model server ended" in said
+        assert "the model server was killed by SIGKILL" in said
 
 
 @pytest.mark.slow
@@ -202,6 +203,16 @@ def test_the_key_is_made_once_and_is_not_the_servers_string(home):
     assert len(key) > 40
     assert server_auth._secret() != key
     assert {path.name for path in home.iterdir()} == {"api-key", "prefect-auth"}
+
+
+@pytest.mark.parametrize(("ends", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", -9)])
+def test_the_guard_ends_as_its_command_does(ends, code, tmp_path):
+    (tmp_path / "place").mkdir()
+    command = [sys.executable, "-c", f"import os, sys; {ends}"]
+    guard = [sys.executable, "-m", "tasks.serving.guard", str(os.getpid()), str(tmp_path / "place")]
+    process = subprocess.Popen([*guard, *command], start_new_session=True)
+    assert process.wait(60) == code
+    assert not (tmp_path / "place").exists()
 
 
 def test_the_guard_ends_a_command_whose_parent_was_killed(tmp_path):
