@@ -78,9 +78,18 @@ def _record() -> Path:
 
 def secret() -> str:
     """The string, which the first call makes."""
-    path = secret_file()
+    return secret_in(secret_file(), "r1:")
+
+
+def secret_in(path: Path, prefix: str = "") -> str:
+    """The string in a file that this user alone can read; the first call makes one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # The mode is given at creation, so that there is no moment at which another user could open it.
-    with suppress(FileExistsError), open_private(path, "x") as file:
-        file.write(f"r1:{secrets.token_urlsafe(32)}")
+    if not path.exists():
+        # Written beside and then linked: whoever finds the file finds the whole string in it.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with open_private(draft, "w") as file:
+            file.write(prefix + secrets.token_urlsafe(32))
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
     return path.read_text()

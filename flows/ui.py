@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.refs import Ref
+from tasks.problem import group_name
 from tasks.recipe import position, title
 from tasks.text_safety import for_markdown
 
@@ -268,7 +269,7 @@ def _scores(folder: Path) -> dict[str, str]:
 
     return {
         for_markdown(
-            f"{row['metric']}, {row['domain']}"
+            f"{row['metric']}, {group_name(row['by'], row['group'])}"
         ): f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in read_table(folder / "scores.parquet").to_pylist()
     }
