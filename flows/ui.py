@@ -281,8 +281,13 @@ def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, 
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
+def question_of(prompt: str) -> str:
+    """The question in a prompt of the templates `r1` and `plain`; of another one the whole prompt."""
+    return prompt.rpartition("User: ")[2].removesuffix(" Assistant:")
+
+
 def _sample(row: Mapping[str, Any]) -> str:
-    question = row["prompt"].rpartition("User: ")[2].removesuffix(" Assistant:")
+    question = question_of(row["prompt"])
     reward = "" if row["reward"] is None else f", reward {row['reward']:.3g}"
     verdict = for_markdown(row["verdict"] or "no rule")
     return (
@@ -298,7 +303,9 @@ def _curves(folder: Path, node: str) -> list[SvgFigure | None]:
     from tasks.report.curves import one_stage
     from tasks.report.data import by_name
 
-    return [one_stage(node, by_name(read_table(folder / "metrics.parquet")))]
+    evaluation = folder / "evaluation_metrics.parquet"
+    held_out = by_name(read_table(evaluation)) if evaluation.exists() else None
+    return [one_stage(node, by_name(read_table(folder / "metrics.parquet")), held_out)]
 
 
 def _lineage(ref: Ref) -> Lineage:

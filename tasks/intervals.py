@@ -1,8 +1,9 @@
 """Means with 95% bootstrap intervals, and the paired test of two checkpoints on the same questions.
 
 Questions are resampled with replacement, in bounded time and memory: values that occur often are drawn as
-counts (a question's pass@1 has only samples + 1 values), others in chunks. The mean of more than `_MOST_DRAWN`
-different values is normal for every practical purpose (central limit theorem), and is drawn as such.
+counts (a question's pass@1 has only samples + 1 values), others in chunks. The mean of more than
+`_MOST_DRAWN` different values is normal for every practical purpose (central limit theorem), and is drawn as
+such.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pydantic import Field
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "judge", "rubric"]
+VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "judge", "rubric", "instructions"]
 Split = Literal["train", "held_out"]
 Domain = Literal["math", "code", "stem", "logic", "general"]
 Language = Literal["en", "zh"]
@@ -45,6 +45,8 @@ class Problem:
                        else `tasks.rewards.cases` knows; answer is a reference solution or empty
         exact          answer compared after white space and case are folded
         reasoning_gym  args {"dataset": name, "entry": {...}}: scored by reasoning-gym itself
+        instructions   args {"instructions": [{"kind": "keywords:existence", "keywords": [...]}, ...]}, the
+                       kinds of IFEval; no answer
         judge          free text: a language model compares it with answer, the reference; no rule reward
         rubric         general prompts; args {"set": "helpfulness" | "harmlessness", ...}: no rule reward
     """

@@ -213,11 +213,11 @@ def _pass_at(sets: Sequence[QuestionSet]) -> pa.Table:
 def _consensus(sql: duckdb.DuckDBPyConnection, problems: Sequence[Problem], same: SameAnswer) -> pa.Table:
     """cons@k of each question that rules judged: (problem_id, value).
 
-    A program votes by its text (`tasks.evaluate.voting`), of which a digest is enough.
+    What votes by its text (`BY_TEXT` of `tasks.evaluate.voting`) is long, and a digest of it is enough.
     """
     by_id = {p.id: p for p in problems}
     answers = sql.sql(r"""
-        SELECT problem_id, CASE WHEN verifier = 'code'
+        SELECT problem_id, CASE WHEN verifier IN ('code', 'instructions')
             THEN md5(trim(regexp_replace(answer, '[\x09-\x0d\x1c-\x20\x{85}\p{Z}]+', ' ', 'g')))
             ELSE answer END AS answer,
             verdict, count(*) AS samples, min(sample_index) AS first, any_value(number) AS number

@@ -6,7 +6,7 @@ python -m tasks.report.curves ARTIFACT_FOLDER OUT.svg
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,9 +111,17 @@ def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Figure | None:
     return _grid(panels, columns=4)
 
 
-def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
-    """Everything worth seeing of one stage's training; None where nothing was logged."""
-    panels = [_panel(name, {ALONE: metrics[name]}) for name in PANELS if metrics.get(name)]
+def one_stage(node: str, metrics: Metrics, evaluation: Metrics | None = None) -> SvgFigure | None:
+    """Everything worth seeing of one stage's training; None where nothing was logged.
+
+    `evaluation` are the metrics of held-out questions by step (`tasks.rl.evaluation`).
+    """
+    panels = [
+        Panel(words, {ALONE: points}, 0.0, ceiling)
+        for name, points in (evaluation or {}).items()
+        for words, ceiling in _held_out(name)
+    ]
+    panels += [_panel(name, {ALONE: metrics[name]}) for name in PANELS if metrics.get(name)]
     if domains := _by_domain(metrics):
         panels.append(Panel("Pass rate by domain", domains, 0.0, 1.0))
     figure = _grid(panels, shared_legend=False)
@@ -123,6 +131,14 @@ def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
     figure.suptitle(label, x=0.008, ha="left", fontsize=13, fontweight="bold")
     figure.supxlabel(STEP_NAMES["reward" in metrics], fontsize=10.5, color=MUTED)
     return to_svg(figure, label)
+
+
+def _held_out(name: str) -> Iterator[tuple[str, float | None]]:
+    """Title and upper bound of the panel of an evaluation's metric, if it has one: pass@1, cons@k, length."""
+    if name.startswith(("pass_at_", "cons_at_")):
+        yield f"Held-out questions: {name.replace('_at_', '@')}", 1.0
+    elif name == "length":
+        yield "Held-out questions: tokens", None
 
 
 def _panel(name: str, lines: Mapping[str, Points]) -> Panel:

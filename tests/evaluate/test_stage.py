@@ -3,7 +3,7 @@
 import pytest
 
 from artifacts.tables import conform, read_table, write_table
-from tasks.evaluate.evaluate import held_out, run
+from tasks.evaluate.evaluate import held_out, question_sets, run
 from tasks.evaluate.scores import QuestionSet, question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
 from tasks.kinds import Kind
@@ -77,7 +77,7 @@ def test_held_out_is_the_first_of_each_domain_by_id():
     assert [p.id for p in held_out(PROBLEMS, 1)] == ["m1", "l1", "g1"]
     assert held_out(PROBLEMS[::-1], 1) == held_out(PROBLEMS, 1)
     with pytest.raises(ValueError, match="no held-out problem"):
-        held_out(PROBLEMS[2:3], 1)
+        question_sets(PROBLEMS[2:3], EvaluateConfig())
 
 
 def test_stage(tmp_path, tiny_model):
