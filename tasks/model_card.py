@@ -104,7 +104,7 @@ def trained_template(store: ArtifactStore, manifest: Manifest) -> str:
 
 
 def _trained_template(ancestors: Mapping[str, Manifest]) -> str:
-    templates = (m.config.get("template") for m in reversed(ancestors.values()))
+    templates = (m.config.get("template") for m in reversed(list(ancestors.values())))
     return str(next(filter(None, templates), ""))
 
 
