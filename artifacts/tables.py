@@ -73,21 +73,22 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pa.Tab
     Raises:
         TableError: nothing is there, or a file is not whole.
     """
-    return pa.concat_tables([_read(shard, columns) for shard in _shards(Path(path))])
+    return pa.concat_tables([_read(shard, columns) for shard in table_files(Path(path))])
 
 
-def read_batches(path: Path | str, rows: int) -> Iterator[pa.Table]:
+def read_batches(path: Path | str, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The same table as `read_table` returns, at most `rows` rows at a time. Raises as it."""
-    for shard in _shards(Path(path)):
+    for shard in table_files(Path(path)):
         try:
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(rows):
+                for batch in file.iter_batches(rows, columns=columns):
                     yield pa.Table.from_batches([batch])
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(str(shard), error) from error
 
 
-def _shards(path: Path) -> list[Path]:
+def table_files(path: Path) -> list[Path]:
+    """The Parquet files that `read_table` reads for a path, in order. Raises as it."""
     if not path.exists() and path.with_name(path.name + ".parquet").exists():
         path = path.with_name(path.name + ".parquet")
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]

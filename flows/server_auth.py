@@ -45,7 +45,7 @@ def server_environment(url: str) -> dict[str, str]:
     _record().parent.mkdir(parents=True, exist_ok=True)
     write_json(_record(), {"pid": me.pid, "created": me.create_time(), "url": url})
     return {
-        "PREFECT_SERVER_API_AUTH_STRING": _secret(),
+        "PREFECT_SERVER_API_AUTH_STRING": secret(),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
     }
 
@@ -61,7 +61,7 @@ def own_string(url: str) -> str | None:
     except psutil.NoSuchProcess:
         return None
     # Another user may listen at the port of a server that is down, to be told the string.
-    return _secret() if same and is_alive(server) else None
+    return secret() if same and is_alive(server) else None
 
 
 def headers(url: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -76,10 +76,20 @@ def _record() -> Path:
     return paths.home() / "services" / "prefect.json"
 
 
-def _secret() -> str:
-    path = secret_file()
+def secret() -> str:
+    """The string, which the first call makes."""
+    return secret_in(secret_file(), "r1:")
+
+
+def secret_in(path: Path, prefix: str = "") -> str:
+    """The string in a file that this user alone can read; the first call makes one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # The mode is given at creation, so that there is no moment at which another user could open it.
-    with suppress(FileExistsError), open_private(path, "x") as file:
-        file.write(f"r1:{secrets.token_urlsafe(32)}")
+    if not path.exists():
+        # Written beside and then linked: whoever finds the file finds the whole string in it.
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        with open_private(draft, "w") as file:
+            file.write(prefix + secrets.token_urlsafe(32))
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
     return path.read_text()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
 from artifacts.refs import Ref
+from tasks.problem import group_name
 from tasks.recipe import position, title
 from tasks.text_safety import for_markdown
 
@@ -268,7 +269,7 @@ def _scores(folder: Path) -> dict[str, str]:
 
     return {
         for_markdown(
-            f"{row['metric']}, {row['domain']}"
+            f"{row['metric']}, {group_name(row['by'], row['group'])}"
         ): f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in read_table(folder / "scores.parquet").to_pylist()
     }
@@ -280,8 +281,13 @@ def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, 
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
+def question_of(prompt: str) -> str:
+    """The question in a prompt of the templates `r1` and `plain`; of another one the whole prompt."""
+    return prompt.rpartition("User: ")[2].removesuffix(" Assistant:")
+
+
 def _sample(row: Mapping[str, Any]) -> str:
-    question = row["prompt"].rpartition("User: ")[2].removesuffix(" Assistant:")
+    question = question_of(row["prompt"])
     reward = "" if row["reward"] is None else f", reward {row['reward']:.3g}"
     verdict = for_markdown(row["verdict"] or "no rule")
     return (
@@ -297,7 +303,9 @@ def _curves(folder: Path, node: str) -> list[SvgFigure | None]:
     from tasks.report.curves import one_stage
     from tasks.report.data import by_name
 
-    return [one_stage(node, by_name(read_table(folder / "metrics.parquet")))]
+    evaluation = folder / "evaluation_metrics.parquet"
+    held_out = by_name(read_table(evaluation)) if evaluation.exists() else None
+    return [one_stage(node, by_name(read_table(folder / "metrics.parquet")), held_out)]
 
 
 def _lineage(ref: Ref) -> Lineage:

@@ -104,6 +104,7 @@ def shortened(config: RLConfig) -> RLConfig:
             "steps": STEPS, "mini_batches_per_rollout": 1, "curriculum": None, "general_last_steps": None,
             "rewards": tuple(t for t in config.rewards if not t.needs_reward_models),
             "length_schedule": (), "checkpoint_every": 10 * STEPS, "publish": "last", "report_to": (),
+            "evaluate_every": 0,
         }
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ def export_model(store: ArtifactStore, ref: Ref, out: Path) -> Path:
     for name, path in entries(source).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, out / name)
-    _write_configs(out)
+    write_configs(out)
     newest = next(iter(evaluations_of(store, ref)), None)
     evaluated = Evaluated(newest, read_scores(store, newest)) if newest else None
     template = (out / "chat_template.jinja").read_text()
@@ -68,8 +68,11 @@ def read_scores(store: ArtifactStore, evaluation: Manifest) -> list[ScoreRow]:
     return [ScoreRow(**row) for row in table.to_pylist()]
 
 
-def _write_configs(out: Path) -> None:
-    """Sampling defaults of the paper; token ids of the model's own settings are kept, and its cache is on."""
+def write_configs(out: Path, **generation: Any) -> None:
+    """Sampling defaults of the paper; token ids of the model's own settings are kept, and its cache is on.
+
+    `generation` are further defaults.
+    """
     config, own = (_read_json(out / name) for name in ("config.json", "generation_config.json"))
     if config.get("use_cache") is False:  # training turned it off
         write_atomic(out / "config.json", _json(config | {"use_cache": True}))
@@ -78,7 +81,7 @@ def _write_configs(out: Path) -> None:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id")
         if config.get(name) is not None
     }
-    write_atomic(out / "generation_config.json", _json(ids | own | GENERATION))
+    write_atomic(out / "generation_config.json", _json(ids | own | GENERATION | generation))
 
 
 def _json(document: dict[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,7 @@ from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifier import has_rule
 from tasks.rollout.kept import kept_sampler
-from tasks.rollout.sampling import SampledShards, sample_problems, sample_shards
+from tasks.rollout.sampling import SampledShards, sample_shards
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.tables import SAMPLES
 
@@ -25,7 +25,7 @@ BY_MODEL = "judge"
 """The verifier of problems whose answers a language model compares with the reference."""
 
 
-def sample_checkpoint(
+def judged_samples(
     checkpoint: Input,
     problems: Sequence[Problem],
     template: str,
@@ -34,16 +34,22 @@ def sample_checkpoint(
     seed: int,
     engine: EngineSettings,
     job: Job,
-    allow_weak_sandbox: bool = False,
-) -> pa.Table:
-    """`sample_problems` and `judge`; the engine stays open for the job's next checkpoint."""
+    pool: VerifierPool,
+) -> Iterator[pa.Table]:
+    """Sample a checkpoint and yield its judged `samples`, part by part, in the order of the problems.
+
+    The engine stays open for the job's next checkpoint.
+    """
     sampler = kept_sampler(engine, checkpoint.path / "model", job)
-    table = sample_problems(
-        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job
-    )
-    job.progress(table.num_rows, table.num_rows, "verify")
-    with VerifierPool(allow_weak_sandbox=allow_weak_sandbox) as pool:
-        return judge(table, problems, pool)
+    sampled = sample_shards(
+        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,
+        job.state / "shards",
+    )  # fmt: skip
+    done = 0
+    for chunk in sampled.chunks():
+        job.progress(done, len(sampled), "verify")
+        yield judge(chunk, problems, pool)
+        done += chunk.num_rows
 
 
 def checkpoint_shards(
@@ -56,7 +62,7 @@ def checkpoint_shards(
     engine: EngineSettings,
     job: Job,
 ) -> SampledShards:
-    """As `sample_checkpoint`, not judged and beyond the memory; a later job finds the shards again."""
+    """Sample a checkpoint into shards that are not judged; a later job finds them again."""
     sampler = kept_sampler(engine, checkpoint.path / "model", job)
     return sample_shards(
         sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,

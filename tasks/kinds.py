@@ -11,7 +11,8 @@ class Kind(StrEnum):
     problems = "problems"
     """`problems.parquet`, `rejected.parquet`"""
     checkpoint = "checkpoint"
-    """`model/` (a Hugging Face folder), and what its training left: `metrics.parquet`, `samples.parquet`"""
+    """`model/` (a Hugging Face folder), and what its training left: `metrics.parquet`, `samples.parquet` and,
+    where RL evaluated meanwhile, `evaluation_metrics.parquet` and `evaluation_samples.parquet`"""
     dataset = "dataset"
     """`sft.parquet`, `samples.parquet`, `rejected.parquet`"""
     reward_models = "reward_models"

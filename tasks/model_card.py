@@ -18,6 +18,7 @@ from artifacts.manifest import Manifest
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table
 from tasks.kinds import Kind
+from tasks.problem import group_name
 from tasks.text_safety import for_markdown, for_page
 
 MAX_TEMPLATE = 4_000
@@ -29,7 +30,8 @@ UNKNOWN = "not recorded"
 class ScoreRow:
     """A row of a `scores` table."""
 
-    domain: str
+    by: str
+    group: str
     metric: str
     value: float
     low: float
@@ -230,10 +232,10 @@ def _score_lines(evaluated: Evaluated | None) -> list[str]:
     return [
         f"Means over held-out questions with 95% intervals; sampling: {for_markdown(sampling) or UNKNOWN}.",
         "",
-        "| domain | metric | value | 95% interval | questions | samples a question |",
+        "| questions of | metric | value | 95% interval | questions | samples a question |",
         "| --- | --- | ---: | --- | ---: | ---: |",
         *(
-            f"| {for_markdown(s.domain)} | {for_markdown(s.metric)} | {s.value:.3f} "
+            f"| {for_markdown(group_name(s.by, s.group))} | {for_markdown(s.metric)} | {s.value:.3f} "
             f"| {s.low:.3f} to {s.high:.3f} | {s.questions} | {s.samples_per_question} |"
             for s in evaluated.scores
         ),

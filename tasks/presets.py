@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -104,7 +104,7 @@ def load_preset(name_or_path: str, changes: Changes | None = None) -> Preset:
     """
     path = _find(name_or_path, CONFIGS, "preset")
     preset = read_preset(name_or_path, changes)
-    _check_problems(path, preset.problems)
+    _check_problems(path, preset.problems, list(preset.evaluation.benchmarks))
     _check_base(path, "base.model", preset.base)
     _check_servers(path, preset)
     _check_chat(path, preset, load_student(preset.student))
@@ -117,7 +117,26 @@ def read_preset(name_or_path: str, changes: Changes | None = None) -> Preset:
     Raises:
         PresetError: unknown preset, unknown key, value out of range.
     """
-    return _parse(_find(name_or_path, CONFIGS, "preset"), _whole_preset(), changes)
+    path = _find(name_or_path, CONFIGS, "preset")
+    return _with_benchmarks(path, _parse(path, _whole_preset(), changes))
+
+
+def _with_benchmarks(path: Path, preset: Preset) -> Preset:
+    """The preset whose problems hold the benchmarks that it is evaluated on.
+
+    Their questions are held out, so training problems that copy them are dropped. They come first: of two
+    equal held-out questions the first is kept.
+    """
+    if not preset.evaluation.benchmarks:
+        return preset
+    added = [benchmark.source(name) for name, benchmark in preset.evaluation.benchmarks.items()]
+    document = preset.problems.model_dump(mode="json")
+    try:
+        problems = ProblemsConfig.model_validate(document | {"sources": [*added, *document["sources"]]})
+    except ValidationError as error:
+        told = complaint(_shown(path), ProblemsConfig, error.errors()[0])
+        raise PresetError(f"{told} (evaluation.benchmarks)") from None
+    return preset.model_copy(update={"problems": problems})
 
 
 def former_names(name_or_path: str) -> dict[str, str]:
@@ -330,12 +349,21 @@ def _models_in(kind: Any) -> set[type[BaseModel]]:
     return {model for argument in get_args(kind) for model in _models_in(argument)}
 
 
-def _check_problems(path: Path, config: ProblemsConfig) -> None:
+def _check_problems(path: Path, config: ProblemsConfig, benchmarks: Sequence[str]) -> None:
+    """Refuse files that are not there or cannot be read. The first sources are those of the benchmarks."""
     for setting, named in config.files().items():
         if not (REPOSITORY / Path(named).expanduser()).exists():
+            what = "a Parquet file or folder of the problems schema"
+            group, number, *rest = setting.split(".")
+            place = f"problems.{setting}"
+            if group == "sources" and int(number) < len(benchmarks):
+                place = f"evaluation.benchmarks.{benchmarks[int(number)]}.path"
+                what = "a copy of the benchmark, a file or folder"
+            elif group == "sources":
+                place = ".".join(("problems.sources", str(int(number) - len(benchmarks)), *rest))
             raise PresetError(
-                f"{_shown(path)}: problems.{setting} = {named!r} does not exist: "
-                "give a Parquet file or folder of the problems schema, absolute or relative to the repository"
+                f"{_shown(path)}: {place} = {named!r} does not exist: give {what}, absolute or relative to "
+                "the repository"
             )
     for source in config.sources:
         try:

@@ -13,7 +13,7 @@ from pydantic import Field
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "judge", "rubric"]
+VerifierName = Literal["math", "choice", "code", "exact", "reasoning_gym", "judge", "rubric", "instructions"]
 Split = Literal["train", "held_out"]
 Domain = Literal["math", "code", "stem", "logic", "general"]
 Language = Literal["en", "zh"]
@@ -27,6 +27,8 @@ _JSON = ("verifier_args", "metadata")
 LEVELS = (1, 2, 3, 4, 5)
 VERIFIABLE: tuple[Domain, ...] = ("math", "code", "stem", "logic")
 """Domains whose answers rules can check; general prompts need a judge or a reward model."""
+GROUPINGS = ("domain", "level", "language", "source")
+"""What questions are grouped by in the tables of scores."""
 RUBRIC_SETS = ("helpfulness", "harmlessness")
 """The two kinds of general problems, by `verifier_args["set"]`."""
 
@@ -43,6 +45,8 @@ class Problem:
                        else `tasks.rewards.cases` knows; answer is a reference solution or empty
         exact          answer compared after white space and case are folded
         reasoning_gym  args {"dataset": name, "entry": {...}}: scored by reasoning-gym itself
+        instructions   args {"instructions": [{"kind": "keywords:existence", "keywords": [...]}, ...]}, the
+                       kinds of IFEval; no answer
         judge          free text: a language model compares it with answer, the reference; no rule reward
         rubric         general prompts; args {"set": "helpfulness" | "harmlessness", ...}: no rule reward
     """
@@ -105,3 +109,8 @@ def counts(problems: Sequence[Problem]) -> dict[str, int | str]:
         if (name := p.verifier_args.get("set")) in RUBRIC_SETS:
             found[f"rubric_{name}"] += 1
     return {**dict(sorted(found.items())), "verifiers": " ".join(sorted({p.verifier for p in problems}))}
+
+
+def group_name(by: str, group: str) -> str:
+    """Return what a group of `scores` is called: `math`, `verifiable`, `level 3`, `source aime24`."""
+    return group if by == "domain" else f"{by} {group}"

@@ -20,6 +20,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -131,6 +133,17 @@ def _around(template: str) -> tuple[str, str]:
         raise ValueError("template: chat is rendered by the model's tokenizer")
     before, _, after = _NAMED.get(template, template).partition(QUESTION)
     return before, after
+
+
+def any_of(special_names: Iterable[str]) -> re.Pattern[str]:
+    """Finds the name of any special token; the longest where several begin at one place."""
+    names = sorted((name for name in special_names if len(name) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+
+def spaced(text: str, special: re.Pattern[str]) -> str:
+    """The text with a space in the name of every special token (`< /s>`), so that it is only text."""
+    return special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 @dataclass(frozen=True)

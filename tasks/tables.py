@@ -32,7 +32,7 @@ PROBLEMS = _schema(
     language=_STRING,  # en, zh
     prompt=_STRING,
     answer=_STRING,
-    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, judge, rubric
+    verifier=_STRING,  # math, choice, code, exact, reasoning_gym, instructions, judge, rubric
     verifier_args=_STRING,  # JSON object
     source=_STRING,
     licence=_STRING,
@@ -114,18 +114,22 @@ METRICS = _schema(
 QUESTION_SCORES = _schema(
     problem_id=_STRING,
     domain=_STRING,
-    metric=_STRING,  # pass_at_1, pass_at_k, cons_at_k, format, language_consistency, length, ...
+    level=(pa.int8(),),
+    language=_STRING,
+    source=_STRING,
+    metric=_STRING,  # pass_at_1, pass_at_8, cons_at_64, format, language_consistency, length, ...
     value=pa.float64(),  # of the question: over its samples
 )
 
 SCORES = _schema(
-    domain=_STRING,  # a domain, or "verifiable" / "all"
+    by=_STRING,  # what `group` is one of: domain, level, language, source
+    group=_STRING,  # math, 3, zh, aime24, ...; by domain also "verifiable" and "all"
     metric=_STRING,  # as in question_scores
     value=pa.float64(),  # the mean over questions
     low=pa.float64(),  # 95% interval, bootstrap over questions
     high=pa.float64(),
     questions=pa.int32(),
-    samples_per_question=pa.int32(),
+    samples_per_question=pa.int32(),  # the fewest, where questions have different numbers
 )
 
 TABLES: dict[str, pa.Schema] = {
@@ -138,4 +142,6 @@ TABLES: dict[str, pa.Schema] = {
     "metrics": METRICS,
     "question_scores": QUESTION_SCORES,
     "scores": SCORES,
+    "evaluation_metrics": METRICS,  # of the evaluation during RL; step n: of the policy after n updates
+    "evaluation_samples": SAMPLES,
 }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from tasks.rendering import CHAT, TAGS, chat_template, render_prompt, written_here
+from tasks.rendering import CHAT, TAGS, any_of, chat_template, render_prompt, spaced, written_here
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -91,16 +91,17 @@ class Codec:
         Raises:
             ValueError: `chat`, and the model has no chat template, or one that this layout cannot follow.
         """
-        question = self._named_specials.sub(lambda found: f"{found[0][0]} {found[0][1:]}", question)
+        question = spaced(question, self._named_specials)
         return self._chat_prompt(question) if template == CHAT else render_prompt(template, question)
 
     def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts as `prompt` renders them."""
+        """Token ids of prompts as `prompt` renders them. One that is asked several times is read once."""
         if not prompts:
             return []
-        texts = [p if self._has_start(p) else self._lead + p for p in prompts]
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False).input_ids
-        return found
+        texts = {p: p if self._has_start(p) else self._lead + p for p in prompts}
+        read = self.tokenizer(list(texts.values()), add_special_tokens=False).input_ids
+        found = dict(zip(texts, read, strict=True))
+        return [list(found[p]) for p in prompts]
 
     def chat_template(self, template: str) -> str:
         """The chat template that renders a question as `prompt` and `tokens` do, start token included."""
@@ -175,8 +176,12 @@ class Codec:
 
     @cached_property
     def _named_specials(self) -> re.Pattern[str]:
-        names = sorted((n for n in self._specials.values() if len(n) > 1), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        return any_of(self.special_names)
+
+    @property
+    def special_names(self) -> list[str]:
+        """How the special tokens are written, the tags of the layout left out."""
+        return sorted(self._specials.values())
 
     @cached_property
     def _continuation(self) -> Tokenizer:

@@ -18,8 +18,8 @@ from tasks.tables import SCORES, TABLES
 from tests.artifacts.builders import manifest_for, publish, publish_recipe
 
 SCORE = {
-    "domain": "math", "metric": "pass_at_1", "value": 0.625, "low": 0.5, "high": 0.75, "questions": 40,
-    "samples_per_question": 8,
+    "by": "domain", "group": "math", "metric": "pass_at_1", "value": 0.625, "low": 0.5, "high": 0.75,
+    "questions": 40, "samples_per_question": 8,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from tasks.rewards.term import Term
 from tasks.settings import Settings, in_order
 
 MAY_BE_EMPTY = (
-    {"length_schedule", "report_to", "settings", "arguments", "benchmarks"}
+    {"length_schedule", "report_to", "settings", "arguments", "benchmarks", "pass_at", "instructions"}
     | {"most_per_domain", "general"}
     | {
         *(

@@ -6,8 +6,13 @@
     r1 import FOLDER --as dev1 an artifact of your own, for `r1 run --use dev1=NAME`
     r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can run it
+    r1 compare RUN_A RUN_B     what differs: settings, scores on the same questions, curves
     r1 distill STUDENT         one student on the newest mixture
+    r1 ablate NAME             a preset beside a variant of it
+    r1 report [--live]         where a run's report lies; a page of the run that goes on
     r1 review [RUN]            data sets that wait for a person: list, show, decide
+    r1 serve CHECKPOINT        a trained model behind OpenAI's interface
+    r1 chat CHECKPOINT         talk to it in the terminal
     r1 down                    stop what was started
     r1 ls | show | lineage | verify | gc | sql | export    the store
     r1 trust on | off | list | add | remove | sign         whose artifacts count in a shared store
@@ -24,9 +29,12 @@ import os
 
 import typer
 
-from flows.cli import bring, distill, plan, review, run, store, trust
+from flows.cli import ablate, bring, compare, distill, plan, report, review, run, serve, store, trust
 
-COMMANDS = (*run.COMMANDS, *plan.COMMANDS, *distill.COMMANDS, *review.COMMANDS, *store.COMMANDS)
+COMMANDS = (
+    *run.COMMANDS, *plan.COMMANDS, *compare.COMMANDS, *distill.COMMANDS, *ablate.COMMANDS, *review.COMMANDS,
+    *report.COMMANDS, *serve.COMMANDS, *store.COMMANDS,
+)  # fmt: skip
 
 app = typer.Typer(
     help="The DeepSeek-R1 recipe as a cached, restartable workflow.",

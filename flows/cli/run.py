@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.report import DEFAULT_PORT, Port, live_page
 from flows.cli.shared import (
     Name,
     Preset,
@@ -65,6 +67,10 @@ def run(
     rebuild: Annotated[
         list[str] | None, typer.Option("--rebuild", help="A node to make again though the store has it.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Serve a page of the run as well: curves, completions.")
+    ] = False,
+    port: Port = DEFAULT_PORT,
 ) -> None:
     """Run the whole recipe and watch it; what the store has is reused."""
     from flows import feasible, services
@@ -84,9 +90,10 @@ def run(
         again = planning.named_rows(rows, rebuild or [], pipeline)
         for line in planning.code_warnings([row for row in rows if row not in again]):
             say(line)
-        services.up(say)
-        flow_run = _run_of(pipeline.name, {"preset": preset, **variant.parameters()}, again, store)
-        watch(flow_run, pipeline.walk, pipeline.name)
+        with live_page(pipeline, port) if live else nullcontext():
+            services.up(say)
+            flow_run = _run_of(pipeline.name, {"preset": preset, **variant.parameters()}, again, store)
+            watch(flow_run, pipeline.walk, pipeline.name)
         _show_result(pipeline)
 
 

@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from math import comb
 
-import numpy as np
-
 
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return the chance that k of the n samples, drawn without replacement, hold one of the c correct ones.
@@ -28,29 +26,23 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - comb(n - c, k) / comb(n, k)
 
 
-def consensus(votes: Sequence[Hashable | None], correct: Sequence[bool]) -> float:
+def consensus(
+    votes: Sequence[Hashable | None], correct: Sequence[bool], samples: Sequence[int] | None = None
+) -> float:
     """Return cons@k of one question: whether the answer with most votes is correct.
 
     `votes` holds what each sample votes for (`tasks.evaluate.voting`: equivalent answers are one), None for
-    a sample without an answer, which does not vote. Where several answers lead, the value is the share of
-    them that are correct (the expected result of drawing one); where nobody votes it is 0. An answer counts
-    as correct if any of its samples does.
+    a sample without an answer, which does not vote; with `samples`, an entry stands for so many of them.
+    Where several answers lead, the value is the share of them that are correct (the expected result of
+    drawing one); where nobody votes it is 0. An answer counts as correct if any of its samples does.
     """
-    counts = Counter(vote for vote in votes if vote is not None)
+    counts: Counter[Hashable] = Counter()
+    for vote, times in zip(votes, samples or [1] * len(votes), strict=True):
+        if vote is not None:
+            counts[vote] += times
     if not counts:
         return 0.0
     most = max(counts.values())
     leaders = [vote for vote, count in counts.items() if count == most]
     right = {vote for vote, ok in zip(votes, correct, strict=True) if ok}
     return sum(leader in right for leader in leaders) / len(leaders)
-
-
-def mean_where(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each question's samples that have a value, NaN where none has.
-
-    `values` is (questions, samples) with NaN for a sample that the metric says nothing about; the result is
-    (questions,).
-    """
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(axis=1)
-    return np.divide(total, known.sum(axis=1), out=np.full(len(values), np.nan), where=known.any(axis=1))

@@ -27,9 +27,9 @@ CORRECT = "correct"
 """The one candidate that all correct answers to a problem vote for. Others begin with `=`."""
 _COMPARED = frozenset({"math", "choice"})
 """Verifiers that can judge one wrong answer against another: `1/2` and `0.5`, `B` and `(B)`."""
-_BY_TEXT = frozenset({"code"})
-"""Verifiers with which each distinct text is a candidate, correct or not: programs are no values to vote
-for."""
+BY_TEXT = frozenset({"code", "instructions"})
+"""Verifiers with which each distinct text is a candidate, correct or not: programs and letters are no values
+to vote for."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ def _to_compare(problem: Problem, rows: Sequence[Mapping[str, Any]]) -> list[str
 def _candidate(problem: Problem, row: Mapping[str, Any], stands_for: Mapping[str, str]) -> str | None:
     if row["answer"] is None:
         return None
-    if problem.verifier not in _BY_TEXT and row["verdict"] == Verdict.correct:
+    if problem.verifier not in BY_TEXT and row["verdict"] == Verdict.correct:
         return CORRECT
     text = _text(problem, row)
     return f"={stands_for.get(text, text)}"
@@ -113,4 +113,4 @@ def _text(problem: Problem, row: Mapping[str, Any]) -> str:
     In a program `x` and `X` are two names; in math the verifier decides.
     """
     answer: str = row["answer"]
-    return " ".join(answer.split()) if problem.verifier in ("math", "code") else fold(answer)
+    return " ".join(answer.split()) if problem.verifier in ("math", *BY_TEXT) else fold(answer)

@@ -7,6 +7,7 @@ trusts those files, not a run's state.
 
     WORKROOT/<key>/          one folder per cache key, kept until the artifact is published
         progress.json        Progress, replaced atomically
+        metrics.jsonl        what `log` noted; only for who watches the job while it runs
         state/               the stage's own: trainer checkpoints, finished sampling shards
         draft/               what becomes the artifact
     WORKROOT/jobs/<id>/      one folder per process: spec.json, log.txt, heartbeat, exit.json
@@ -17,20 +18,22 @@ This module is what a stage sees. `spec` is what a job is asked to do, `build` m
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from artifacts.refs import Ref
-from tasks.supervise.records import read_json, write_json
+from tasks.supervise.records import open_private, read_json, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LOG = "metrics.jsonl"
 LOST = 4
 """Exit code of a job that lost a service it depends on."""
 
@@ -117,6 +120,12 @@ class Job:
         """Say how far the job is; cheap, call it every step."""
         record = Progress(self.node, done, total, message, metrics, time.time())
         write_json(self.folder / "progress.json", asdict(record))
+
+    def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Note rows of a `metrics` table (step, name, value) as they come. A step that is made again after a
+        kill is noted again: its last value counts."""
+        with open_private(self.folder / LOG, "a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     def seconds_spent(self) -> float:
         """At work on this key, earlier attempts included; a few seconds old."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from artifacts.keys import canonical_json
 from artifacts.refs import Ref
@@ -35,14 +36,14 @@ def open_model(settings: Endpoint | Checkpoint | StandIn, job: Job, rules: Rules
 
         backend = EndpointModel(settings, job.stop)
     else:
-        from tasks.language_models.stored import StoredModel
-
-        source = job.inputs["checkpoint"]
-        ref, path = source.ref, source.path
+        # By name, as the registry of engines does it: who asks an endpoint (`r1 serve`) needs no engine.
+        stored = import_module("tasks.language_models.stored")
         if settings.artifact:
             ref = Ref(kind=Kind.checkpoint, digest=settings.artifact)
             path = ArtifactStore.open().fetch(ref)
-        backend = StoredModel(settings, path / "model", ref.digest, job)
+        else:
+            ref, path = job.inputs["checkpoint"].ref, job.inputs["checkpoint"].path
+        backend = stored.StoredModel(settings, path / "model", ref.digest, job)
     name = hashlib.sha256(canonical_json(dict(backend.identity))).hexdigest()[:16]
     cache = AnswerCache(job.work_root / "answers" / f"{name}.jsonl")
     return ChatModel(backend, cache, job.should_stop)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _VISIBLE = r"[!-~\p{Han}]"
-_ANSWER_OPTIONAL = ("code", "reasoning_gym", NO_RULE)
-"""Verifiers that judge without it: code has cases, reasoning-gym its entry, general prompts no rule."""
+_ANSWER_OPTIONAL = ("code", "reasoning_gym", "instructions", NO_RULE)
+"""Verifiers that judge without it: they have cases, an entry or instructions; general prompts no rule."""
 
 
 def allowed_values() -> dict[str, Sequence[str]]:

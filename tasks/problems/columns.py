@@ -5,7 +5,7 @@
     no-question, no-answer   the cell is empty, or says that there is none
     proof                    asks for a proof: reinforcement learning needs an answer that can be checked
     language                 neither English nor Chinese
-    too-new                  newer than the source's `until`
+    too-new, too-old         newer than the source's `until`, older than its `since`
     not-selected             its set marks it, for example as an invalid problem (`only` of the map)
     unusable-row             anything else; the detail says which column
 """
@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from tasks.problem import Domain, Language, Problem, Split
+from tasks.problem import LEVELS, Domain, Language, Problem, Split
 from tasks.problems import golds
 from tasks.problems.languages import detect_language, named_language
 from tasks.settings import Settings
@@ -32,6 +32,8 @@ MAPS = Path(__file__).parent / "maps"
 Columns = tuple[str, ...]
 """Columns by name; `a.b` is key `b` of column `a`."""
 
+_LEVEL = re.compile(r"(?:level\s*)?([1-5])(?:\.0)?")
+_LEVEL_WORDS = {"easy": 1, "medium": 3, "hard": 5}
 _NONE = frozenset({"", "none", "nan", "null", "n/a", "notfound", "not found", "-"})
 _PROVE = re.compile(r"\b(?:prove|show|demonstrate|verify)\s(?:that|the|by|for|if)\b|证明|求证", re.IGNORECASE)
 _ASK = re.compile(
@@ -75,7 +77,13 @@ class ColumnMap(Settings):
     licence: str = ""
     split: str = ""
     date: str = ""
-    """When the question was published; compared with the source's `until`."""
+    """When the question was published; compared with the source's `since` and `until`."""
+    level: str = ""
+    """Difficulty: a number from 1 to 5, also as `Level 3`, or `easy`, `medium`, `hard` (1, 3, 5). Any other
+    value leaves the problem without a level."""
+    instructions: Columns = ()
+    """Checkable instructions of verifier `instructions`: a column with their kinds and one with the arguments
+    of each (IFEval)."""
     kind: Columns = ()
     """Rows where one of these is `proof` are rejected."""
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -89,9 +97,9 @@ class ColumnMap(Settings):
         """Return the columns of the file that are read, sorted."""
         several = (
             self.question, self.answer, self.choices, self.incorrect, self.tests, self.setup, self.kind,
-            self.metadata,
+            self.metadata, self.instructions,
             tuple(self.only), (self.correct, self.entry_point, self.domain, self.language, self.licence),
-            (self.split, self.date),
+            (self.split, self.date, self.level),
         )  # fmt: skip
         return sorted({name.partition(".")[0] for names in several for name in names} - {""})
 
@@ -129,6 +137,7 @@ class RowReader:
     """What column `source` says: the data set with its revision, or the file."""
     seed: int
     until: datetime.date | None = None
+    since: datetime.date | None = None
 
     def problem(self, row: Mapping[str, Any], number: int, split: Split) -> Problem:
         """Return row `number` of the data set as a problem.
@@ -153,8 +162,11 @@ class RowReader:
     def _made(self, row: Mapping[str, Any], number: int, split: Split, question: str) -> Problem:
         given, fixed = self.columns, self.columns.fixed
         verifier = fixed.get("verifier") or (
-            "code" if given.tests else "choice" if given.choices or given.correct else "math"
-        )
+            "code" if given.tests
+            else "choice" if given.choices or given.correct
+            else "instructions" if given.instructions
+            else "math"
+        )  # fmt: skip
         arguments: dict[str, Any] = {}
         metadata = {name: value for name in given.metadata if (value := cell(row, name)) is not None}
         if verifier == "code":
@@ -168,12 +180,15 @@ class RowReader:
             options, answer = self._options(row, number)
             prompt = given.template.replace("{question}", with_options(question, options))
             arguments = {"options": options}
+        elif verifier == "instructions":
+            answer, prompt = "", given.template.replace("{question}", question)
+            arguments = {"instructions": self._instructions(row)}
         else:
             answer, prompt = self._gold(row, question), given.template.replace("{question}", question)
         return Problem(
             f"{self.label}-{number}", self._domain(row, verifier), self._language(row, question), prompt,
             answer, verifier, arguments, self.source, self._text(row, "licence") or "unknown",  # type: ignore[arg-type]
-            self._split(row, split), metadata,
+            self._split(row, split), metadata, level_of(cell(row, given.level)) if given.level else None,
         )  # fmt: skip
 
     def _question(self, row: Mapping[str, Any]) -> str:
@@ -193,14 +208,19 @@ class RowReader:
                 raise RowRefused("not-selected", f"{name} is {value[:60]!r}, taken are {', '.join(values)}")
         if any(_plain(cell(row, name)).strip().lower() == "proof" for name in given.kind):
             raise RowRefused("proof", f"column {', '.join(given.kind)} says proof")
-        if given.fixed.get("verifier", "math") == "math" and not given.tests and is_proof_task(question):
+        asks_for_a_value = given.fixed.get("verifier", "math") == "math" and not (
+            given.tests or given.instructions
+        )
+        if asks_for_a_value and is_proof_task(question):
             raise RowRefused("proof", "it asks for a proof and for no value")
-        if self.until and given.date:
+        if (self.since or self.until) and given.date:
             published = cell(row, given.date)
             day = published.date() if isinstance(published, datetime.datetime) else published
             day = day if isinstance(day, datetime.date) else datetime.date.fromisoformat(str(day)[:10])
-            if day > self.until:
+            if self.until and day > self.until:
                 raise RowRefused("too-new", f"published {day}, the limit is {self.until}")
+            if self.since and day < self.since:
+                raise RowRefused("too-old", f"published {day}, the first day is {self.since}")
 
     def _gold(self, row: Mapping[str, Any], question: str) -> str:
         for name in self.columns.answer:  # the first that holds an answer: a set may have answer and solution
@@ -228,6 +248,14 @@ class RowReader:
         if answer is None or _plain(answer).strip().lower() in _NONE:
             raise RowRefused("no-answer", f"column {', '.join(given.answer)} is empty")
         return options, golds.letter_of(answer, options)
+
+    def _instructions(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the instructions, each with its kind and those of its arguments that have a value."""
+        kinds, arguments = (cell(row, name) for name in self.columns.instructions)
+        return [
+            {"kind": kind} | {name: value for name, value in (given or {}).items() if value is not None}
+            for kind, given in zip(kinds, arguments, strict=True)
+        ]
 
     def _tests(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arguments of the verifier, and a note on tests that cannot be read."""
@@ -276,6 +304,15 @@ class RowReader:
         if not given:
             return split
         return "train" if given.startswith("train") else "held_out"
+
+
+def level_of(value: Any) -> int | None:
+    """Return the level of difficulty that a cell names, None where it names none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(value) if value in LEVELS else None
+    word = _plain(value).strip().lower()
+    number = _LEVEL.fullmatch(word)
+    return int(number[1]) if number else _LEVEL_WORDS.get(word)
 
 
 def is_proof_task(question: str) -> bool:

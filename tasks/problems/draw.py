@@ -41,9 +41,9 @@ def run(config: ProblemsConfig, job: Job) -> None:
     found: Counter[str] = Counter()
     verifiers: set[str] = set()
     kept = write_stream(job.draft / "problems.parquet", _counted(cleaning.kept(), found, verifiers), PROBLEMS)
-    if not any(name.startswith("train_") for name in found) or not any(
-        name.startswith("held_out_") for name in found
-    ):
+    given = {name.rpartition("_")[0] for name in found}
+    needed = {"held_out"} if benchmarks_only(config) else {"train", "held_out"}
+    if not needed <= given:
         raise ValueError("the problems have no training or no held-out split: give both in column `split`")
     rejected = write_stream(job.draft / "rejected.parquet", cleaning.rejected(), REJECTED)
     cleaning.funnel.write(job.draft)
@@ -55,6 +55,11 @@ def run(config: ProblemsConfig, job: Job) -> None:
     job.summary(problems=kept, rejected=rejected, **dict(sorted(found.items())),
                 verifiers=" ".join(sorted(verifiers)),
                 **dict(sorted(reasons.items())))  # fmt: skip
+
+
+def benchmarks_only(config: ProblemsConfig) -> bool:
+    """Whether the problems are there to evaluate on, and nothing is trained with them."""
+    return all(source.name == "benchmark" for source in config.sources)
 
 
 def cleaned(config: ProblemsConfig, folder: Path, report: Report = silent) -> Cleaning:

@@ -36,6 +36,8 @@ class MappedSource(Source):
     until: datetime.date | None = None
     """Questions published later are rejected, where the set has a date. The paper trains on contests before
     2023."""
+    since: datetime.date | None = None
+    """Questions published earlier are rejected, where the set has a date."""
     label: Annotated[str, Field(pattern=r"^[\w.-]{0,60}$")] = ""
     """Beginning of the problems' ids, if two sources read the same set."""
 
@@ -74,7 +76,7 @@ class MappedSource(Source):
                 f"{', '.join(f.name for f in files)[:200]})"
             )
         wanted = _Selection(self, [(split, count_rows(file.path)) for file, split in splits], seed)
-        reader = RowReader(columns, self.label or self.identity(), source, seed, self.until)
+        reader = RowReader(columns, self.label or self.identity(), source, seed, self.until, self.since)
         first = 0
         for file, _ in splits:
             for rows in read_rows(file.path, columns.columns()):

@@ -6,7 +6,7 @@ python -m tasks.report.curves ARTIFACT_FOLDER OUT.svg
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from tasks.problem import VERIFIABLE
 from tasks.recipe import role, title
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import SvgFigure, canvas, color, short_numbers, to_svg
-from tasks.report.style import MUTED
+from tasks.report.plot import SvgFigure, canvas, short_numbers, to_svg
+from tasks.report.style import MUTED, color
 
 if TYPE_CHECKING:
     from tasks.report.data import Metrics
@@ -50,9 +50,20 @@ PANELS = {
     "safety_loss": ("Safety model's loss", 0.0, None),
 }
 """Metric -> title, and the bounds that its axis ends at."""
+EVALUATION_PANELS = {
+    "pass_at_1": ("pass@1", 0.0, 1.0),
+    "cons_at_k": ("cons@k", 0.0, 1.0),
+    "length": ("Completion length (tokens)", 0.0, None),
+    "reflective_words": PANELS["reflective_words"],
+    "language_consistency": PANELS["language_consistency"],
+    "format": ("Format", 0.0, 1.0),
+}
+"""The same for the metrics of evaluations during training; `cons_at_k` stands for any number of samples."""
 ALONE = ""
 """Name of a line that stands for its whole panel. It is grey: the colours of stages and those of domains are
 partly the same, and a reward in the colour of code would read as the reward of code."""
+_OWN: Mapping[str, str] = {}
+"""Every line has the colour of its stage or domain."""
 _STEPS = (1, 2, 2.5, 5, 10)
 STEP_NAMES = {True: "policy update", False: "optimizer step"}
 """Whether a stage logs a reward, as only RL does -> what its steps are."""
@@ -72,10 +83,25 @@ class Panel:
     ceiling: float | None = None
 
 
-def overlay(stages: Mapping[str, Metrics], names: Sequence[str]) -> Figure | None:
-    """A panel a metric, a line a stage; None where no stage has any of them."""
+def overlay(
+    stages: Mapping[str, Metrics], names: Sequence[str], colors: Mapping[str, str] = _OWN
+) -> Figure | None:
+    """A panel a metric, a line a stage or what else has one of `colors`; None where none has any of them."""
     lines = {n: {node: m[n] for node, m in stages.items() if m.get(n)} for n in names}
-    return _grid([_panel(name, found) for name, found in lines.items() if found])
+    return _grid([_panel(name, found) for name, found in lines.items() if found], colors=colors)
+
+
+def evaluations(stages: Mapping[str, Metrics], colors: Mapping[str, str] = _OWN) -> Figure | None:
+    """A panel a metric, a line a stage, by the step of its training at which it was evaluated."""
+    lines: dict[str, dict[str, Points]] = {name: {} for name in EVALUATION_PANELS}
+    for node, metrics in stages.items():
+        for metric, points in metrics.items():
+            name = "cons_at_k" if metric.startswith("cons_at_") else metric
+            if name in lines:
+                lines[name][node] = points
+    return _grid(
+        [Panel(t, lines[n], low, high) for n, (t, low, high) in EVALUATION_PANELS.items() if lines[n]]
+    )
 
 
 def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Figure | None:
@@ -85,9 +111,17 @@ def pass_rate_by_domain(stages: Mapping[str, Metrics]) -> Figure | None:
     return _grid(panels, columns=4)
 
 
-def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
-    """Everything worth seeing of one stage's training; None where nothing was logged."""
-    panels = [_panel(name, {ALONE: metrics[name]}) for name in PANELS if metrics.get(name)]
+def one_stage(node: str, metrics: Metrics, evaluation: Metrics | None = None) -> SvgFigure | None:
+    """Everything worth seeing of one stage's training; None where nothing was logged.
+
+    `evaluation` are the metrics of held-out questions by step (`tasks.rl.evaluation`).
+    """
+    panels = [
+        Panel(words, {ALONE: points}, 0.0, ceiling)
+        for name, points in (evaluation or {}).items()
+        for words, ceiling in _held_out(name)
+    ]
+    panels += [_panel(name, {ALONE: metrics[name]}) for name in PANELS if metrics.get(name)]
     if domains := _by_domain(metrics):
         panels.append(Panel("Pass rate by domain", domains, 0.0, 1.0))
     figure = _grid(panels, shared_legend=False)
@@ -99,6 +133,14 @@ def one_stage(node: str, metrics: Metrics) -> SvgFigure | None:
     return to_svg(figure, label)
 
 
+def _held_out(name: str) -> Iterator[tuple[str, float | None]]:
+    """Title and upper bound of the panel of an evaluation's metric, if it has one: pass@1, cons@k, length."""
+    if name.startswith(("pass_at_", "cons_at_")):
+        yield f"Held-out questions: {name.replace('_at_', '@')}", 1.0
+    elif name == "length":
+        yield "Held-out questions: tokens", None
+
+
 def _panel(name: str, lines: Mapping[str, Points]) -> Panel:
     words, floor, ceiling = PANELS[name]
     return Panel(words, lines, floor, ceiling)
@@ -108,7 +150,13 @@ def _by_domain(metrics: Metrics) -> dict[str, Points]:
     return {d: metrics[f"pass_rate_{d}"] for d in VERIFIABLE if metrics.get(f"pass_rate_{d}")}
 
 
-def _grid(panels: Sequence[Panel], *, columns: int = 3, shared_legend: bool = True) -> Figure | None:
+def _grid(
+    panels: Sequence[Panel],
+    *,
+    columns: int = 3,
+    shared_legend: bool = True,
+    colors: Mapping[str, str] = _OWN,
+) -> Figure | None:
     """Panels of equal size, row by row, under one legend of all lines; or each panel with its own legend,
     where not all panels show the same kind of lines."""
     if not panels:
@@ -120,7 +168,7 @@ def _grid(panels: Sequence[Panel], *, columns: int = 3, shared_legend: bool = Tr
     drawn: dict[str, Line2D] = {}
     for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        lines = _draw(axes, panel, limit)
+        lines = _draw(axes, panel, limit, colors)
         if shared_legend:
             drawn |= lines
         elif len(lines) > 1:
@@ -134,11 +182,11 @@ def _names(lines: Iterable[str]) -> list[str]:
     return [DOMAIN_TITLES.get(name) or title(name) for name in lines]
 
 
-def _draw(axes: Axes, panel: Panel, limit: int) -> dict[str, Line2D]:
+def _draw(axes: Axes, panel: Panel, limit: int, colors: Mapping[str, str]) -> dict[str, Line2D]:
     """Each line pale step by step and strong as a moving mean; the strong ones by name."""
     strong = {}
     for name, points in panel.lines.items():
-        series, hue = np.array(points, dtype=float), color(role(name))
+        series, hue = np.array(points, dtype=float), colors.get(name) or color(role(name))
         if len(series) >= 20:
             axes.plot(*thin(series, limit).T, color=hue, clip_on=False, linewidth=1, alpha=0.35)
         mean = thin(np.column_stack([series[:, 0], smooth(series[:, 1])]), limit // 2)

@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from artifacts.manifest import MANIFEST_NAME, Manifest
-from artifacts.tables import read_table
+from artifacts.tables import read_batches, read_table, table_files
 from tasks.funnel import FunnelStep, read_funnel
 from tasks.job import Input
-from tasks.problem import VERIFIABLE, Problem, from_table
-from tasks.recipe import in_order, role
+from tasks.problem import VERIFIABLE, group_name
+from tasks.protocol import warnings
+from tasks.recipe import in_order, role, title
 from tasks.report.claims import ClaimResult, check_all
+from tasks.report.selection import ChosenCompletions, choose
 from tasks.report.tables import StageRow, stage_table
 
 Metrics = Mapping[str, Sequence[tuple[float, float]]]
 """Metric name -> (step, value), steps rising."""
+
+_ROWS_AT_ONCE = 65_536
+EVALUATION_METRICS, EVALUATION_SAMPLES = "evaluation_metrics", "evaluation_samples"
+"""Tables of a checkpoint that was evaluated while RL trained it."""
 
 
 @dataclass(frozen=True)
@@ -59,33 +65,6 @@ class Curation:
 
 
 @dataclass(frozen=True)
-class ShownCompletion:
-    """One completion of one checkpoint to an example question."""
-
-    node: str
-    verdict: str
-    completion: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """One held-out question with one right and one wrong completion of each checkpoint, where there are."""
-
-    problem: Problem
-    samples: tuple[ShownCompletion, ...]
-
-    @property
-    def by_node(self) -> dict[str, dict[bool, ShownCompletion | None]]:
-        """Node -> its correct completion and its other one, None where there is none."""
-        pairs: dict[str, dict[bool, ShownCompletion | None]] = {}
-        for sample in self.samples:
-            pair = pairs.setdefault(sample.node, {True: None, False: None})
-            pair[sample.verdict == "correct"] = sample
-        return pairs
-
-
-@dataclass(frozen=True)
 class Cost:
     node: str
     stage: str
@@ -106,10 +85,15 @@ class RunRecord:
     curves: dict[str, Metrics]
     funnels: list[Curation]
     claims: list[ClaimResult]
-    examples: list[Example]
+    completions: ChosenCompletions
+    """For the browser."""
     costs: list[Cost] = field(default_factory=list)
     steps: dict[str, tuple[FunnelStep, ...]] = field(default_factory=dict)
     """Node -> the steps of its data funnel, for nodes whose artifact has one."""
+    evaluation_curves: dict[str, Metrics] = field(default_factory=dict)
+    """By node: metrics of the evaluations during its training."""
+    warnings: list[str] = field(default_factory=list)
+    """Which evaluations were made under different protocols, and what differs (`tasks.protocol`)."""
 
     @property
     def nodes(self) -> list[ReportNode]:
@@ -142,8 +126,7 @@ def load_run(inputs: Mapping[str, Input]) -> RunRecord:
     if not evaluations:
         raise ValueError("the report has no evaluation to show: run the evaluate stage first")
     parts = _parts(inputs, ("problems", "checkpoint", "dataset", "reward_models"))
-    problems = {p.id: p for p in from_table(inputs["problems"].table("problems"))}
-    curves: dict[str, Metrics] = {name: by_name(read_table(file)) for name, file in _metrics_files(parts)}
+    curves = _curves(parts, "metrics")
     seconds = {name: part.manifest.seconds for name, part in parts.items()}
     return RunRecord(
         preset=next(iter(evaluations.values())).manifest.preset,
@@ -156,10 +139,20 @@ def load_run(inputs: Mapping[str, Input]) -> RunRecord:
             {role(n): question_means(read_table(p.path / "question_scores")) for n, p in evaluations.items()},
             {role(name): metrics for name, metrics in curves.items()},
         ),
-        examples=_examples({name: part.path for name, part in evaluations.items()}, problems),
+        completions=choose(
+            inputs["problems"].path / "problems",
+            {name: part.path / "samples" for name, part in evaluations.items()},
+            {name: p.path / EVALUATION_SAMPLES for name, p in parts.items() if _has(p, EVALUATION_SAMPLES)},
+        ),
         costs=_costs([*parts.values(), *evaluations.values()]),
+        evaluation_curves=_curves(parts, EVALUATION_METRICS),
         steps={name: steps for name, part in parts.items() if (steps := read_funnel(part.path))},
+        warnings=warnings({title(name): part.manifest for name, part in evaluations.items()}),
     )
+
+
+def _has(part: RunArtifact, table: str) -> bool:
+    return (part.path / f"{table}.parquet").exists() or (part.path / table).is_dir()
 
 
 def by_name(table: pa.Table) -> dict[str, list[tuple[float, float]]]:
@@ -189,61 +182,47 @@ def _known(manifest: Manifest, names: Mapping[str, str]) -> Iterable[str]:
     return (names[ref.digest] for ref in manifest.parents.values() if ref.digest in names)
 
 
-def _metrics_files(parts: Mapping[str, RunArtifact]) -> Iterable[tuple[str, Path]]:
-    return ((n, p.path / "metrics") for n, p in parts.items() if (p.path / "metrics.parquet").exists())
+def _curves(parts: Mapping[str, RunArtifact], table: str) -> dict[str, Metrics]:
+    return {n: by_name(read_table(part.path / table)) for n, part in parts.items() if _has(part, table)}
 
 
 def question_means(question_scores: pa.Table) -> dict[str, dict[str, float]]:
     """Measure (`math/pass_at_1`) -> problem id -> value, from an evaluation's `question_scores`.
 
-    These are the values that the stage table averages, so a claim and the table cannot disagree. Added is
-    `verifiable/vote_gain`: cons@k minus pass@1 of the same question.
+    These are the values that the stage table averages, so a claim and the table cannot disagree. Groups are
+    called as there (`verifiable`, `level 3`, `source aime24`). Added is `verifiable/vote_gain`: cons@k minus
+    pass@1 of the same question.
     """
     measures: dict[str, dict[str, float]] = defaultdict(dict)
     for row in question_scores.to_pylist():
-        groups = (row["domain"], "verifiable") if row["domain"] in VERIFIABLE else (row["domain"],)
+        groups = [row["domain"], group_name("source", row["source"])]
+        if row["domain"] in VERIFIABLE:
+            groups += ["verifiable", group_name("language", row["language"])]
+            groups += [group_name("level", row["level"])] if row["level"] is not None else []
         for group in groups:
             measures[f"{group}/{row['metric']}"][row["problem_id"]] = row["value"]
     alone = measures["verifiable/pass_at_1"]
-    voted = measures["verifiable/cons_at_k"]
-    measures["verifiable/vote_gain"] = {question: voted[question] - alone[question] for question in voted}
+    measures["verifiable/vote_gain"] = {
+        question: value - alone[question]
+        for measure in list(measures)
+        if measure.startswith("verifiable/cons_at_")
+        for question, value in measures[measure].items()
+    }
     return measures
 
 
 def _funnel(node: str, path: Path) -> Curation:
-    rejected = Counter(read_table(path / "rejected", ["reason"])["reason"].to_pylist())
-    kept = Counter(read_table(path / "sft", ["domain"])["domain"].to_pylist())
-    sampled = read_table(path / "samples", ["problem_id"]).num_rows
-    return Curation(node, sampled, dict(rejected.most_common()), dict(kept.most_common()))
+    sampled = sum(pq.read_metadata(file).num_rows for file in table_files(path / "samples"))
+    return Curation(node, sampled, _counts(path / "rejected", "reason"), _counts(path / "sft", "domain"))
 
 
-def _examples(paths: Mapping[str, Path], problems: Mapping[str, Problem]) -> list[Example]:
-    """One question of each language: the one on which most checkpoints were both right and wrong."""
-    seen: dict[str, set[tuple[str, bool]]] = defaultdict(set)
-    for node, path in paths.items():
-        table = read_table(path / "samples", ("problem_id", "verdict"))
-        for question, verdict in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            if verdict is not None and question in problems:
-                seen[question].add((node, verdict == "correct"))
-    best: dict[str, str] = {}
-    for question in sorted(seen, key=lambda q: (-len(seen[q]), q)):
-        best.setdefault(problems[question].language, question)
-    return [
-        Example(
-            problems[q], tuple(s for node, path in paths.items() for s in _right_and_wrong(node, path, q))
-        )
-        for _, q in sorted(best.items())
-    ]
-
-
-def _right_and_wrong(node: str, path: Path, question: str) -> list[ShownCompletion]:
-    """The first correct completion and the first that is not."""
-    table = read_table(path / "samples", ("problem_id", "verdict", "completion", "completion_tokens"))
-    first: dict[bool, ShownCompletion] = {}
-    for row in table.filter(pc.equal(table["problem_id"], question)).to_pylist():
-        sample = ShownCompletion(node, row["verdict"] or "", row["completion"], row["completion_tokens"])
-        first.setdefault(row["verdict"] == "correct", sample)
-    return [first[right] for right in (True, False) if right in first]
+def _counts(path: Path, column: str) -> dict[str, int]:
+    """How often each value of a column occurs, the most frequent first."""
+    found: Counter[str] = Counter()
+    for batch in read_batches(path, _ROWS_AT_ONCE, [column]):
+        for entry in batch[column].value_counts().to_pylist():
+            found[entry["values"]] += entry["counts"]
+    return dict(found.most_common())
 
 
 def _costs(parts: Iterable[RunArtifact]) -> list[Cost]:

@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from tasks.funnel import FunnelStep
-from tasks.problem import VERIFIABLE
+from tasks.problem import LEVELS, VERIFIABLE, group_name
 from tasks.recipe import role, title
-from tasks.report.curves import RL_PANELS, SFT_PANELS, overlay, pass_rate_by_domain
+from tasks.report.curves import RL_PANELS, SFT_PANELS, evaluations, overlay, pass_rate_by_domain
 from tasks.report.data import Metrics, RunRecord
 from tasks.report.names import DOMAIN_TITLES
-from tasks.report.plot import canvas, color, to_svg
+from tasks.report.plot import canvas, to_svg
 from tasks.report.recipe_figure import draw_recipe
-from tasks.report.style import INK, MUTED
+from tasks.report.style import INK, MUTED, color
 from tasks.report.tables import StageRow, duration
 
 
@@ -120,6 +120,46 @@ def scores(run: RunRecord) -> Figure | None:
     for axes, domain in zip(panels, domains, strict=True):
         _scores(axes, domain, rows)
     return drawing
+
+
+@figure(
+    Section.scores,
+    "pass@1 by level of difficulty with 95% intervals",
+    "pass@1 over the verifiable held-out questions of each level of difficulty, 1 the easiest.",
+)
+def levels(run: RunRecord) -> Figure | None:
+    """A group of bars a level, a bar a checkpoint."""
+    found = [
+        n for n in LEVELS if any(row.score(group_name("level", str(n)), "pass_at_1") for row in run.rows)
+    ]
+    if not found:
+        return None
+    drawing, width = canvas(260), 0.86 / len(run.rows)
+    axes = drawing.add_subplot()
+    axes.set_xticks(range(len(found)), [f"level {level}" for level in found], color=INK)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    for i, row in enumerate(run.rows):
+        scores = [row.score(group_name("level", str(level)), "pass_at_1") for level in found]
+        bars = [(place, score) for place, score in enumerate(scores) if score]
+        spread = [[s.value - s.low for _, s in bars], [s.high - s.value for _, s in bars]]
+        error = {"elinewidth": 1, "ecolor": MUTED}
+        axes.bar(
+            [place - 0.43 + width * (i + 0.5) for place, _ in bars], [s.value for _, s in bars], width * 0.86,
+            yerr=spread, color=color(role(row.node)), label=row.title, error_kw=error,
+        )  # fmt: skip
+    drawing.legend(loc="outside upper left", ncols=5)
+    return drawing
+
+
+@figure(
+    Section.training,
+    "Evaluation during training",
+    "The same few held-out questions at step 0, before the first update, and again every few policy updates.",
+)
+def evaluation_curves(run: RunRecord) -> Figure | None:
+    """A panel a metric, a line a stage."""
+    return evaluations(run.evaluation_curves)
 
 
 @figure(

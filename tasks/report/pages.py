@@ -8,26 +8,27 @@ HTML is escaped by Jinja after that.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from tasks.problem import DOMAINS
 from tasks.recipe import role, title
 from tasks.report import run_summary, style
+from tasks.report.browser import browser_data, browser_part
 from tasks.report.claims import ClaimVerdict
 from tasks.report.data import RunRecord
 from tasks.report.figures import DrawnFigure, Section
-from tasks.report.names import domain_title
-from tasks.report.plot import color
 from tasks.report.stage_settings import settings_of
-from tasks.report.tables import LEGEND, duration, shown_columns, to_markdown
+from tasks.report.style import color
+from tasks.report.tables import LEGEND, columns_by, duration, shown_columns, to_markdown
 from tasks.text_safety import for_markdown, for_page
 
-MAX_COMPLETION = 1_600
-"""Characters shown of a sample completion."""
+MAX_BYTES = 4_900_000
+"""Of report.html. The browser of completions gets what the rest of the page leaves."""
 
 _TONES = {
     ClaimVerdict.reproduces: "good",
@@ -35,12 +36,18 @@ _TONES = {
     ClaimVerdict.noise: "unsure",
     ClaimVerdict.not_measured: "",
 }
-_TAG = re.compile(r"&lt;(/?(?:think|answer))&gt;")
 
 
 def html_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
-    """Return the report as one HTML file that needs nothing else."""
-    return _rendered("report.html.jinja", for_page, run, figures)
+    """Return the report as one HTML file of at most `MAX_BYTES` that needs nothing else."""
+    found = run.completions
+    if not found.samples:
+        return _rendered("report.html.jinja", for_page, run, figures, browser=None)
+    empty = browser_part(browser_data((), ()))
+    room = MAX_BYTES - len(_rendered("report.html.jinja", for_page, run, figures, browser=empty).encode())
+    data = browser_data(found.samples, found.problems, found.of_questions, room)
+    data["questions"].sort(key=_by_domain)
+    return _rendered("report.html.jinja", for_page, run, figures, browser=browser_part(data))
 
 
 def markdown_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
@@ -48,17 +55,16 @@ def markdown_page(run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
     return re.sub(r"\n{3,}", "\n\n", _rendered("report.md.jinja", for_markdown, run, figures))
 
 
-def completion(text: str) -> Markup:
-    """Return model text as HTML: escaped, the recipe's four tags set apart, long text cut with a count."""
-    cut = len(text) - MAX_COMPLETION
-    tail = Markup(' <span class="none">… {:,} more characters</span>').format(cut) if cut > 0 else ""
-    # `str`: a pattern applied to `Markup` would escape what it puts in.
-    shown = str(escape(for_page(text[:MAX_COMPLETION])))
-    return Markup(_TAG.sub(r"<b>&lt;\1&gt;</b>", shown)) + tail
+def _by_domain(question: Mapping[str, Any]) -> tuple[int, int, str, str]:
+    domain = question["domain"]
+    place = DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS)
+    return place, question["level"] or 0, question["language"], question["id"]
 
 
-def _rendered(name: str, safe: Callable[[str], str], run: RunRecord, figures: Sequence[DrawnFigure]) -> str:
-    template = _environment(safe).get_template(name)
+def _rendered(
+    name: str, safe: Callable[[str], str], run: RunRecord, figures: Sequence[DrawnFigure], **more: Any
+) -> str:
+    template = environment(safe).get_template(name)
     page = template.render(
         run=run,
         figures=figures,
@@ -72,12 +78,13 @@ def _rendered(name: str, safe: Callable[[str], str], run: RunRecord, figures: Se
         reproduce=run_summary.reproduce(run),
         reproduce_note=run_summary.reproduce_note(run),
         settings=settings_of(run),
+        **more,
     )
     return page.lstrip()
 
 
 @cache
-def _environment(safe: Callable[[str], str]) -> Environment:
+def environment(safe: Callable[[str], str]) -> Environment:
     """Jinja with the functions that the templates call; every text value passes through `safe`."""
 
     def finalize(value: Any) -> Any:
@@ -92,10 +99,10 @@ def _environment(safe: Callable[[str], str]) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"completion": completion, "node_title": title}
+    environment.filters |= {"node_title": title}
     environment.globals |= {
         "Section": Section, "style": style, "legend": LEGEND, "tones": _TONES, "title": title,
-        "domain_title": domain_title, "duration": duration, "funnel_lines": run_summary.funnel_lines,
+        "columns_by": columns_by, "duration": duration, "funnel_lines": run_summary.funnel_lines,
         "node_color": lambda node: color(role(node)),
     }  # fmt: skip
     return environment

@@ -15,8 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from tasks.recipe import place
-from tasks.report.style import DARK, DOMAIN_COLORS, FAINT, FONT, INK, LIGHT, MUTED
+from tasks.report.style import DARK, FAINT, FONT, INK, LIGHT, MUTED
 from tasks.text_safety import for_page
 
 WIDTH = 1040
@@ -70,12 +69,6 @@ def to_svg(figure: Figure, label: str) -> SvgFigure:
     tag, _, body = text[text.index("<svg") :].partition(">")
     head = f'{tag} role="img"><title>{escape(for_page(label))}</title><style>{_STYLE}</style>'
     return SvgFigure(head + body, label)
-
-
-def color(name: str) -> str:
-    """Of a node of the recipe or of a domain; others are drawn in grey."""
-    at = place(name)
-    return (at.color if at else DOMAIN_COLORS.get(name)) or MUTED
 
 
 short_numbers = FuncFormatter(lambda v, _: f"{v / 1000:g}k" if abs(v) >= 10_000 else f"{v:.4g}")

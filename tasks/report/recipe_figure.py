@@ -10,8 +10,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from tasks.recipe import place, role, title
 from tasks.report.data import ReportNode
-from tasks.report.plot import SvgFigure, canvas, color, to_svg
-from tasks.report.style import FAINT, MUTED
+from tasks.report.plot import SvgFigure, canvas, to_svg
+from tasks.report.style import FAINT, MUTED, color
 from tasks.report.tables import StageRow
 from tasks.stage import Place
 

@@ -59,9 +59,9 @@ def settings_of(run: RunRecord) -> list[StageSettings]:
 
 
 def _compared(label: str, node: str, manifest: Manifest) -> StageSettings:
-    own, published = dict(_flat(manifest.config)), _published(manifest.stage, section(node))
+    own, published = dict(flat(manifest.config)), _published(manifest.stage, section(node))
     lines = {
-        name: SettingLine(name, _shown(value), _shown(published[name]) if name in published else "")
+        name: SettingLine(name, shown_value(value), shown_value(published[name]) if name in published else "")
         for name, value in own.items()
     }
     differing = [name for name in own if published and published.get(name) != own[name]]
@@ -78,20 +78,21 @@ def _published(stage: str, name: str) -> Mapping[str, Any]:
             preset = read_settings(PUBLISHED_PRESET.parent / "students" / f"{preset[STUDENT]}.yaml")
         sections = {section.replace("-", "_"): given for section, given in preset.items()}
         given = sections.get(name.removeprefix(f"{STUDENT}.").replace("-", "_"), {})
-        return dict(_flat(STAGES[stage].config.model_validate(given).model_dump(mode="json")))
+        return dict(flat(STAGES[stage].config.model_validate(given).model_dump(mode="json")))
     except (SettingsFileError, ValidationError, KeyError):
         return {}
 
 
-def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name with dots, value) of every value of nested settings."""
     for name, value in document.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value as a preset has it, on one line, without the settings of list entries that are not set."""
     if isinstance(value, str):
         text = value or '""'

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.problem import VERIFIABLE
+from tasks.problem import VERIFIABLE, group_name
 from tasks.recipe import in_order, title
 from tasks.report.names import DOMAIN_TITLES
 from tasks.text_safety import for_markdown, for_terminal
@@ -43,7 +43,7 @@ class StageRow:
 
     node: str
     scores: Mapping[str, CheckpointScore]
-    """`domain/metric` -> score, e.g. `math/pass_at_1`."""
+    """`group/metric` -> score: `math/pass_at_1`, `level 3/pass_at_1`, `source aime24/cons_at_64`."""
     seconds: float | None = None
     """What making the checkpoint took; None where the row comes from an evaluation alone."""
 
@@ -51,8 +51,21 @@ class StageRow:
     def title(self) -> str:
         return title(self.node)
 
-    def score(self, domain: str, metric: str) -> CheckpointScore | None:
-        return self.scores.get(f"{domain}/{metric}")
+    def score(self, group: str, metric: str) -> CheckpointScore | None:
+        """The score of a group (`tasks.problem.group_name`), None where there is none.
+
+        `cons_at_` and `pass_at_` stand for the metric with any number above 1: where there are several, for
+        that over most questions, then with the highest number.
+        """
+        if not metric.endswith("_at_"):
+            return self.scores.get(f"{group}/{metric}")
+        start = f"{group}/{metric}"
+        found = {
+            int(name.removeprefix(start)): score
+            for name, score in self.scores.items()
+            if name.startswith(start) and name != f"{group}/pass_at_1"
+        }
+        return found[max(found, key=lambda k: (found[k].questions, k))] if found else None
 
 
 def stage_table(
@@ -67,7 +80,7 @@ def stage_table(
 
 def _scores(table: pa.Table) -> dict[str, CheckpointScore]:
     return {
-        f"{row['domain']}/{row['metric']}": CheckpointScore(
+        f"{group_name(row['by'], row['group'])}/{row['metric']}": CheckpointScore(
             row["value"], row["low"], row["high"], row["questions"], row["samples_per_question"]
         )
         for row in table.to_pylist()
@@ -157,6 +170,7 @@ class Column:
 
     head: str
     domain: str
+    """Or another group of questions (`tasks.problem.group_name`)."""
     metric: str
     long: Callable[[CheckpointScore | None], str]
     short: Callable[[CheckpointScore | None], str]
@@ -169,8 +183,8 @@ class Column:
 COLUMNS = (
     *(Column(DOMAIN_TITLES[d], d, "pass_at_1", percent_and_interval, percent_and_margin) for d in VERIFIABLE),
     Column("All", "verifiable", "pass_at_1", percent_and_interval, percent_and_margin),
-    Column("cons@k", "verifiable", "cons_at_k", percent_and_interval, percent, "c@k"),
-    Column("pass@k", "verifiable", "pass_at_k", percent_and_interval, percent, "p@k"),
+    Column("cons@k", "verifiable", "cons_at_", percent_and_interval, percent, "c@k"),
+    Column("pass@k", "verifiable", "pass_at_", percent_and_interval, percent, "p@k"),
     Column("Format", "verifiable", "format", percent_and_interval, percent, "Fmt"),
     Column("Lang", "verifiable", "language_consistency", percent_and_interval, percent),
     Column("Len", "verifiable", "length", whole, whole),
@@ -188,6 +202,18 @@ LEGEND = (
 def shown_columns(rows: Sequence[StageRow]) -> list[Column]:
     """The columns that at least one row fills."""
     return [c for c in COLUMNS if any(row.score(c.domain, c.metric) for row in rows)]
+
+
+def columns_by(kind: str, rows: Sequence[StageRow]) -> list[Column]:
+    """A column of pass@1 for each level, language or source that a row has; none where there is only one."""
+    start, end = group_name(kind, ""), "/pass_at_1"
+    names = {name.removesuffix(end) for row in rows for name in row.scores if name.endswith(end)}
+    found = [
+        Column(name.removeprefix(start), name, "pass_at_1", percent_and_interval, percent)
+        for name in sorted(names)
+        if name.startswith(start)
+    ]
+    return found if len(found) > 1 else []
 
 
 def to_markdown(rows: Sequence[StageRow]) -> str:

@@ -54,13 +54,17 @@ class VerifierPool:
     """Judges completions by rule. Use it as a context manager: leaving it ends its processes."""
 
     def __init__(
-        self, workers: int = 2, seconds_per_item: float = 1.9, partial_credit: bool = False,
+        self, workers: int | None = None, seconds_per_item: float = 1.9, partial_credit: bool = False,
         allow_weak_sandbox: bool = False,
     ) -> None:  # fmt: skip
-        """`partial_credit`: run every case of a code problem, so that judgements carry the share that passed.
+        """`workers`: None for half of this machine's processors, from 2 to 8.
+
+        `partial_credit`: run every case of a code problem, so that judgements carry the share that passed.
 
         `allow_weak_sandbox`: run programs and judges even where the kernel lacks a layer that they need.
         """
+        if workers is None:
+            workers = min(8, max(2, len(os.sched_getaffinity(0)) // 2))
         if workers < 1 or seconds_per_item <= 0:
             raise ValueError("VerifierPool needs at least one worker and a positive time per item")
         self._seconds, self._partial_credit = seconds_per_item, partial_credit

@@ -19,7 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
-from tasks.training.attention import use_flex_attention
+from tasks.training.attention import use_flash_attention
 from tasks.training.memory import HEAD_TOKENS, ModelShape, Precision, activation_bytes
 from tasks.training.models import CHECKPOINTING_FROM
 
@@ -134,7 +134,7 @@ def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
     longest = config.longest_completion
     rows = max(1, (config.micro_batch_tokens - longest_prompt) // longest)
     pack = packing.pack(Rows.from_lists([[0] * longest_prompt] * rows, [[0] * longest] * rows), range(rows))
-    use_flex_attention(model)
+    use_flash_attention(model, config.bf16)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     model.train()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):

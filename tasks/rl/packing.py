@@ -4,15 +4,14 @@
                           p1 .. pm  d1 .. dk
     a pack                [p1 .. pm-1] [pm c1 .. cn-1] [pm d1 .. dk-1] [next group] ...
 
-There is no padding but the few tokens that fill the last block of attention. A token sees the shared part of
-its own group and what lies before it in its own row, so every log-probability is that of the row alone, to
-rounding. The prompt's last token is repeated for each row: its successor differs from row to row, and so each
-position has one label.
+There is no padding. A token sees the shared part of its own group and what lies before it in its own row, so
+every log-probability is that of the row alone, to rounding. The prompt's last token is repeated for each row:
+its successor differs from row to row, and so each position has one label.
 
 The idea is that of TRL 1.16's `TreeRow` (experimental, `async_grpo.packing`), which folds any common prefix
 into a tree, token by token in Python: 4.7 s for 512 rows of 1,024 tokens on a busy core, where this took
 0.1 s, since in GRPO the shared prefix is the group's prompt. Its attention kernel is downloaded from a hub;
-here it is PyTorch's FlexAttention on a GPU, and a dense mask elsewhere.
+here it is PyTorch's own (`tasks.training.attention`).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.training.attention import BLOCK, PackLayout, packed_mask
+from tasks.training.attention import PackLayout, pack_inputs
 
 _NO_LABEL = -100
 
@@ -81,7 +80,6 @@ class Pack:
     labels: np.ndarray
     """(N,) the next token, or `_NO_LABEL`."""
     layout: PackLayout
-    """Padding is a group of its own."""
 
 
 def plan(rows: Rows, chosen: Sequence[int], budget: int, at_least: int = 1) -> list[list[int]]:
@@ -113,7 +111,7 @@ def plan(rows: Rows, chosen: Sequence[int], budget: int, at_least: int = 1) -> l
 
 
 def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
-    """Lay the chosen rows end to end, filled up to whole blocks."""
+    """Lay the chosen rows end to end. A row without completion and shared prompt takes no place."""
     ids, positions, labels, group, own = [], [], [], [], []
 
     def add(tokens: np.ndarray, start: int, targets: np.ndarray, number: int, row: int) -> None:
@@ -123,7 +121,6 @@ def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
         group.append(np.full(len(tokens), number))
         own.append(np.full(len(tokens), row))
 
-    number = -1
     for number, (_, members) in enumerate(groupby(chosen, key=lambda i: rows.groups[i])):
         for row, i in enumerate(members, 1):
             prompt, completion = rows.prompts[i], rows.completions[i]
@@ -132,9 +129,6 @@ def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
                 add(prompt[:-1], 0, np.full(shared, _NO_LABEL), number, 0)
             if len(completion):
                 add(np.append(prompt[-1], completion[:-1]), shared, completion, number, row)
-    tokens = sum(map(len, ids))
-    missing = max(1, -(-tokens // BLOCK)) * BLOCK - tokens
-    add(np.zeros(missing, dtype=int), 0, np.full(missing, _NO_LABEL), number + 1, 0)
     tokens_of, labels_of, *places = (np.concatenate(x) for x in (ids, labels, group, own, positions))
     return Pack(list(chosen), tokens_of, labels_of, PackLayout(*places))
 
@@ -148,8 +142,8 @@ def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor,
 
     out = model(
         input_ids=tensor(packed.input_ids), position_ids=tensor(packed.layout.positions),
-        attention_mask=packed_mask(packed.layout, _configured(model), device),
         shift_labels=tensor(packed.labels), fused_lm_head=True,
+        **pack_inputs(packed.layout, _configured(model), device),
     )  # fmt: skip
     trained = tensor(packed.labels) != _NO_LABEL
     return out.log_probs[trained], None if out.entropy is None else out.entropy[trained]

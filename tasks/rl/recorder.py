@@ -154,10 +154,10 @@ def drop_from(shards: Path, step: int) -> int:
     return len(late)
 
 
-def finish(shards: Path, path: Path) -> int:
+def finish(shards: Path, path: Path, schema: pa.Schema = SAMPLES) -> int:
     """Join the shards, in order of steps, into one Parquet file; returns the rows."""
     rows = 0
-    with pq.ParquetWriter(path, SAMPLES, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in _batches(sorted(shards.glob("*.parquet"), key=lambda shard: shard.stem)):
             writer.write_table(batch)
             rows += batch.num_rows

@@ -132,6 +132,14 @@ class RLConfig(CodeChecking):
     """Updates between two places to resume from."""
     seed: int = 0
     """Of the prompt order and the draws."""
+    evaluate_every: Annotated[Count, Field(json_schema_extra=NEUTRAL)] = 0
+    """Updates between two evaluations of the policy on a few held-out questions (Fig. 1), the first before
+    all updates and the last after them: temperature 0.6, top-p 0.95, at most `max_completion_length` tokens,
+    the same seeds each time. Training itself stays the same. 0: never."""
+    evaluate_problems: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 30
+    """Questions of each domain in such an evaluation: the first by id whose answers a rule judges."""
+    evaluate_samples: Annotated[Positive, Field(json_schema_extra=NEUTRAL)] = 16
+    """Answers to each question: k of cons@k."""
     loss: Annotated[str, AfterValidator(known_loss), Field(json_schema_extra=NEUTRAL)] = "grpo"
     """`grpo`: mean over a response's tokens, then over responses (Eq. 1). `dapo`: mean over all tokens.
     `dr_grpo`: a response's sum over the length limit, advantages not divided by the deviation. Or the import

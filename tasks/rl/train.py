@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations import TensorBoardCallback
 
@@ -25,6 +26,7 @@ from tasks.rl.arguments import grpo_arguments
 from tasks.rl.continuation import adopt, keep
 from tasks.rl.curriculum import pass_rates
 from tasks.rl.early_rewards import EarlyVerifier
+from tasks.rl.evaluation import PeriodicEvaluation
 from tasks.rl.health import HealthCallback
 from tasks.rl.memory import check_memory
 from tasks.rl.prompts import Prompts
@@ -33,7 +35,8 @@ from tasks.rl.schedule import training_problems
 from tasks.rl.stage import RLConfig
 from tasks.rl.trainer import GroupTrainer
 from tasks.rollout.engines import open_engine
-from tasks.tokenizer import load_tokenizer
+from tasks.tables import METRICS, SAMPLES
+from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, best_checkpoint, checkpoint_step, newest_checkpoint
 from tasks.training.launching import lost_note, process_number, train_in_processes
@@ -45,7 +48,8 @@ _SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completion
 
 
 def run(config: RLConfig, job: Job) -> None:
-    """Trains `checkpoint` on `problems`; leaves `model/`, `samples.parquet` and `metrics.parquet`.
+    """Trains `checkpoint` on `problems`; leaves `model/`, `samples.parquet` and `metrics.parquet`, and with
+    `evaluate_every` the two tables of `tasks.rl.evaluation`.
 
     Raises:
         ValueError: settings that the inputs or the machine cannot serve, before anything is trained.
@@ -57,39 +61,54 @@ def run(config: RLConfig, job: Job) -> None:
     job.progress(0, config.steps, "loading the model")
     adopt(config, job)
     resume = newest_checkpoint(job.state / "trainer")
-    shards = job.state / "samples"
-    shards.mkdir(exist_ok=True)
-    drop_from(shards, checkpoint_step(resume) if resume else 0)
+    for shards in _tables(config):
+        (job.state / shards).mkdir(exist_ok=True)
+        drop_from(job.state / shards, checkpoint_step(resume) if resume else 0)
     if config.launch.processes > 1:
         train_in_processes("tasks.rl.train:train", config, config.launch, job)
     else:
         train(config, job)
-    finish(shards, job.draft / "samples.parquet")
+    for shards, schema in _tables(config).items():
+        finish(job.state / shards, job.draft / f"{shards}.parquet", schema)
     keep(config, job)
+
+
+def _tables(config: RLConfig) -> dict[str, pa.Schema]:
+    """Folders of the state in which steps leave shards; each becomes a table of the artifact."""
+    if config.evaluate_every == 0:
+        return {"samples": SAMPLES}
+    return {"samples": SAMPLES, "evaluation_samples": SAMPLES, "evaluation_metrics": METRICS}
 
 
 def train(config: RLConfig, job: Job) -> None:
     """What each process of a run does; the first leaves `model/` and `metrics.parquet`. Raises as `run`."""
     source = job.inputs["checkpoint"].path / "model"
-    problems = training_problems(from_table(job.inputs["problems"].table("problems")), config)
+    given = from_table(job.inputs["problems"].table("problems"))
+    problems = training_problems(given, config)
     tokenizer, model = load_tokenizer(source), load_policy(source)
     resume = newest_checkpoint(job.state / "trainer")
     with _pool(config) as pool, EarlyVerifier(pool) as verifier:
         rates = pass_rates(problems, config, source, verifier, job.state / "pass-rates.json")
         prompts = Prompts.of(problems, config, tokenizer, rates)
-        _check_lengths(prompts, config, model)
-        check_memory(model, config, prompts.longest)
-        reward = _recorded_reward(config, problems, verifier, end_token_ids(model, tokenizer), job)
+        ends = end_token_ids(model, tokenizer)
+        evaluation = _evaluation(config, given, Codec(tokenizer, ends), pool, job)
+        longest = max(prompts.longest, evaluation.longest if evaluation else 0)
+        _check_lengths(longest, config, model)
+        check_memory(model, config, longest)
+        reward = _recorded_reward(config, problems, verifier, ends, job)
         trainer = build_trainer(
             config, job.state / "trainer", source, model, tokenizer, prompts, reward,
-            on_written=reward.early(verifier), lost_note=lost_note(job),
+            on_written=reward.early(verifier), lost_note=lost_note(job), evaluation=evaluation,
         )  # fmt: skip
         reward.engine = trainer.engine.name
         _name_run(trainer, job)
         health = HealthCallback(config.mismatch_limit)
         trainer.add_callback(health)
-        trainer.add_callback(JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours))
+        shown = evaluation.latest if evaluation else {}
+        progress = JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours, shown)
+        trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.finish_evaluation()
         trainer.engine.close()
     raise_if_stopped(job, trainer.state, config.budget_hours)
     _leave(trainer, tokenizer, config, job)
@@ -107,6 +126,7 @@ def build_trainer(
     reward: Callable[..., list[float | None]],
     on_written: Callable[[list[dict[str, Any]], list[str]], None] | None = None,
     lost_note: Path | None = None,
+    evaluation: PeriodicEvaluation | None = None,
 ) -> GroupTrainer:
     """The trainer with its engine, its checkpoints in `folder`; nothing runs yet.
 
@@ -119,6 +139,7 @@ def build_trainer(
         folder=source,
         on_written=on_written,
         lost_note=lost_note,
+        evaluation=evaluation,
         model=model,
         reward_funcs=reward,
         args=grpo_arguments(config, folder, model.num_parameters()),
@@ -164,8 +185,8 @@ def _headline(config: RLConfig, log: Sequence[Mapping[str, Any]]) -> dict[str, f
     }
 
 
-def _check_lengths(prompts: Prompts, config: RLConfig, model: PreTrainedModel) -> None:
-    longest, room = prompts.longest, model.config.max_position_embeddings
+def _check_lengths(longest: int, config: RLConfig, model: PreTrainedModel) -> None:
+    room = model.config.max_position_embeddings
     if longest + config.longest_completion > room:
         raise ValueError(
             f"a prompt of {longest} tokens and a completion of {config.longest_completion} do not fit the "
@@ -176,6 +197,17 @@ def _check_lengths(prompts: Prompts, config: RLConfig, model: PreTrainedModel) -
 def _pool(config: RLConfig) -> VerifierPool:
     every_case = any(term.every_case for term in config.rewards)
     return VerifierPool(partial_credit=every_case, allow_weak_sandbox=config.allow_weak_sandbox)
+
+
+def _evaluation(
+    config: RLConfig, problems: Sequence[Problem], codec: Codec, pool: VerifierPool, job: Job
+) -> PeriodicEvaluation | None:
+    if config.evaluate_every == 0:
+        return None
+    return PeriodicEvaluation(
+        config, problems, codec, pool, job.state / "evaluation_samples", job.state / "evaluation_metrics",
+        job.inputs["checkpoint"].ref.digest,
+    )  # fmt: skip
 
 
 def _recorded_reward(

@@ -15,6 +15,7 @@ policy, several processes. What is ours, and why:
     reference       a checkpoint holds the reference policy once it was moved; TRL would start again
                     from the first one.
     length          the longest completion may change with the step.
+    evaluation      a few held-out questions every so many steps (`tasks.rl.evaluation`).
 
 Each method that overrides one of TRL's private ones says what to look at when TRL is upgraded.
 """
@@ -25,16 +26,21 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
+from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tasks.rl import canary, objective, packing
 from tasks.rl.batch import TokenMeans, idle_rows, refilled
+from tasks.rl.evaluation import PeriodicEvaluation
 from tasks.rl.packing import Pack, Rows
 from tasks.rl.prompts import Prompts
 from tasks.rl.schedule import max_completion_length
@@ -43,7 +49,7 @@ from tasks.rollout.decoding import ATTENTION
 from tasks.rollout.engine import Completion, Engine, SampledModel, derived_seed, generate_rows
 from tasks.rollout.settings import Sampling
 from tasks.tokenizer import Codec
-from tasks.training.attention import use_flex_attention
+from tasks.training.attention import use_flash_attention
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import OWN
 from tasks.training.models import halve_linear_layers
@@ -70,10 +76,15 @@ class GroupTrainer(GRPOTrainer):
         folder: Path,
         on_written: Callable[[list[Row], list[str]], None] | None = None,
         lost_note: Path | None = None,
+        evaluation: PeriodicEvaluation | None = None,
         **trl: Any,
     ) -> None:
         super().__init__(train_dataset=prompts.dataset(config.mini_batches_per_rollout), **trl)
         self.config, self._prompts, self._on_written = config, prompts, on_written
+        self._evaluation = evaluation
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+        self._evaluating: tuple[int, Callable[[], pa.Table]] | None = None
+        """The step that is evaluated now, and what waits for this process's share of the answers."""
         self._objective = objective.loss_named(config.loss)
         self._skip_idle = config.skip_zero_advantage or config.kl_coef == 0
         self._limit, self._round = config.max_completion_length, 0
@@ -84,9 +95,10 @@ class GroupTrainer(GRPOTrainer):
         self.codec = Codec(self.processing_class, self.eos_token_ids)
         # Opened last: an engine in this process shares the device and the process group that TRL has set up
         # by now, and vLLM measures how much memory the models have left.
+        longest = max(prompts.longest, evaluation.longest if evaluation else 0)
         self.engine = open_engine(
             SampledModel(
-                folder, self.codec.end_tokens, prompts.longest + config.longest_completion,
+                folder, self.codec.end_tokens, longest + config.longest_completion,
                 self._lent_policy, self.accelerator.is_main_process, lost_note,
             )
         )  # fmt: skip
@@ -95,7 +107,7 @@ class GroupTrainer(GRPOTrainer):
         """That of packs; and the reference as small as autocast allows without a change of its values."""
         for model in (self.model, self.ref_model):
             if model is not None:
-                use_flex_attention(self.accelerator.unwrap_model(model))
+                use_flash_attention(self.accelerator.unwrap_model(model), self.config.bf16)
         if self.ref_model is not None and self.config.bf16 and not is_sharded(self.ref_model):
             halve_linear_layers(self.accelerator.unwrap_model(self.ref_model))
 
@@ -107,6 +119,7 @@ class GroupTrainer(GRPOTrainer):
         Idle groups are drawn again first. On upgrade: the batch's keys (`tasks.rl.batch.refilled`
         treats every tensor of it), and that TRL calls this once a rollout.
         """
+        self._end_evaluation()
         self._round, self._limit = 0, max_completion_length(self.config, self.state.global_step)
         batch = self._rollout(inputs)
         while self._round < self.config.refill_rounds:
@@ -202,6 +215,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _give_weights(self) -> None:
         """The present weights to the engine; no process samples before every engine has them."""
+        self._end_evaluation()
         with self._timed("sync_s"):
             self.engine.load(policy_weights(self.accelerator.unwrap_model(self.model)))
             self.accelerator.wait_for_everyone()
@@ -215,8 +229,46 @@ class GroupTrainer(GRPOTrainer):
         model.set_attn_implementation(ATTENTION)
         with self.accelerator.autocast(), whole_weights(model):
             yield model
-        use_flex_attention(model)
+        use_flash_attention(model, self.config.bf16)
         model.train()
+
+    def _evaluate_if_due(self) -> None:
+        """Ask the fixed questions of the present policy, at the steps where that is wanted.
+
+        Between a rollout and its update, when the engine mostly has the weights already. An engine on devices
+        of its own answers while the update is made; every process draws a share.
+        """
+        evaluation, step = self._evaluation, self.state.global_step
+        if evaluation is None or not evaluation.is_due(step):
+            return
+        if self._loaded_step != step:
+            self._give_weights()
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        share: Callable[[], pa.Table] = partial(evaluation.draw, self.engine, process, processes)
+        if self.config.engine.entry.own_device:
+            share = self._beside.submit(share).result
+        self._evaluating = step, share
+        if not self.config.engine.entry.own_device:
+            self._end_evaluation()
+
+    def _end_evaluation(self) -> None:
+        """Record the evaluation that is under way, if one is: before the engine is used again, and before a
+        checkpoint is written, since a run that resumes there does not come back to this step."""
+        if self._evaluation is None or self._evaluating is None:
+            return
+        (step, share), self._evaluating = self._evaluating, None
+        with self._timed("evaluate_s"):
+            drawn = [share()]
+            shares = gather_object(drawn) if self.accelerator.num_processes > 1 else drawn
+            if self.accelerator.is_main_process:
+                self._evaluation.record(step, shares)
+
+    def finish_evaluation(self) -> None:
+        """After training: end what is under way, and evaluate the policy after its last step."""
+        self._end_evaluation()
+        if self.state.global_step == self.config.steps:
+            self._evaluate_if_due()
+            self._end_evaluation()
 
     def _check_sampler(self, prompt_ids: list[list[int]]) -> None:
         """The start-up canary.
@@ -293,6 +345,7 @@ class GroupTrainer(GRPOTrainer):
         """
         model.train()
         batch = self._prepare_inputs(inputs)
+        self._evaluate_if_due()
         ids, mask = (
             torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
             for name in ("ids", "mask")
@@ -377,6 +430,7 @@ class GroupTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's, with the reference once it has moved. On upgrade: the name of the folder."""
+        self._end_evaluation()
         super()._save_checkpoint(model, trial)
         if self.ref_model is not None and self.state.global_step >= self.args.ref_model_sync_steps:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"

@@ -15,7 +15,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def sample_shards(
 
     A `root` that several jobs share is where a later one finds what an earlier one drew.
     """
-    requests = _requests(sampler, problems, template, samples_per_problem, seed)
+    requests = requests_for(sampler.prompt, problems, template, samples_per_problem, seed)
     folder = _shard_folder(root, sampler.name, sampling, checkpoint_digest, root.parent == job.state)
     places = _places(folder, requests)
     missing = [r for r in requests if r.key not in places]
@@ -185,18 +185,27 @@ def _sampled(
                 raise StopRequested(f"{len(done)} of {len(shards)} shards in flight were not yet whole")
 
 
+def draw(
+    sampler: TextSampler, requests: Sequence[Request], sampling: Sampling, checkpoint_digest: str
+) -> pa.Table:
+    """`samples` rows of the requests, in order, drawn in one call of the engine; no shard is left."""
+    written = sampler.generate([r.prompt for r in requests], sampling, [r.seed for r in requests])
+    return conform(_rows(requests, written, sampling, checkpoint_digest, sampler.name), SAMPLES)
+
+
 def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
     """The seed of one sample, 0 .. 2**63-1."""
     return derived_seed(seed, problem_id, sample_index)
 
 
-def _requests(
-    sampler: TextSampler, problems: Sequence[Problem], template: str, samples: int, seed: int
+def requests_for(
+    render: Callable[[str, str], str], problems: Sequence[Problem], template: str, samples: int, seed: int
 ) -> list[Request]:
+    """`samples` requests a problem, a problem's together; `render(template, question)` makes the prompt."""
     return [
         Request(p.id, i, prompt, drawn_by, _key(p.id, i, prompt, drawn_by))
         for p in problems
-        for prompt in [sampler.prompt(template, p.prompt)]
+        for prompt in [render(template, p.prompt)]
         for i in range(samples)
         for drawn_by in [sample_seed(seed, p.id, i)]
     ]

@@ -2,11 +2,10 @@
 
 An update is what the settings say, `batch_size` rows. Here its rows are put, best-fit decreasing, into
 micro-batches of at most `micro_batch_tokens` tokens, and these are dealt to the processes. The positions of
-a row start at 0. With FlexAttention attention across rows is masked block by block
-(`tasks.training.attention`); elsewhere transformers finds by the positions where a row ends
-(`find_packed_sequence_indices`) and makes a whole mask (tokens x tokens). The loss of a micro-batch is
-divided by the completion tokens of the whole update, so that the gradients add up to those of the update's
-rows one by one.
+a row start at 0. A GPU's attention takes the rows as they lie (`tasks.training.attention`); elsewhere
+transformers finds by the positions where a row ends (`find_packed_sequence_indices`) and makes a whole mask
+(tokens x tokens). The loss of a micro-batch is divided by the completion tokens of the whole update, so that
+the gradients add up to those of the update's rows one by one.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import add_fused_lm_head
 
-from tasks.sft.tokens import IGNORED, TokenRows
-from tasks.training.attention import FLEX, PackLayout, packed_mask
+from tasks.sft.tokens import TokenRows
+from tasks.training.attention import FLASH, PackLayout, pack_inputs
 from tasks.training.checkpoints import make_room
 
 log = logging.getLogger(__name__)
@@ -73,23 +72,19 @@ def dealt(lengths: Sequence[int], capacity: int, processes: int) -> list[list[li
     return [bins[process::processes] for process in range(processes)]
 
 
-def micro_batch(rows: TokenRows, numbers: Sequence[int], multiple: int = 1) -> MicroBatch:
-    """These rows one behind the other, and zeros as a last row of their own up to a multiple of tokens."""
-    lengths = [int(rows.lengths[row]) for row in numbers]
-    rest = -sum(lengths) % multiple
-    ids = [rows.ids[rows.starts[row] : rows.starts[row + 1]] for row in numbers]
-    labels = [rows.labels(row) for row in numbers]
+def micro_batch(rows: TokenRows, numbers: Sequence[int]) -> MicroBatch:
+    """These rows one behind the other."""
     parts = {
-        "input_ids": [*ids, np.zeros(rest, np.int64)],
-        "position_ids": [np.arange(length) for length in (*lengths, rest)],
-        "labels": [*labels, np.full(rest, IGNORED)],
+        "input_ids": [rows.ids[rows.starts[row] : rows.starts[row + 1]] for row in numbers],
+        "position_ids": [np.arange(rows.lengths[row]) for row in numbers],
+        "labels": [rows.labels(row) for row in numbers],
     }
     return {name: torch.from_numpy(np.concatenate(p).astype(np.int64))[None] for name, p in parts.items()}
 
 
 def layout(micro: MicroBatch) -> PackLayout:
     """Every row is a group of its own."""
-    positions = micro["position_ids"][0].numpy()
+    positions = micro["position_ids"][0].cpu().numpy()
     return PackLayout(np.cumsum(positions == 0) - 1, np.zeros_like(positions), positions)
 
 
@@ -101,9 +96,9 @@ class PackedUpdates(Dataset[PackedUpdate]):
 
     def __init__(
         self, rows: TokenRows, order: Sequence[int] | np.ndarray, batch_size: int, capacity: int,
-        processes: int = 1, multiple: int = 1,
+        processes: int = 1,
     ) -> None:  # fmt: skip
-        self.rows, self._capacity, self._processes, self._multiple = rows, capacity, processes, multiple
+        self.rows, self._capacity, self._processes = rows, capacity, processes
         self._updates = np.array(order).reshape(-1, batch_size)
 
     def __len__(self) -> int:
@@ -114,7 +109,7 @@ class PackedUpdates(Dataset[PackedUpdate]):
         numbers = self._updates[update]
         mine = dealt(self.rows.lengths[numbers].tolist(), self._capacity, self._processes)[process]
         return {
-            "micro_batches": [micro_batch(self.rows, numbers[places], self._multiple) for places in mine],
+            "micro_batches": [micro_batch(self.rows, numbers[places]) for places in mine],
             "completion_tokens": int(self.rows.completion_lengths[numbers].sum()),
         }
 
@@ -149,7 +144,7 @@ class PackedTrainer(Trainer):
         for number, micro in enumerate(inputs["micro_batches"], 1):
             with self._averaging(model, number == len(inputs["micro_batches"])):
                 with self.compute_loss_context_manager():
-                    given = self._prepare_inputs(micro) | self._mask(micro)
+                    given = self._prepare_inputs(micro) | self._attention(micro)
                     found = model(**given, use_cache=False, fused_lm_head=True)
                 loss = -found.log_probs.sum() * scale
                 self.accelerator.backward(loss)
@@ -158,12 +153,12 @@ class PackedTrainer(Trainer):
         self._right = right
         return total
 
-    def _mask(self, micro: MicroBatch) -> dict[str, Any]:
-        """For FlexAttention; other attention makes its own from the positions."""
+    def _attention(self, micro: MicroBatch) -> dict[str, Any]:
+        """For the flash kernel; other attention makes its own mask from the positions."""
         config = self.causal_model(self.accelerator.unwrap_model(self.model)).config.get_text_config()
-        if config._attn_implementation != FLEX:
+        if config._attn_implementation != FLASH:
             return {}
-        return {"attention_mask": packed_mask(layout(micro), config, self.accelerator.device)}
+        return pack_inputs(layout(micro), config, self.accelerator.device)
 
     def _averaging(self, model: torch.nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are averaged once an update; where they are sharded, in every micro-batch, because a

@@ -33,7 +33,7 @@ from tasks.sft.packing import PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows, prompt_template, token_rows
 from tasks.tokenizer import Codec, load_tokenizer
-from tasks.training.attention import BLOCK, use_flex_attention
+from tasks.training.attention import use_flash_attention
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.launching import sharding_arguments, train_in_processes
@@ -123,13 +123,11 @@ def build_trainer(
     """The trainer on the rows numbered `fitting`, its checkpoints in `folder`; nothing runs yet."""
     if (rows.ids[rows.starts[1:] - 1] != tokenizer.eos_token_id).any():
         raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: encode the rows again")
-    on_gpu = torch.cuda.is_available()
-    use_flex_attention(model)
+    use_flash_attention(model, config.bf16)
     order = row_order(rows.lengths[fitting], config.epochs, config.batch_size, config.seed)
     updates = PackedUpdates(
-        rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes,
-        multiple=BLOCK if on_gpu else 1,
-    )  # fmt: skip
+        rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes
+    )
     steps, parameters = len(order) // config.batch_size, model.num_parameters()
     trainer = PackedTrainer(
         model=with_adapters(model, config.lora, config.seed) if config.lora else model,

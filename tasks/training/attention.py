@@ -1,5 +1,15 @@
-"""Attention for training on packed rows: FlexAttention on a GPU, where a mask of tokens x tokens would not
-fit, and a dense mask elsewhere."""
+"""Attention for training on packed rows: PyTorch's flash kernel on a GPU, a dense mask elsewhere.
+
+The kernel takes rows of different lengths that lie end to end, so nothing is padded, nothing is compiled, and
+no mask is there. Where a group shares a prompt, the softmax of a completion's token runs over two sets of
+keys: the prompt that is shared, and its own row up to itself. The kernel is called once for each; it returns
+the logarithm of the sum below the softmax, so the two results add up to the one over all keys:
+
+    l = log(exp(l1) + exp(l2)),    o = o1 exp(l1 - l) + o2 exp(l2 - l)
+
+Backward, the kernel is again called for each set, with o and l of both together: it makes the probabilities
+from l, and needs o only for the term that all keys of a query share. Ring attention works in the same way.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention.flex_attention import BlockMask
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.masking_utils import flex_attention_mask
+from transformers import AttentionInterface, PreTrainedModel
 
-FLEX = "packed_flex_attention"
-BLOCK = 128
-"""Tokens on a side of a block that FlexAttention computes or leaves out."""
+FLASH = "packed_rows"
+"""Its name in transformers, which looks for a kernel on the hub where `flash` is part of a name."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_WIDEST_HEAD = 256
+"""The kernel's limit."""
 
 
 @dataclass(frozen=True)
@@ -32,92 +40,190 @@ class PackLayout:
     """(N,) of each token in its own row."""
 
 
-def _flex_attention(
-    module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """In the precision of autocast: rotary embeddings and norms leave queries and keys in float32."""
-    if torch.is_autocast_enabled(q.device.type):
+@dataclass(frozen=True)
+class Segments:
+    """Pieces that lie end to end: where each begins and the last one ends, and the length of the longest."""
+
+    starts: torch.Tensor
+    """(pieces + 1,) int32"""
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, device: torch.device) -> Segments:
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return cls(torch.from_numpy(starts).to(device), int(lengths.max()))
+
+
+@dataclass(frozen=True)
+class SharedPrompts:
+    """What the rows of a group see of its prompt; only groups that have both."""
+
+    seeing: torch.Tensor
+    """(Q,) places of the rows' tokens, group after group."""
+    seen: torch.Tensor
+    """(K,) places of the shared tokens."""
+    seeing_segments: Segments
+    """A piece a group."""
+    seen_segments: Segments
+
+
+@dataclass(frozen=True)
+class FlashPack:
+    """A pack's layout as the kernel takes it."""
+
+    pieces: Segments
+    """Every shared prompt and every row."""
+    shared: SharedPrompts | None
+
+    @classmethod
+    def of(cls, layout: PackLayout, device: torch.device) -> FlashPack:
+        new = (np.diff(layout.group, prepend=-1) != 0) | (np.diff(layout.own, prepend=-1) != 0)
+        lengths = np.diff(np.append(np.flatnonzero(new), len(new)))
+        groups = int(layout.group[-1]) + 1
+        prompts, rows = (np.bincount(layout.group[part], minlength=groups) for part in _parts(layout))
+        both = (prompts > 0) & (rows > 0)
+        if not both.any():
+            return cls(Segments.of(lengths, device), None)
+        seen, seeing = (np.flatnonzero(part & both[layout.group]) for part in _parts(layout))
+        places = [torch.from_numpy(found).to(device) for found in (seeing, seen)]
+        segments = [Segments.of(counts[both], device) for counts in (rows, prompts)]
+        return cls(
+            Segments.of(lengths, device), SharedPrompts(places[0], places[1], segments[0], segments[1])
+        )
+
+
+def _parts(layout: PackLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens are shared, and which belong to one row."""
+    return layout.own == 0, layout.own > 0
+
+
+class PackedAttention(torch.autograd.Function):
+    """softmax(q k' scale) v of a pack. q: (N, heads, width); k, v: (N, key heads, width)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: FlashPack, scale: float
+    ) -> torch.Tensor:
+        out, lse, *random = flash_forward(q, k, v, pack.pieces, pack.pieces, True, scale)
+        if shared := pack.shared:
+            part, part_lse, *_ = flash_forward(
+                q[shared.seeing], k[shared.seen], v[shared.seen],
+                shared.seeing_segments, shared.seen_segments, False, scale,
+            )  # fmt: skip
+            both = torch.logaddexp(lse[:, shared.seeing], part_lse)  # (heads, Q)
+            of_row, of_prompt = ((x - both).exp().T[..., None] for x in (lse[:, shared.seeing], part_lse))
+            out[shared.seeing] = (out[shared.seeing] * of_row + part * of_prompt).to(out.dtype)
+            lse[:, shared.seeing] = both
+        ctx.save_for_backward(q, k, v, out, lse, *random)
+        ctx.pack, ctx.scale = pack, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, out, lse, *random = ctx.saved_tensors
+        pack: FlashPack = ctx.pack
+        grad = grad.contiguous()
+        pieces, scale = pack.pieces, ctx.scale
+        dq, dk, dv = flash_backward(grad, q, k, v, out, lse, pieces, pieces, True, scale, random)
+        if shared := pack.shared:
+            seeing, seen = shared.seeing, shared.seen
+            parts = flash_backward(
+                grad[seeing], q[seeing], k[seen], v[seen], out[seeing], lse[:, seeing].contiguous(),
+                shared.seeing_segments, shared.seen_segments, False, scale, random,
+            )  # fmt: skip
+            for whole, places, part in zip((dq, dk, dv), (seeing, seen, seen), parts, strict=True):
+                whole.index_add_(0, places, part)
+        return dq, dk, dv, None, None
+
+
+def flash_forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Segments, keys: Segments, causal: bool,
+    scale: float,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Result (queries, heads, width), log-sum-exp (heads, queries), and what backward asks for of dropout."""
+    out, lse, seed, offset, _ = torch.ops.aten._flash_attention_forward(
+        q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, causal, False, scale=scale
+    )
+    return out, lse, seed, offset
+
+
+def flash_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor,
+    lse: torch.Tensor, queries: Segments, keys: Segments, causal: bool, scale: float,
+    random: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Gradients of q, k and v."""
+    found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten._flash_attention_backward(
+        grad, q, k, v, out, lse, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, causal,
+        *random, scale=scale,
+    )  # fmt: skip
+    return found
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled layer calls the kernel as it is
+def _flash_attention(
+    module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: None,
+    scaling: float | None = None, flash_pack: FlashPack | None = None, **_: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """As transformers calls it: q (1, heads, N, width), k and v (1, key heads, N, width)."""
+    if flash_pack is None:
+        raise ValueError(f"{FLASH} is for packs: give `pack_inputs` of the pack to the model")
+    if torch.is_autocast_enabled(q.device.type):  # rotary embeddings and norms leave q and k in float32
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
-    out: tuple[torch.Tensor, torch.Tensor | None] = flex_attention_forward(module, q, k, v, mask, **kwargs)
-    return out
+    q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))
+    return PackedAttention.apply(q, k, v, flash_pack, scaling or q.shape[-1] ** -0.5)[None], None
 
 
-AttentionInterface.register(FLEX, _flex_attention)
-AttentionMaskInterface.register(FLEX, flex_attention_mask)
+AttentionInterface.register(FLASH, _flash_attention)
 
 
-def use_flex_attention(model: PreTrainedModel) -> None:
-    """Where there is a GPU and the model can; else it keeps its own, which takes a dense mask."""
-    if torch.cuda.is_available() and model._supports_flex_attn:
-        model.set_attn_implementation(FLEX)
+def use_flash_attention(model: PreTrainedModel, bf16: bool) -> None:
+    """Where there is a GPU and the kernel can do what the model asks; else the model keeps its own attention,
+    which takes a dense mask. The kernel works in 16 bits."""
+    if torch.cuda.is_available() and bf16 and flash_can(model):
+        model.set_attn_implementation(FLASH)
 
 
-def packed_mask(layout: PackLayout, config: Any, device: torch.device) -> Any:
-    """What each token sees, as the model takes it: a mask, or one for each kind of layer that it has.
+def flash_can(model: PreTrainedModel) -> bool:
+    """Whether all layers attend to everything before, with heads that the kernel takes."""
+    config: Any = model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    plain = _kinds(config) == {_FULL} and getattr(config, "attn_logit_softcapping", None) is None
+    one_width = getattr(config, "v_head_dim", width) == width
+    fits = one_width and width <= _WIDEST_HEAD and width % 8 == 0
+    return bool(model._supports_attention_backend) and plain and fits
 
-    Made from numbers of whole blocks on the CPU; as transformers calls it, torch's `create_block_mask` is
-    compiled, and again for new lengths. The length is a multiple of `BLOCK`.
+
+def pack_inputs(layout: PackLayout, config: Any, device: torch.device) -> dict[str, Any]:
+    """What the model is given so that each token sees what it should: the pack for the kernel, or a mask.
+
+    Raises:
+        ValueError: a layer that has no mask of tokens.
     """
-    windowed = _SLIDING if getattr(config, "sliding_window", None) else _FULL
-    kinds = set(getattr(config, "layer_types", None) or (windowed,))
+    if config._attn_implementation == FLASH:
+        return {"flash_pack": FlashPack.of(layout, device)}
+    kinds = _kinds(config)
     if unknown := kinds - {_FULL, _SLIDING}:
         raise ValueError(
             f"layers of kind {sorted(unknown)} cannot be trained on packed rows: take another base"
         )
     masks = {kind: _mask(layout, config, kind, device) for kind in kinds}
-    return masks if len(kinds) > 1 else next(iter(masks.values()))
+    return {"attention_mask": masks if len(kinds) > 1 else next(iter(masks.values()))}
 
 
-def _mask(layout: PackLayout, config: Any, kind: str, device: torch.device) -> torch.Tensor | BlockMask:
-    window = config.sliding_window if kind == _SLIDING else None
-    # Only what is known of the query is looked up: the mask is computed for every pair of a block.
-    row, group, shared, position = (
+def _kinds(config: Any) -> set[str]:
+    windowed = _SLIDING if getattr(config, "sliding_window", None) else _FULL
+    return set(getattr(config, "layer_types", None) or (windowed,))
+
+
+def _mask(layout: PackLayout, config: Any, kind: str, device: torch.device) -> torch.Tensor:
+    """(1, 1, N, N) whether a token sees another."""
+    group, own, position = (
         torch.from_numpy(values.astype(np.int32)).to(device)
-        for values in (*_starts(layout), layout.positions)
+        for values in (layout.group, layout.own, layout.positions)
     )
-
-    def sees(_batch: Any, _head: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        seen = (k <= q) & ((k >= row[q]) | ((k >= group[q]) & (k < shared[q])))
-        return seen if window is None else seen & (position[q] - position[k] < window)
-
-    if config._attn_implementation != FLEX:
-        every = torch.arange(len(layout.own), device=device)
-        return sees(None, None, every[:, None], every[None, :])[None, None]
-    some, all_ = (torch.from_numpy(blocks).to(device) for blocks in _blocks(layout, window is None))
-    return BlockMask.from_kv_blocks(*_listed(some), *_listed(all_), BLOCK_SIZE=BLOCK, mask_mod=sees)
-
-
-def _starts(layout: PackLayout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each token the places where its row and its group begin, and where the group's shared part ends."""
-    place = np.arange(len(layout.own))
-    new_group = np.diff(layout.group, prepend=-1) != 0
-    new_row = new_group | (np.diff(layout.own, prepend=-1) != 0)
-    row, group = (np.maximum.accumulate(np.where(new, place, 0)) for new in (new_row, new_group))
-    shared = np.bincount(layout.group[layout.own == 0], minlength=layout.group[-1] + 1)
-    return row, group, group + shared[layout.group]
-
-
-def _blocks(layout: PackLayout, may_be_whole: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(queries, keys) booleans for pairs of blocks: tokens that must be looked at one by one, and pairs in
-    which every query sees every key. All other pairs are left out."""
-    group, own = (values.reshape(-1, BLOCK) for values in (layout.group, layout.own))
-    first, last = group[:, 0], group[:, -1]
-    one_group = first == last
-    low, high = own.min(axis=1), own.max(axis=1)
-    number = np.arange(len(group))
-    earlier = number[:, None] > number[None, :]
-    same = one_group[:, None] & one_group[None, :] & (first[:, None] == first[None, :])
-    # In one group the rows follow each other, so a later block can see an earlier one that holds a part of
-    # the shared prompt or of the row with which the later one begins.
-    apart = same & (low[None, :] > 0) & (high[None, :] < low[:, None])
-    possible = (earlier | np.eye(len(group), dtype=bool)) & (last[None, :] >= first[:, None]) & ~apart
-    one_row = same & (low == high)[:, None] & (low == high)[None, :] & (low[:, None] == low[None, :])
-    whole = earlier & same & ((high == 0)[None, :] | one_row) & may_be_whole
-    return possible & ~whole, whole
-
-
-def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many key blocks each query block has, and their numbers: (1, 1, queries) and (.., keys)."""
-    count = blocks.sum(dim=1, dtype=torch.int32)
-    numbers = blocks.int().argsort(dim=1, descending=True, stable=True).int()
-    return count[None, None], numbers[None, None]
+    mine = (own[None, :] == 0) | (own[:, None] == own[None, :])
+    seen = ((group[:, None] == group[None, :]) & mine).tril()
+    if kind == _SLIDING:
+        seen &= position[:, None] - position[None, :] < config.sliding_window
+    return seen[None, None]

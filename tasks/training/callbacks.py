@@ -11,10 +11,11 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tasks.job import Job, StopRequested
+from tasks.training.metrics import metric_rows
 
 
 class JobCallback(TrainerCallback):
-    """Progress at every logged step; a stop request ends training after the step in hand.
+    """Progress and metrics at every logged step; a stop request ends training after the step in hand.
 
     Where `save_steps_multiple` divides the step, a checkpoint is saved first; elsewhere the run later
     resumes from the one before (a rollout in the middle of its mini-batches is not a place to resume). Once
@@ -27,9 +28,12 @@ class JobCallback(TrainerCallback):
         shown: Mapping[str, str],
         save_steps_multiple: int = 1,
         budget_hours: float | None = None,
+        latest: Mapping[str, float] | None = None,
     ) -> None:
+        """`shown` are names of a progress record and of the Trainer's log; `latest` are values beside them,
+        read anew each time."""
         self._job, self._shown, self._multiple = job, shown, save_steps_multiple
-        self._budget = budget_hours
+        self._budget, self._latest = budget_hours, latest if latest is not None else {}
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -49,6 +53,8 @@ class JobCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         shown = {name: logs[key] for name, key in self._shown.items() if logs and logs.get(key) is not None}
+        self._job.log(metric_rows(state.log_history[-1:]))  # the Trainer's newest entry is there by now
+        shown |= self._latest
         self._job.progress(state.global_step, state.max_steps, f"step {state.global_step}", **shown)
 
 

@@ -93,14 +93,13 @@ class Precision:
         return cls(HALF if bf16 and sharded else FLOAT, HALF if bf16 else FLOAT)
 
 
-def layer_bytes(shape: ModelShape, precision: Precision, flex: bool) -> int:
+def layer_bytes(shape: ModelShape, precision: Precision, flash: bool) -> int:
     """What the backward pass needs of one layer, per token."""
     norm = FLOAT * shape.hidden + precision.stream * shape.hidden + precision.matrix * shape.hidden
     if precision == Precision(FLOAT, FLOAT):
         norm = 3 * FLOAT * shape.hidden
     queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
-    # FlexAttention reads whole heads where their number is no power of two (transformers repeats the keys).
-    repeated = queries if not flex or shape.heads & (shape.heads - 1) else keys
+    repeated = keys if flash else queries  # a dense mask takes a key head for every query head
     attention = precision.matrix * (3 * queries + 2 * repeated)
     feed_forward = precision.matrix * 4 * shape.intermediate
     return 2 * norm + attention + feed_forward

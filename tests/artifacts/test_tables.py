@@ -11,6 +11,7 @@ from tasks.tables import METRICS, PREFERENCES, SCORES, TABLES
 METRIC = {"step": 1, "name": "loss", "value": 0.5}
 VALUES = {
     pa.string(): st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    pa.int8(): st.integers(-(2**7), 2**7 - 1),
     pa.int32(): st.integers(-(2**31), 2**31 - 1),
     pa.int64(): st.integers(-(2**63), 2**63 - 1),
     pa.float64(): st.floats(allow_nan=False),

@@ -2,12 +2,11 @@
 
 import itertools
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.evaluate.estimators import consensus, mean_where, pass_at_k
+from tasks.evaluate.estimators import consensus, pass_at_k
 
 COUNTS = st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))
 
@@ -61,8 +60,3 @@ def test_consensus_does_not_depend_on_the_order(answers, rng):
     assert consensus(answers, [a == "a" for a in answers]) == consensus(
         shuffled, [a == "a" for a in shuffled]
     )
-
-
-def test_mean_where():
-    values = mean_where(np.array([[1, np.nan, 0], [np.nan] * 3, [1, 1, 1]]))
-    np.testing.assert_array_equal(values, [0.5, np.nan, 1])

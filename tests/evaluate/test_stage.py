@@ -3,8 +3,8 @@
 import pytest
 
 from artifacts.tables import conform, read_table, write_table
-from tasks.evaluate.evaluate import held_out, run
-from tasks.evaluate.scores import question_scores, scores
+from tasks.evaluate.evaluate import held_out, question_sets, run
+from tasks.evaluate.scores import QuestionSet, question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
 from tasks.kinds import Kind
 from tasks.problem import Problem, to_table
@@ -37,11 +37,10 @@ def _row(problem, index, verdict, answer="x", thinking="t", language=1.0, tokens
 
 
 def _scores(rows, problems, samples):
-    by_question = question_scores(
-        conform(rows, SAMPLES), problems, samples, lambda pairs: [False] * len(pairs)
-    )
-    table = scores(by_question, samples, 0)
-    return {(r["domain"], r["metric"]): r for r in table.to_pylist()}
+    sets = [QuestionSet(problems, samples)]
+    by_question = question_scores(conform(rows, SAMPLES), sets, lambda pairs: [False] * len(pairs))
+    table = scores(by_question, sets, 0)
+    return {(r["group"], r["metric"]): r for r in table.to_pylist() if r["by"] == "domain"}
 
 
 def test_scores_of_known_samples():
@@ -55,8 +54,8 @@ def test_scores_of_known_samples():
     found = _scores(rows, [p for p in PROBLEMS if p.split == "held_out"], 2)
     value = {key: row["value"] for key, row in found.items()}
     assert value["math", "pass_at_1"] == pytest.approx(0.75)
-    assert value["math", "pass_at_k"] == 1
-    assert value["math", "cons_at_k"] == pytest.approx(0.75)
+    assert value["math", "pass_at_2"] == 1
+    assert value["math", "cons_at_2"] == pytest.approx(0.75)
     assert value["verifiable", "pass_at_1"] == pytest.approx(0.5)
     assert found["verifiable", "pass_at_1"]["questions"] == 3
     assert value["math", "language_consistency"] == pytest.approx((0.75 + 1) / 2)
@@ -78,7 +77,7 @@ def test_held_out_is_the_first_of_each_domain_by_id():
     assert [p.id for p in held_out(PROBLEMS, 1)] == ["m1", "l1", "g1"]
     assert held_out(PROBLEMS[::-1], 1) == held_out(PROBLEMS, 1)
     with pytest.raises(ValueError, match="no held-out problem"):
-        held_out(PROBLEMS[2:3], 1)
+        question_sets(PROBLEMS[2:3], EvaluateConfig())
 
 
 def test_stage(tmp_path, tiny_model):
@@ -102,6 +101,12 @@ def test_stage(tmp_path, tiny_model):
     assert len({(r["problem_id"], r["metric"]) for r in by_question}) == len(by_question)
     assert {r["problem_id"] for r in by_question} == {"m1", "m2", "l1", "g1", "g2"}
     table = read_table(job.draft / "scores").to_pylist()
-    assert {r["domain"] for r in table} == {"math", "logic", "general", "verifiable", "all"}
+    assert {r["group"] for r in table if r["by"] == "domain"} == {
+        "math",
+        "logic",
+        "general",
+        "verifiable",
+        "all",
+    }
     assert job.headline["questions"] == 5
     assert 0 <= job.headline["pass_at_1"] <= 1

@@ -9,7 +9,7 @@ import pytest
 
 from flows import paths
 from flows.graph import load_pipeline
-from flows.local import LocalBuilder
+from flows.local_builder import LocalBuilder
 from flows.plan import plan
 from flows.runner import job_environment
 from flows.spare import SpareProcess
@@ -55,7 +55,7 @@ def test_a_spare_process_does_the_job_and_the_next_one_waits(preset, store):
     before = set(psutil.Process().children())
     spare = SpareProcess(job_environment(), paths.log("spare"))
     (first,) = set(psutil.Process().children()) - before
-    builder = LocalBuilder(load_pipeline(path), store, start=spare.start)
+    builder = LocalBuilder(load_pipeline(path), store, print, start=spare.start)
     node = builder.pipeline.node("problems")
     try:
         ref = builder.make("problems", node.stage, node.config)

@@ -14,7 +14,7 @@ from flows import cli, live
 from flows.experiments import Variant
 from flows.graph import load_pipeline
 from flows.live import RunView, WatchedRun
-from flows.local import LocalBuilder
+from flows.local_builder import LocalBuilder
 from flows.plan import plan
 from flows.register import _ENDS
 from flows.review_key import ReviewKey, parsed_key
@@ -115,7 +115,7 @@ def test_the_name_of_the_node_stands_for_what_is_used(built, store, cold_start, 
 
 
 def test_without_a_server_the_decision_must_be_there(built, store, cold_start, decides):
-    builder = LocalBuilder(built, store)
+    builder = LocalBuilder(built, store, print)
     with pytest.raises(
         NotReviewed, match=rf"waits for its review: decide with `r1 review {built.name}/cold-st"
     ):

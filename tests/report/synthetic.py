@@ -15,7 +15,7 @@ from pathlib import Path
 from artifacts.manifest import ManifestDraft, seal
 from artifacts.refs import Ref
 from artifacts.tables import conform, write_table
-from tasks.evaluate.scores import question_scores, scores
+from tasks.evaluate.scores import QuestionSet, question_scores, scores
 from tasks.evaluate.voting import Pair
 from tasks.funnel import Funnel
 from tasks.job import Input, Job
@@ -59,8 +59,11 @@ def problems(count: int) -> list[Problem]:
             a, b, language = rng.randint(10, 99), rng.randint(10, 99), "en" if i % 5 < 3 else "zh"
             prompt = f"Compute {a} + {b} . ({domain})" if language == "en" else f"计算 {a} + {b} 。({domain})"
             made.append(
-                Problem(f"{domain}-{i:03d}", domain, language, prompt, str(a + b), "exact", split="held_out")
-            )
+                Problem(
+                    f"{domain}-{i:03d}", domain, language, prompt, str(a + b), "exact", source="tiny-world",
+                    split="held_out", level=1 + i % 5,
+                )
+            )  # fmt: skip
     for i in range(count):
         args = {"set": "helpfulness", "must": ["hello"], "should": ["tom"], "must_not": ["rude"]}
         made.append(
@@ -79,7 +82,7 @@ def samples(node: str, questions: list[Problem], count: int) -> list[dict]:
 
 
 def _sample(p: Problem, k: int, rng: random.Random, skill: float, language: float, tokens: int) -> dict:
-    right = rng.random() < skill * (0.75 if p.domain == "logic" else 1)
+    right = rng.random() < skill * (0.75 if p.domain == "logic" else 1) * (1.2 - 0.1 * (p.level or 2))
     answer = p.answer if right else str(rng.randint(20, 198))
     hard = "so wait 等于 " if rng.random() > language else "so "
     text = f"<think> {p.prompt} {hard} {answer} , check {answer} . </think>\n<answer> {answer} </answer>"
@@ -96,6 +99,15 @@ def _sample(p: Problem, k: int, rng: random.Random, skill: float, language: floa
         "reward": None, "reward_accuracy": float(right), "reward_format": 1.0,
         "reward_language": min(1.0, max(0.0, rng.gauss(language, 0.05))), "reward_helpful": None,
         "reward_safety": None,
+    }  # fmt: skip
+
+
+def row_with(question, text):
+    """A row of a `samples` table with `text` wherever a model or a plugin could have written it."""
+    return {
+        "problem_id": question, "sample_index": 0, "verdict": text, "reward": 1.0, f"reward_{text}": 0.5,
+        "completion": f"<think>{text}</think>{text}", "thinking": text, "completion_tokens": 7,
+        "finish_reason": text,
     }  # fmt: skip
 
 
@@ -117,6 +129,21 @@ def metrics(node: str, steps: int) -> list[dict]:
                 **{f"pass_rate_{domain}": rate * factor for domain, factor in HARDNESS.items()},
             }  # fmt: skip
         rows += [{"step": step, "name": n, "value": v * rng.gauss(1, 0.06)} for n, v in values.items()]
+    return rows
+
+
+def evaluation_metrics(node: str, steps: int) -> list[dict]:
+    """The curve of an evaluation every tenth of the training."""
+    rng = random.Random(f"{node} evaluated")
+    skill, language, tokens = SKILL[node]
+    rows = []
+    for step in range(0, steps + 1, max(1, steps // 10)):
+        done = 1 - 2.7 ** (-4 * step / steps)
+        rate = (0.2 + (skill - 0.2) * done) * rng.gauss(1, 0.04)
+        length, words = 35 + (tokens - 35) * done, 0.2 + 0.6 * done
+        values = {"pass_at_1": rate, "cons_at_4": rate**0.7, "length": length, "reflective_words": words,
+                  "language_consistency": language, "format": 1.0}  # fmt: skip
+        rows += [{"step": step, "name": name, "value": value} for name, value in values.items()]
     return rows
 
 
@@ -165,6 +192,10 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
             if not node.endswith("base"):
                 write_table(folder / "metrics.parquet", metrics(node, steps), METRICS)
                 write_table(folder / "samples.parquet", samples(node, held_out, count), SAMPLES)
+            if node in RL:
+                write_table(folder / "evaluation_metrics.parquet", evaluation_metrics(node, steps), METRICS)
+                evaluated = [row | {"step": k} for k in (0, steps) for row in samples(node, held_out[:3], 1)]
+                write_table(folder / "evaluation_samples.parquet", evaluated, SAMPLES)
             world.seal(f"checkpoint.{node}", Kind.checkpoint, 96.0 if node in RL else 12.5, reward=1.6)
         elif node == "reward-models":
             _folder(root, "reward_models.reward-models")
@@ -174,9 +205,10 @@ def write_run(root: Path, questions: int = 6, count: int = 4, steps: int = 60) -
     for node in SKILL:
         folder, rows = _folder(root, f"evaluation.{node}"), samples(node, held_out, count)
         write_table(folder / "samples.parquet", rows, SAMPLES)
-        by_question = question_scores(conform(rows, SAMPLES), held_out, count, no_pair_is_equal)
+        sets = [QuestionSet(held_out, count)]
+        by_question = question_scores(conform(rows, SAMPLES), sets, no_pair_is_equal)
         write_table(folder / "question_scores.parquet", by_question, QUESTION_SCORES)
-        write_table(folder / "scores.parquet", scores(by_question, count, seed=0), SCORES)
+        write_table(folder / "scores.parquet", scores(by_question, sets, seed=0), SCORES)
         world.seal(f"evaluation.{node}", Kind.evaluation, 9.3)
     return world.inputs
 

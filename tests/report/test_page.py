@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -11,16 +13,18 @@ import pytest
 from artifacts.tables import read_table
 from tasks.funnel import FunnelStep
 from tasks.recipe import title
+from tasks.report.browser import ShownSample, browser_part
 from tasks.report.claims import ClaimVerdict
 from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
 from tasks.report.data import by_name
 from tasks.report.figures import FIGURES, Section, draw_all, figure
-from tasks.report.pages import completion, html_page, markdown_page
+from tasks.report.pages import html_page, markdown_page
 from tasks.report.plot import canvas, to_svg
 from tasks.report.recipe_figure import recipe_svg
+from tasks.report.selection import ChosenCompletions
 from tasks.report.stage_settings import settings_of
 from tasks.report.style import DOMAIN_COLORS, FAINT, MUTED
-from tests.report.synthetic import HOSTILE, SKILL
+from tests.report.synthetic import SKILL, row_with
 
 SVG = "http://www.w3.org/2000/svg"
 SVG_NAMESPACES = {SVG, "http://www.w3.org/1999/xlink"}
@@ -49,7 +53,16 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report):
     checker = Balance()
     checker.feed(page)
     assert checker.open == []
-    assert not checker.tags & {"script", "link", "img", "iframe", "object"}
+    assert not checker.tags & {"link", "img", "iframe", "object"}
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+    assert [attributes for attributes, _ in scripts] == [' type="application/json" id="browser-data"', ""]
+    [policy] = [value for name, value in checker.attributes if name == "content" and "src" in value]
+    digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    assert policy.split("; ")[::2] == [
+        "default-src 'none'",
+        f"script-src 'sha256-{digest}'",
+        "form-action 'none'",
+    ]
     assert not [name for name, _ in checker.attributes if name == "src" or name.startswith("on")]
     assert all(value.startswith("#") for name, value in checker.attributes if name == "href")
     assert {v for _, v in checker.attributes if "//" in v} == SVG_NAMESPACES
@@ -60,22 +73,11 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report):
 
 
 def test_the_table_of_contents_names_the_sections_that_are_there(loaded):
-    for run in (loaded, replace(loaded, curves={}, funnels=[], examples=[])):
+    for run in (loaded, replace(loaded, curves={}, funnels=[], completions=ChosenCompletions((), (), 0))):
         page = html_page(run, draw_all(run))
         contents = re.findall(r'<li><a href="#(\w+)">(.*?)</a></li>', page)
         assert contents == re.findall(r'<section id="(\w+)"><h2>(.*?)</h2>', page)
         assert ("training", "Training") in contents or not run.curves
-
-
-def test_model_text_is_escaped():
-    shown = completion(HOSTILE)
-    assert "<script" not in shown
-    assert "&lt;script&gt;alert(&#34;x&#34;)" in shown
-    assert shown.startswith("<b>&lt;think&gt;</b> 7 &lt;script")
-
-
-def test_long_completions_are_cut_with_a_count():
-    assert completion("x" * 2_600).endswith("… 1,000 more characters</span>")
 
 
 ATTACKS = [
@@ -93,13 +95,13 @@ UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u20
 
 def hostile(loaded, text):
     """The run with `text` wherever a stranger can write."""
-    example = loaded.examples[0]
-    sample = replace(example.samples[0], completion=text, verdict=text, node=text)
+    shown = loaded.completions
+    sample = ShownSample.of_row(text, row_with(shown.problems[0].id, text))
     manifest = {"preset": text, "stage": text, "code_revision": text, "versions": {text: text},
                 "config": {text: text, "list": [{text: text}]}}  # fmt: skip
     part = replace(loaded.parts["base"], manifest=loaded.parts["base"].manifest.model_copy(update=manifest))
     funnel = replace(loaded.funnels[0], node=text, rejected={text: 3}, kept={text: 2})
-    problem = replace(example.problem, prompt=text, answer=text, domain=text)
+    problem = replace(shown.problems[0], prompt=text, answer=text, domain=text, source=text, language=text)
     return replace(
         loaded,
         preset=text,
@@ -107,7 +109,7 @@ def hostile(loaded, text):
         parts=loaded.parts | {"base": part, text: replace(part, name=text)},
         funnels=[funnel],
         costs=[replace(loaded.costs[0], node=text, stage=text)],
-        examples=[replace(example, problem=problem, samples=(sample,))],
+        completions=ChosenCompletions([sample], [problem], 1),
     )
 
 
@@ -172,7 +174,7 @@ def test_two_figures_of_one_name_are_refused():
 
 
 def test_what_the_run_lacks_is_left_out(loaded):
-    bare = replace(loaded, curves={}, funnels=[], examples=[], steps={})
+    bare = replace(loaded, curves={}, funnels=[], completions=ChosenCompletions((), (), 0), steps={})
     drawn = draw_all(bare)
     assert {d.name for d in drawn} == {"recipe", "scores", "cost"}
     page = html_page(bare, drawn)
@@ -359,5 +361,5 @@ def test_words_of_a_funnel_are_made_safe(loaded):
     step = FunnelStep("<script>", 3, 1, {"<img src=x>": 2})
     run = replace(loaded, steps={"cold-start": (step,)})
     page, text = html_page(run, draw_all(run)), markdown_page(run, draw_all(run))
-    assert "<script" not in page + text
+    assert "<script>" not in page.replace(f"<script>{browser_part({}).script}", "") + text
     assert "<img" not in page + text

@@ -24,8 +24,8 @@ from tasks.tables import SCORES
 
 def scores(**values: float) -> pa.Table:
     rows = [
-        {"domain": d, "metric": "pass_at_1", "value": v, "low": v - 0.04, "high": v + 0.03, "questions": 50,
-         "samples_per_question": 8}
+        {"by": "domain", "group": d, "metric": "pass_at_1", "value": v, "low": v - 0.04, "high": v + 0.03,
+         "questions": 50, "samples_per_question": 8}
         for d, v in values.items()
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, schema=SCORES)
@@ -71,7 +71,12 @@ def test_durations(seconds, words):
 
 
 def test_a_full_terminal_table_fits_100_columns():
-    full = {f"{c.domain}/{c.metric}": CheckpointScore(1.0, 0.9, 1.0, 9, 4) for c in COLUMNS}
+    full = {
+        f"{c.domain}/{c.metric}4" if c.metric.endswith("_at_") else f"{c.domain}/{c.metric}": CheckpointScore(
+            1.0, 0.9, 1.0, 9, 4
+        )
+        for c in COLUMNS
+    }
     full["verifiable/length"] = CheckpointScore(12_345.0, 12_000.0, 12_800.0, 9, 4)
     out = io.StringIO()
     Console(file=out, width=100).print(to_rich([StageRow("tiny-student-distilled", full, 3599.0)]))

@@ -1,4 +1,4 @@
-"""A pack gives every row what the row alone would get, and FlexAttention's blocks are the mask."""
+"""A pack gives every row what the row alone would get."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from tasks.rl import packing
 from tasks.rl.packing import Rows
-from tasks.training.attention import FLEX, _blocks, packed_mask
+from tasks.training.attention import pack_inputs
 
 _SIZES = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
@@ -75,25 +75,6 @@ _GROUPS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40)
-@given(lengths=_GROUPS)
-def test_the_blocks_that_flex_attention_computes_are_those_of_the_mask(lengths):
-    rows = rows_of(lengths)
-    packed = packing.pack(rows, range(len(rows.prompts)))
-    config = LlamaConfig(**_SIZES, attn_implementation="sdpa")
-    dense = packed_mask(packed.layout, config, torch.device("cpu"))[0, 0].numpy()
-    count = len(packed.input_ids) // 128
-    by_block = dense.reshape(count, 128, count, 128).swapaxes(1, 2)
-    some, whole = _blocks(packed.layout, may_be_whole=True)
-    assert not by_block[~some & ~whole].any()
-    assert by_block[whole].all()
-    assert not (some & whole).any()
-    config._attn_implementation = FLEX
-    block_mask = packed_mask(packed.layout, config, torch.device("cpu"))
-    assert block_mask.shape == (1, 1, len(packed.input_ids), len(packed.input_ids))
-    assert np.array_equal(block_mask.to_dense()[0, 0].bool().numpy(), some | whole)
-
-
 @settings(deadline=None)
 @given(lengths=_GROUPS, budget=st.integers(1, 1000), at_least=st.integers(1, 6))
 def test_every_row_is_in_one_pack_within_the_budget(lengths, budget, at_least):
@@ -114,7 +95,7 @@ def test_a_prompt_is_computed_once_for_its_group_wherever_its_rows_stand():
     everything = Rows.from_lists(shuffled.prompts, shuffled.completions)
     (chosen,) = packing.plan(everything, [i for i in range(20) if len(everything.prompts[i]) == 101], 1_000)
     packed = packing.pack(everything, chosen)
-    assert len(packed.input_ids) == 384  # 100 + 16 x 10 = 260 tokens, filled up to a block of 128
+    assert len(packed.input_ids) == 260  # 100 + 16 x 10
     assert int((packed.labels != -100).sum()) == 160
 
 
@@ -123,4 +104,4 @@ def test_a_layer_of_another_kind_is_refused():
     config.layer_types = ["full_attention", "linear_attention"]
     packed = packing.pack(rows_of([(3, [2])]), [0])
     with pytest.raises(ValueError, match="linear_attention"):
-        packed_mask(packed.layout, config, torch.device("cpu"))
+        pack_inputs(packed.layout, config, torch.device("cpu"))

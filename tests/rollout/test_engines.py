@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from artifacts.tables import read_table
-from tasks.judged_samples import sample_checkpoint
+from tasks.judged_samples import judged_samples
 from tasks.kinds import Kind
 from tasks.problem import Problem
+from tasks.rewards.pool import VerifierPool
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
 from tasks.rollout import engines
@@ -72,7 +73,10 @@ def test_a_new_engine_samples_what_the_embedded_one_does(one_by_one, tiny_model,
     for number, engine in enumerate((EngineSettings(), one_by_one)):
         job = local_job(tmp_path / str(number), "base", "evaluate", inputs)
         short = Sampling(max_new_tokens=12)
-        table = sample_checkpoint(job.inputs["checkpoint"], problems, "r1", short, 4, 0, engine, job)
+        with VerifierPool() as pool:
+            (table,) = judged_samples(
+                job.inputs["checkpoint"], problems, "r1", short, 4, 0, engine, job, pool
+            )
         written.append(table["completion"].to_pylist())
     assert set(table["engine"].to_pylist()) == {"one-by-one 1"}
     assert written[0] == written[1]

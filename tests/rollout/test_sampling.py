@@ -194,9 +194,10 @@ def test_a_checkpoint_is_sampled_and_judged(tmp_path, tiny_model):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "model").symlink_to(tiny_model)
     job = local_job(tmp_path, "base", "evaluate", {"checkpoint": (Kind.checkpoint, tmp_path / "in")})
-    table = judged_samples.sample_checkpoint(
-        job.inputs["checkpoint"], PROBLEMS[:4], "r1", SHORT, 2, 0, EngineSettings(), job
-    )
+    with VerifierPool() as pool:
+        (table,) = judged_samples.judged_samples(
+            job.inputs["checkpoint"], PROBLEMS[:4], "r1", SHORT, 2, 0, EngineSettings(), job, pool
+        )
     assert table.num_rows == 8
     assert set(table["checkpoint"].to_pylist()) == {job.inputs["checkpoint"].ref.digest}
     assert None not in table["verdict"].to_pylist()

@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 import torch
 from tasks.rollout.engine import SampledModel
-from tasks.rollout.engines import open_engine
+from tasks.rollout.engines import open_engine, vllm as vllm_engine
 from tasks.rollout.kept import KeptEngine
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.weights import folder_weights
@@ -47,6 +47,8 @@ def gap(completions):
 
 first = drawn([[1, 2, 3], [4]])
 again = drawn([[3, 2], [4]], logprobs=True)
+vllm_engine._SEQUENCES = 3  # so that sequences have to wait for others to end
+eight = drawn([[1, 2, 3, 5, 6], [4, 7, 8]])
 unfinished = engine.generate(prompts, warm, [[1] * 8, [2] * 8])
 next(unfinished)
 unfinished.close()
@@ -56,6 +58,7 @@ result = {
     "silent": all(c.logprobs is None for c in first.values()),
     "same": [first[0, 2].tokens == again[0, 0].tokens, first[0, 1].tokens == again[0, 1].tokens,
              first[1, 0].tokens == again[1, 0].tokens],
+    "whole": len(eight) == 8 and all(eight[place].tokens == c.tokens for place, c in first.items()),
     "differ": first[0, 0].tokens != first[0, 1].tokens,
     "ends": all((c.tokens[-1] in ends) == (c.finish_reason == "stop") for c in first.values()),
     "gap": gap(again),
@@ -106,7 +109,7 @@ def test_the_engine_draws_by_seed_takes_weights_and_closes(tmp_path):
     found = result(SCRIPT, TINY, other_weights(tmp_path))
     assert found["name"].startswith("vllm ")
     assert found["places"] == [[0, 0], [0, 1], [0, 2], [1, 0]]
-    for held in ("silent", "differ", "ends", "as_before", "as_fresh"):
+    for held in ("silent", "whole", "differ", "ends", "as_before", "as_fresh"):
         assert found[held], held
     assert found["same"] == found["follows"] == [True, True, True]
     assert found["gap"] < 0.05

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from artifacts.tables import read_table
 from tasks.rollout.decoding import ATTENTION
 from tasks.sft.packing import PackedUpdates, dealt, layout, micro_batch, packed
-from tasks.sft.tokens import IGNORED, encode, open_rows
+from tasks.sft.tokens import encode, open_rows
 from tasks.tokenizer import load_tokenizer
-from tasks.training.attention import packed_mask
+from tasks.training.attention import pack_inputs
 from tasks.training.models import load_policy
 from tests.families.bases import FAMILIES, write_base
 from tests.sft.test_sft import trainer_of
@@ -52,14 +52,6 @@ def rows(tiny_model, tmp_path):
     return open_rows(tmp_path)
 
 
-def test_what_fills_a_micro_batch_up_is_a_row_of_its_own(rows):
-    batch = micro_batch(rows, [0, 1], multiple=64)
-    used = int(rows.lengths[:2].sum())
-    assert {value.shape for value in batch.values()} == {(1, 64)}
-    assert batch["position_ids"][0, used:].tolist() == list(range(64 - used))
-    assert (batch["labels"][0, used:] == IGNORED).all()
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_logits_of_a_packed_row_are_those_of_the_row_alone(name, tmp_path):
     """Sliding windows, learned positions and latent attention among them."""
@@ -68,7 +60,7 @@ def test_logits_of_a_packed_row_are_those_of_the_row_alone(name, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION).eval()
     encode([read_table(write_sft(tmp_path, 5) / "sft.parquet")], tokenizer, tmp_path)
     rows = open_rows(tmp_path)
-    batch = micro_batch(rows, range(5), multiple=16)
+    batch = micro_batch(rows, range(5))
     with torch.no_grad():
         del batch["labels"]
         together = model(**batch, use_cache=False).logits[0]  # with a cache, transformers sees one row
@@ -115,10 +107,9 @@ def test_the_processes_share_an_update(rows):
     assert shared[0]["completion_tokens"] == shared[1]["completion_tokens"] == whole[0]["completion_tokens"]
 
 
-def test_the_mask_of_a_gpu_is_that_of_the_rows():
-    """A token sees its own row up to itself; the last row fills up to whole blocks."""
-    positions = torch.tensor([[*range(5), *range(90), 0, *range(32)]])
+def test_a_token_sees_its_own_row_up_to_itself():
+    positions = torch.tensor([[*range(5), *range(90), 0]])
     config = LlamaConfig(attn_implementation="sdpa")
-    mask = packed_mask(layout({"position_ids": positions}), config, torch.device("cpu"))[0, 0]
-    row = torch.tensor([0] * 5 + [1] * 90 + [2] + [3] * 32)
-    assert torch.equal(mask, ((row[:, None] == row[None, :]) & torch.ones(128, 128).tril().bool()))
+    found = pack_inputs(layout({"position_ids": positions}), config, torch.device("cpu"))
+    row = torch.tensor([0] * 5 + [1] * 90 + [2])
+    assert torch.equal(found["attention_mask"][0, 0], (row[:, None] == row[None, :]).tril())

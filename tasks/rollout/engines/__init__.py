@@ -33,6 +33,8 @@ class EngineEntry:
     """Whether it keeps `gpu_memory_share` of the GPU on which the trainer runs as well."""
     caches_in_trainer: bool = False
     """Whether the keys and values of its sequences lie in the trainer's memory while it samples."""
+    own_device: bool = False
+    """Whether it samples on other devices than the trainer's, so that both can be at work at once."""
     in_flight: int = 512
     """Completions of curation and evaluation that are asked for in one call."""
     free_logprobs: bool = False
@@ -54,6 +56,7 @@ ENGINES: dict[str, EngineEntry] = {
         "tasks.rollout.engines.vllm_server:VllmServerEngine",
         package="vllm",
         needs_gpu=True,
+        own_device=True,
         in_flight=8_192,
     ),
 }

@@ -1,0 +1,34 @@
+"""Runs a command while another process lives.  `python -m tasks.serving.guard PID FOLDER COMMAND ...`
+
+A model server does not notice that the program that started it was killed. This process does, within a
+second: it ends the server with all its workers and removes FOLDER, where their socket lies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+from tasks.supervise import trees
+from tasks.supervise.watch import Watch
+
+_LOOK_SECONDS = 0.2
+_END_SECONDS = 5.0
+"""From asking the server to end to killing it."""
+
+
+def main(parent: int, folder: str, command: list[str]) -> int:
+    with Watch(parent, grace=2 * _END_SECONDS) as watch:
+        server = trees.start_child(command, os.environ)
+        try:
+            while not trees.has_ended(server) and not watch.stop.wait(_LOOK_SECONDS):
+                pass
+        finally:
+            trees.stop(server, _END_SECONDS)
+            shutil.rmtree(folder, ignore_errors=True)
+    return server.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
