@@ -111,7 +111,7 @@ def test_every_path_that_is_named_exists(page):
 
 
 MADE_UP = (
-    "tasks/census", "tasks/rewards/terms/brief", "tasks/rewards/verifiers/suffix",
+    "tasks/benchmarks/minerva", "tasks/census", "tasks/rewards/terms/brief", "tasks/rewards/verifiers/suffix",
     "tasks/problems/sources/backwards", "configs/students/my-student",
 )  # fmt: skip
 """Files of the worked examples."""
