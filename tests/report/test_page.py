@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.container import BarContainer
 
 from artifacts.tables import read_table
 from tasks.funnel import FunnelStep
@@ -400,8 +401,8 @@ def test_a_run_with_one_stage_missing_still_reports(report, missing):
 def test_bars_by_level_are_those_of_the_scores(loaded):
     axes = FIGURES["levels"].draw(loaded).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == [f"level {n}" for n in range(1, 6)]
-    bars = {group.get_label(): [bar.get_height() for bar in group] for group in axes.containers if group[0:1]}
-    bars = {name: heights for name, heights in bars.items() if not name.startswith("_")}
+    groups = [group for group in axes.containers if isinstance(group, BarContainer)]
+    bars = {group.get_label(): [bar.get_height() for bar in group] for group in groups}
     assert bars == {
         row.title: [row.score(f"level {n}", "pass_at_1").value for n in range(1, 6)] for row in loaded.rows
     }

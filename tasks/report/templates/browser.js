@@ -27,7 +27,7 @@
     return element;
   };
   const plain = text => text.head + (text.cut ? ` … ${text.tail}` : "");
-  const tone = verdict => verdict.endsWith("correct") ? "good" : verdict.endsWith("wrong") ? "bad" : verdict === "no rule" ? "" : "unsure";
+  const tone = verdict => verdict === "correct" ? "good" : verdict === "wrong" ? "bad" : verdict === "no rule" ? "" : "unsure";
 
   const choices = (name, values, all) => {
     const select = form.elements[name], before = select.value;
