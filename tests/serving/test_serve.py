@@ -18,7 +18,7 @@ from flows import cli, serving
 
 TINY = "tasks/tiny_world/weights/tiny-base"
 SUM = [{"role": "user", "content": "what is 2 + 3?"}]
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 """A server that imports torch and transformers; 10 s on two idle cores."""
 
 
