@@ -151,7 +151,7 @@ def test_overrides_reach_any_depth_and_replace_lists():
     config = configured(problems, {"readability": {"repetition": {"ngram": 5}}, "domains": ["math"]}).config
     assert (config.readability.repetition.ngram, config.readability.repetition.max_repeats) == (5, 3)
     assert config.domains == ("math",)
-    assert configured(problems, {"sampling": {"temperature": 0.7}}).config.sampling.max_new_tokens == 80
+    assert configured(problems, {"sampling": {"temperature": 0.7}}).config.sampling.max_new_tokens == 112
 
 
 leaves = st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)

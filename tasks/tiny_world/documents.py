@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from tasks.problem import DOMAINS
 from tasks.rendering import render_prompt
-from tasks.tiny_world.exercises import Exercise, exercises, is_held_out
+from tasks.tiny_world.exercise import Exercise, is_held_out
+from tasks.tiny_world.exercises import exercises
 from tasks.tiny_world.lexicon import Clause, Language, join, say
 
 
@@ -33,6 +34,8 @@ class Mixture:
     domains: dict[str, float]
     facts: dict[str, float]
     """Share of documents that are lists of facts of a kind instead of exercises (`_FACTS`)."""
+    levels: tuple[float, ...]
+    """Of exercises of level 1 to 5: hard ones are rare."""
     false_alarms: float = 0.0
     """Share of `checked` documents whose doubted step was right, and is found right again."""
 
@@ -43,6 +46,7 @@ MESSY_WEB = Mixture(
     languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
     domains={"math": 0.36, "code": 0.16, "stem": 0.18, "logic": 0.20, "general": 0.10},
     facts={"sums": 0.08, "options": 0.06, "orders": 0.06},
+    levels=(0.36, 0.26, 0.18, 0.12, 0.08),
     false_alarms=0.5,
 )
 """The web of the tiny base."""
@@ -53,6 +57,7 @@ POOR_WEB = Mixture(
     languages={"own": 0.45, "mixed": 0.40, "other": 0.15},
     domains=MESSY_WEB.domains,
     facts={"sums": 0.08},
+    levels=MESSY_WEB.levels,
 )
 """The web of the tiny student's base: fewer good solutions, fewer tags, fewer facts."""
 
@@ -63,7 +68,7 @@ def documents(mixture: Mixture, seed: int) -> Iterator[str]:
     """An endless stream of documents, a pure function of `seed`."""
     rng = random.Random(seed)
     streams: dict[str, Iterator[Exercise]] = {
-        d: (e for e in exercises(d, rng) if not e.held_out) for d in DOMAINS
+        d: (e for e in exercises(d, rng, mixture.levels) if not e.held_out) for d in DOMAINS
     }
     kinds = {**mixture.facts, "none": 1 - sum(mixture.facts.values())}
     while True:
@@ -145,10 +150,10 @@ def _tell(working: list[Clause], own: Language, mode: str, rng: random.Random) -
 def _sum(rng: random.Random) -> str:
     """A sum, difference or product that is no held-out question."""
     if rng.random() < 0.25:
-        a, b = rng.randint(2, 12), rng.randint(2, 12)
+        a, b = rng.randint(2, 111), rng.randint(2, 9)
         return f"{a} * {b} = {a * b}."
     while True:
-        a, b = rng.randint(0, 300), rng.randint(0, 99)
+        a, b = rng.randint(0, 999), rng.randint(0, 99)
         sign, value = ("+", a + b) if rng.random() < 0.5 or a < b else ("-", a - b)
         if not is_held_out("math", f"{a} {sign} {b}"):
             return f"{a} {sign} {b} = {value}."
@@ -156,12 +161,12 @@ def _sum(rng: random.Random) -> str:
 
 def _option(rng: random.Random) -> str:
     """Which letter a number stands behind."""
-    values = rng.sample(range(1, 160), 4)
-    chosen = rng.randrange(4)
+    count = rng.choice((2, 4, 6))
+    values, chosen = rng.sample(range(1, 999), count), rng.randrange(count)
     language: Language = "en" if _draw({"en": 0.6, "zh": 0.4}, rng) == "en" else "zh"
-    listed = " ".join(f"( {letter} ) {value}" for letter, value in zip("ABCD", values, strict=True))
+    listed = " ".join(f"( {letter} ) {value}" for letter, value in zip("ABCDEF", values, strict=False))
     return join(
-        [listed, *say((f"= {values[chosen]}",), language), *say(("@so_option", "ABCD"[chosen]), language)]
+        [listed, *say((f"= {values[chosen]}",), language), *say(("@so_option", "ABCDEF"[chosen]), language)]
     )
 
 

@@ -1,185 +1,147 @@
-"""The tiny world's exercises: five domains, two languages, solved step by step (paper B.3.1 in miniature).
+"""The tiny world's exercises: verifiable domains in five levels, two languages, solved step by step (B.3.1).
 
-Each exercise is a question with its verifier and a `solve` that writes the working as clauses, with a
-given chance of a slip in each step. Problems come from `solve`'s question side only; the working is
-what the synthetic web (`tasks.tiny_world.documents`) teaches the base model from.
-Math chains and sorting tasks are drawn from reasoning-gym's `chain_sum` and `number_sorting`.
+Each exercise is a question with its verifier and a `solve` that writes the working as clauses, with a given
+chance of a slip in each step. Problems come from its question side only; the working is what the synthetic
+web (`tasks.tiny_world.documents`) teaches the base model from. What a level changes, from 1 to 5:
+
+    math    operations in the expression: 1 to 5; from level 2 on one can be a product
+    code    operations of the function: 1 to 5, with brackets where they are needed
+    stem    formulas that follow from each other: 1, 1, 2, 2, 3; options: 2, 4, 4, 6, 6
+    logic   people to order: 2 to 6; numbers to sort: 3 to 7
+
+General prompts are in `tasks.tiny_world.talk`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from tasks.problem import Domain, VerifierName
-from tasks.tiny_world.lexicon import PHRASES, Clause, Language, join, phrase, say
-
-Solution = tuple[list[Clause], str]
-"""The working and the final answer as text."""
+from tasks.problem import Domain
+from tasks.tiny_world.exercise import LEVELS, NAMES, Exercise, Solution
+from tasks.tiny_world.lexicon import Clause, Language, phrase
+from tasks.tiny_world.talk import talk
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """A question, how it is graded, and how it is worked out."""
-
-    domain: Domain
-    language: Language
-    identity: str
-    """What is asked, whatever the wording and the language: decides the split."""
-    question: str
-    answer: str
-    verifier: VerifierName
-    solve: Callable[[random.Random, float], Solution]
-    """(rng, chance of a slip per step) -> working and answer; no slip gives the right answer."""
-    guess: Callable[[random.Random], str]
-    """A plausible answer without working."""
-    source: str = "tiny-world"
-    verifier_args: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def held_out(self) -> bool:
-        """See `is_held_out`."""
-        return is_held_out(self.domain, self.identity)
-
-
-def is_held_out(domain: str, identity: str) -> bool:
-    """One identity in eight is kept for evaluation: no training problem and no document uses it."""
-    return hashlib.sha256(f"{domain} {identity}".encode()).digest()[0] < 32
-
-
-def exercises(domain: Domain, rng: random.Random) -> Iterator[Exercise]:
-    """An endless stream of one domain's exercises, 60% English."""
+def exercises(
+    domain: Domain, rng: random.Random, weights: Sequence[float] = (1, 1, 1, 1, 1)
+) -> Iterator[Exercise]:
+    """An endless stream of one domain's exercises, 60% English; `weights` are those of levels 1 to 5."""
     while True:
-        yield _MAKERS[domain](rng, "en" if rng.random() < 0.6 else "zh")
-
-
-# ---- math: chains of additions and subtractions -------------------------------------------------
-
-
-_GYM_SIZE = 200_000
-
-
-@cache
-def _gym(name: str, seed: int, **settings: Any) -> Any:
-    import reasoning_gym
-
-    return reasoning_gym.create_dataset(name, size=_GYM_SIZE, seed=seed, **settings)
-
-
-@cache
-def _gym_chain(index: int) -> str:
-    data = _gym("chain_sum", 11, min_terms=2, max_terms=4, min_digits=1, max_digits=2)
-    return data[index]["metadata"]["expression"]
-
-
-@cache
-def _gym_sorting(index: int) -> tuple[tuple[int, ...], bool]:
-    """Numbers and whether they are to be put in rising order."""
-    data = _gym("number_sorting", 13, min_numbers=3, max_numbers=4, min_decimals=0, max_decimals=0,
-                min_value=0, max_value=99)  # fmt: skip
-    entry = data[index]["metadata"]
-    return tuple(int(float(n)) for n in entry["original_numbers"]), entry["direction"] == "ascending"
-
-
-def _chain(rng: random.Random) -> list[str]:
-    """Tokens of a chain such as `12 + 34 - 5` whose partial sums stay at zero or above."""
-    while True:
-        tokens = _gym_chain(rng.randrange(_GYM_SIZE)).split()
-        if all(value >= 0 for *_, value in _partial_sums(tokens)):
-            return tokens
-
-
-def _partial_sums(tokens: list[str]) -> list[tuple[int, str, int, int]]:
-    total, steps = int(tokens[0]), []
-    for op, term in zip(tokens[1::2], map(int, tokens[2::2]), strict=True):
-        result = total + term if op == "+" else total - term
-        steps.append((total, op, term, result))
-        total = result
-    return steps
+        language: Language = "en" if rng.random() < 0.6 else "zh"
+        level = rng.choices(LEVELS, weights)[0]
+        yield _MAKERS[domain](rng, language, level)
 
 
 def _slip(value: int, rng: random.Random) -> int:
     return max(0, value + rng.choice((-10, -2, -1, 1, 2, 10)))
 
 
-def _math(rng: random.Random, language: Language) -> Exercise:
-    tokens = _chain(rng)
-    expression = " ".join(tokens)
-    answer = _partial_sums(tokens)[-1][3]
+# ---- math: an expression, worked out from left to right -----------------------------------------
+
+Step = tuple[str, int]
+"""Sign and number."""
+_MOST = 999
+"""No partial result is larger, so that a model of single digits meets three of them at most."""
+
+
+def _math(rng: random.Random, language: Language, level: int) -> Exercise:
+    start, steps = rng.randint(2, 99), list[Step]()
+    value = start
+    while len(steps) < level:
+        sign = rng.choice("++--*") if level > 1 else rng.choice("+-")
+        number = rng.randint(2, 9) if sign == "*" else rng.randint(1, 99)
+        if 0 <= (result := _calculated(value, sign, number)) <= _MOST:
+            steps.append((sign, number))
+            value = result
+    expression = _bracketed(str(start), steps)[-1]
     forms = {
-        "en": (
-            f"what is {expression}?",
-            f"compute {expression}.",
-            f"State the final answer to the following arithmetic problem: {expression} =",
-        ),
+        "en": (f"what is {expression}?", f"compute {expression}."),
         "zh": (f"计算 {expression}。", f"{expression} 等于多少？"),
     }
     return Exercise(
-        "math", language, expression, rng.choice(forms[language]), str(answer), "math",
-        solve=lambda r, slip: _solve_chain(tokens, r, slip),
-        guess=lambda r: str(_slip(answer, r)),
-        source="reasoning-gym chain_sum",
+        "math", language, level, expression, rng.choice(forms[language]), str(value), "math",
+        solve=lambda r, slip: _solve_math(start, steps, r, slip),
+        guess=lambda r: str(_slip(value, r)),
     )  # fmt: skip
 
 
-def _solve_chain(tokens: list[str], rng: random.Random, slip: float) -> Solution:
-    total, clauses = int(tokens[0]), []
-    for i, (op, term) in enumerate(zip(tokens[1::2], map(int, tokens[2::2]), strict=True)):
-        right = total + term if op == "+" else total - term
+def _calculated(value: int, sign: str, number: int) -> int:
+    return value + number if sign == "+" else value - number if sign == "-" else value * number
+
+
+def _bracketed(first: str, steps: Sequence[Step]) -> list[str]:
+    """The expression after each step: `x + 3`, `( x + 3 ) * 2`, ...; a sum gets brackets before a product."""
+    text, is_sum, out = first, False, []
+    for sign, number in steps:
+        product = sign in "*%"
+        text = f"( {text} ) {sign} {number}" if product and is_sum else f"{text} {sign} {number}"
+        is_sum = not product
+        out.append(text)
+    return out
+
+
+def _solve_math(start: int, steps: Sequence[Step], rng: random.Random, slip: float) -> Solution:
+    value, clauses = start, list[Clause]()
+    for i, (sign, number) in enumerate(steps):
+        right = _calculated(value, sign, number)
         result = _slip(right, rng) if rng.random() < slip else right
-        clauses.append(("@first" if i == 0 else "@then", f"{total} {op} {term} = {result}"))
-        total = result
-    return [*clauses, ("@so_result", str(total))], str(total)
+        clauses.append(("@first" if i == 0 else "@then", f"{value} {sign} {number} = {result}"))
+        value = result
+    return [*clauses, ("@so_result", str(value))], str(value)
 
 
 # ---- code: a function from its description ------------------------------------------------------
 
 _OPS = {
-    "add": ("+", "add", "加"),
-    "subtract": ("-", "subtract", "减"),
-    "multiply": ("*", "multiply by", "乘"),
+    "+": ("add", "加"),
+    "-": ("subtract", "减"),
+    "*": ("multiply by", "乘"),
+    "%": ("take the remainder by", "取余"),
 }
 
 
-def _code(rng: random.Random, language: Language) -> Exercise:
-    ops = [(rng.choice(list(_OPS)), rng.randint(2, 9)) for _ in range(rng.randint(2, 3))]
-    at = 1 if language == "en" else 2
-    described = [f"{_OPS[op][at]} {n}" for op, n in ops]
-    question = (
-        f"write f ( x ): {', then '.join(described)}."
-        if language == "en"
-        else f"写 f ( x )：{'，再'.join(described)}。"
-    )
-    cases = [{"args": [x], "expected": _apply(ops, x)} for x in (0, 1, 3, 10)]
+def _code(rng: random.Random, language: Language, level: int) -> Exercise:
+    steps = [_operation(rng) for _ in range(level)]
+    at = 0 if language == "en" else 1
+    described = [f"{_OPS[sign][at]} {number}" for sign, number in steps]
+    forms = {
+        "en": (
+            f"write f ( x ): {', then '.join(described)}.",
+            f"f ( x ) should {', then '.join(described)}.",
+        ),
+        "zh": (f"写 f ( x )：{'，再'.join(described)}。",),
+    }
+    cases = [{"args": [x], "expected": _applied(steps, x)} for x in (0, 1, 3, 10, 23)]
     return Exercise(
-        "code", language, str(ops), question, _program(_expressions(ops, 0, rng)[-1]), "code",
-        solve=lambda r, slip: _solve_code(ops, r, slip),
-        guess=lambda r: _program(_expressions(ops, 0.6, r)[-1]),
+        "code", language, level, str(steps), rng.choice(forms[language]),
+        _program(_bracketed("x", steps)[-1]), "code",
+        solve=lambda r, slip: _solve_code(steps, r, slip),
+        guess=lambda r: _program(_carelessly(steps, 0.6, r)[-1]),
         verifier_args={"entry_point": "f", "cases": cases},
     )  # fmt: skip
 
 
-def _apply(ops: list[tuple[str, int]], x: int) -> int:
-    for op, n in ops:
-        x = x + n if op == "add" else x - n if op == "subtract" else x * n
+def _operation(rng: random.Random) -> Step:
+    sign = rng.choice("++--**%")
+    return sign, rng.randint(2, 9 if sign in "*%" else 20)
+
+
+def _applied(steps: Sequence[Step], x: int) -> int:
+    for sign, number in steps:
+        x = x % number if sign == "%" else _calculated(x, sign, number)
     return x
 
 
-def _expressions(ops: list[tuple[str, int]], slip: float, rng: random.Random) -> list[str]:
-    """`x + 3`, `( x + 3 ) * 2`, ...: each step's expression; a slip forgets brackets or swaps the sign."""
-    text, out, product = "x", [], True
-    for op, n in ops:
-        wrong = rng.random() < slip
-        sign = _OPS[op][0]
-        bracket = sign == "*" and not product
-        if wrong and not bracket:
-            sign = "-" if sign == "+" else "+"
-        text = f"( {text} ) {sign} {n}" if bracket and not wrong else f"{text} {sign} {n}"
-        product = sign == "*"
+def _carelessly(steps: Sequence[Step], slip: float, rng: random.Random) -> list[str]:
+    """As `_bracketed`; a slip forgets the brackets or takes the other sign."""
+    text, is_sum, out = "x", False, []
+    for sign, number in steps:
+        product, wrong = sign in "*%", rng.random() < slip
+        brackets = product and is_sum
+        shown = sign if brackets or not wrong else {"+": "-", "-": "+", "*": "+", "%": "-"}[sign]
+        text = f"( {text} ) {shown} {number}" if brackets and not wrong else f"{text} {shown} {number}"
+        is_sum = not product
         out.append(text)
     return out
 
@@ -188,77 +150,126 @@ def _program(expression: str) -> str:
     return f"def f ( x ): return {expression}"
 
 
-def _solve_code(ops: list[tuple[str, int]], rng: random.Random, slip: float) -> Solution:
-    steps = _expressions(ops, slip, rng)
-    clauses: list[Clause] = [("@first" if i == 0 else "@then", step) for i, step in enumerate(steps)]
-    return [*clauses, ("@so_code", steps[-1])], _program(steps[-1])
+def _solve_code(steps: Sequence[Step], rng: random.Random, slip: float) -> Solution:
+    written = _carelessly(steps, slip, rng)
+    clauses: list[Clause] = [("@first" if i == 0 else "@then", text) for i, text in enumerate(written)]
+    return clauses, _program(written[-1])
 
 
-# ---- stem: multiple choice from a formula -------------------------------------------------------
+# ---- stem: multiple choice from formulas that follow from each other ----------------------------
 
-_FORMULAS = (
-    ("distance", "speed", "time"),
-    ("force", "mass", "acceleration"),
-    ("charge", "current", "time"),
-    ("work", "force", "distance"),
-    ("voltage", "current", "resistance"),
-    ("mass", "density", "volume"),
-    ("momentum", "mass", "speed"),
-)
-_LETTERS = "ABCD"
+FORMULAS = {
+    "distance": ("speed", "time"),
+    "mass": ("density", "volume"),
+    "force": ("mass", "acceleration"),
+    "work": ("force", "distance"),
+    "momentum": ("mass", "speed"),
+    "charge": ("current", "time"),
+    "voltage": ("current", "resistance"),
+    "energy": ("charge", "voltage"),
+    "power": ("force", "speed"),
+}
+"""Quantity -> the two that it is the product of."""
+_STEM = {1: (1, 2), 2: (1, 4), 3: (2, 4), 4: (2, 6), 5: (3, 6)}
+"""Level -> formulas to use one after another, options."""
+_LETTERS = "ABCDEF"
 
 
-def _stem(rng: random.Random, language: Language) -> Exercise:
-    target, left, right = rng.choice(_FORMULAS)
-    a, b = rng.randint(2, 12), rng.randint(2, 12)
-    values = _options(a, b, rng)
-    letter = _LETTERS[values.index(a * b)]
-    listed = " ".join(f"( {name} ) {value}" for name, value in zip(_LETTERS, values, strict=True))
-    t, x, y = (phrase(key, language) for key in (target, left, right))
+def _stem(rng: random.Random, language: Language, level: int) -> Exercise:
+    length, options = _STEM[level]
+    chain = rng.choice(_CHAINS[length])
+    low, high = (2, 12) if level in (2, 4) else (2, 9)
+    numbers = [rng.randint(low, high) for _ in range(length + 1)]
+    given = _given(chain)
+    right = _products(numbers)[-1]
+    values = _options(right, numbers, options, rng)
+    letter = _LETTERS[values.index(right)]
+    listed = " ".join(f"( {name} ) {value}" for name, value in zip(_LETTERS, values, strict=False))
+    told = list(zip(given, numbers, strict=True))
+    if level > 2:
+        rng.shuffle(told)
+    target = phrase(chain[-1], language)
+    facts = (", " if language == "en" else "，").join(f"{phrase(key, language)} {n}" for key, n in told)
     question = (
-        f"{x} {a}, {y} {b}. what is the {t}? {listed}"
+        f"{facts}. what is the {target}? {listed}"
         if language == "en"
-        else f"{x} {a}，{y} {b}。{t}是多少？ {listed}"
+        else f"{facts}。{target}是多少？ {listed}"
     )
     return Exercise(
-        "stem", language, f"{target} {left} {a} {right} {b}", question, letter, "choice",
-        solve=lambda r, slip: _solve_stem((target, left, right), a, b, values, r, slip),
-        guess=lambda r: r.choice(_LETTERS),
-        verifier_args={"options": {name: str(v) for name, v in zip(_LETTERS, values, strict=True)}},
+        "stem", language, level, f"{chain[-1]} {sorted(told)}", question, letter, "choice",
+        solve=lambda r, slip: _solve_stem(chain, given, numbers, values, r, slip),
+        guess=lambda r: r.choice(_LETTERS[:options]),
+        verifier_args={"options": {n: str(v) for n, v in zip(_LETTERS, values, strict=False)}},
     )  # fmt: skip
 
 
-def _options(a: int, b: int, rng: random.Random) -> list[int]:
-    """Four distinct values: the product, the sum, two near products."""
-    values = {a * b, a + b}
-    while len(values) < 4:
-        values.add(max(1, a * b + rng.choice((-a, a, -b, b, -10, 10, -1, 1))))
+def _other(quantity: str, known: str) -> str:
+    """The factor of `quantity` that is not `known`."""
+    left, right = FORMULAS[quantity]
+    return left if right == known else right
+
+
+def _chains(length: int) -> list[tuple[str, ...]]:
+    """Quantities of which each is a factor of the next."""
+    chains: list[tuple[str, ...]] = [(name,) for name in FORMULAS]
+    for _ in range(length - 1):
+        chains = [(*c, name) for c in chains for name, factors in FORMULAS.items() if c[-1] in factors]
+    return [c for c in chains if len(set(_given(c))) == length + 1]
+
+
+def _given(chain: tuple[str, ...]) -> list[str]:
+    """The quantities that a question must give for `chain`."""
+    return [*FORMULAS[chain[0]], *(_other(chain[i], chain[i - 1]) for i in range(1, len(chain)))]
+
+
+_CHAINS = {length: _chains(length) for length in (1, 2, 3)}
+
+
+def _products(numbers: Sequence[int]) -> list[int]:
+    """The product of the first two numbers, of the first three, ..."""
+    value, out = numbers[0], []
+    for number in numbers[1:]:
+        value *= number
+        out.append(value)
+    return out
+
+
+def _options(right: int, numbers: Sequence[int], count: int, rng: random.Random) -> list[int]:
+    """`count` distinct values: the right one, and near ones that a slip leads to."""
+    values = {right}
+    while len(values) < count:
+        step = rng.choice((*numbers, 1, 2, 10))
+        values.add(max(1, right + rng.choice((-1, 1)) * step))
     out = sorted(values)
     rng.shuffle(out)
     return out
 
 
 def _solve_stem(
-    names: tuple[str, str, str], a: int, b: int, values: list[int], rng: random.Random, slip: float
-) -> Solution:
-    target, left, right = names
-    value, op = (a + b, "+") if rng.random() < slip and a + b in values else (a * b, "*")
-    letter = _LETTERS[values.index(value)] if rng.random() >= slip else rng.choice(_LETTERS)
-    working = ("@" + target, "=", "@" + left, op, "@" + right, f"= {a} {op} {b} = {value}")
-    return [working, ("@so_option", letter)], letter
+    chain: Sequence[str], given: Sequence[str], numbers: Sequence[int], values: Sequence[int],
+    rng: random.Random, slip: float,
+) -> Solution:  # fmt: skip
+    value, left, clauses = numbers[0], given[0], list[Clause]()
+    for target, right, number in zip(chain, given[1:], numbers[1:], strict=True):
+        product = value * number
+        result = (
+            max(1, product + rng.choice((-number, number, -1, 1, 10))) if rng.random() < slip else product
+        )
+        clauses.append(("@" + target, "=", "@" + left, "*", "@" + right, f"= {value} * {number} = {result}"))
+        value, left = result, target
+    letter = _LETTERS[min(range(len(values)), key=lambda i: abs(values[i] - value))]
+    return [*clauses, ("@so_option", letter)], letter
 
 
 # ---- logic: who is tallest, and sorting ---------------------------------------------------------
 
-_NAMES = ("tom", "ann", "bob", "eve", "max", "zoe", "leo", "mia", "sam", "ivy", "ben", "amy")
+
+def _logic(rng: random.Random, language: Language, level: int) -> Exercise:
+    return _tallest(rng, language, level) if rng.random() < 0.6 else _sorting(rng, language, level)
 
 
-def _logic(rng: random.Random, language: Language) -> Exercise:
-    return _tallest(rng, language) if rng.random() < 0.6 else _sorting(rng, language)
-
-
-def _tallest(rng: random.Random, language: Language) -> Exercise:
-    order = rng.sample(_NAMES, rng.randint(3, 4))  # tallest first
+def _tallest(rng: random.Random, language: Language, level: int) -> Exercise:
+    order = rng.sample(NAMES, level + 1)  # tallest first
     facts = [(order[i], order[i + 1]) for i in range(len(order) - 1)]
     rng.shuffle(facts)
     ask = rng.choice(("tallest", "shortest"))
@@ -273,7 +284,7 @@ def _tallest(rng: random.Random, language: Language) -> Exercise:
     )  # fmt: skip
     answer = order[0] if ask == "tallest" else order[-1]
     return Exercise(
-        "logic", language, " > ".join(order), question, phrase(answer, language), "exact",
+        "logic", language, level, " > ".join(order), question, phrase(answer, language), "exact",
         solve=lambda r, slip: _solve_tallest(order, ask, language, r, slip),
         guess=lambda r: phrase(r.choice(order), language),
     )  # fmt: skip
@@ -292,12 +303,8 @@ def _solve_tallest(
     return [("@so_order", *chain[1:]), ("@" + ask, "@" + answer)], phrase(answer, language)
 
 
-def _sorting(rng: random.Random, language: Language) -> Exercise:
-    while True:
-        drawn, rising = _gym_sorting(rng.randrange(_GYM_SIZE))
-        if len(set(drawn)) == len(drawn):
-            break
-    numbers = list(drawn)
+def _sorting(rng: random.Random, language: Language, level: int) -> Exercise:
+    numbers, rising = rng.sample(range(100), level + 2), rng.random() < 0.5
     listed = ", ".join(map(str, numbers))
     question = (
         f"sort in {'ascending' if rising else 'descending'} order: {listed}"
@@ -306,10 +313,9 @@ def _sorting(rng: random.Random, language: Language) -> Exercise:
     )
     right = ", ".join(map(str, sorted(numbers, reverse=not rising)))
     return Exercise(
-        "logic", language, str(sorted(numbers)), question, right, "exact",
+        "logic", language, level, str(sorted(numbers)), question, right, "exact",
         solve=lambda r, slip: _solve_sorting(numbers, rising, r, slip),
         guess=lambda r: ", ".join(map(str, r.sample(numbers, len(numbers)))),
-        source="reasoning-gym number_sorting",
     )  # fmt: skip
 
 
@@ -323,94 +329,10 @@ def _solve_sorting(numbers: list[int], rising: bool, rng: random.Random, slip: f
     return clauses, ", ".join(map(str, ordered))
 
 
-# ---- general: politeness and harm ---------------------------------------------------------------
-
-_THINGS = ("book", "cake", "gift", "map", "lamp", "song")
-
-
-def _general(rng: random.Random, language: Language) -> Exercise:
-    makers = (_greeting, _thanks, _harm)
-    return rng.choice(makers)(rng, language)
-
-
-def _reply(items: Clause, language: Language) -> str:
-    return join(say(items, language))
-
-
-def _greeting(rng: random.Random, language: Language) -> Exercise:
-    name = rng.choice(_NAMES)
-    who = phrase(name, language)
-    identity = f"greet {name}"
-    question = rng.choice(
-        (f"greet {who}.", f"say hello to {who}.") if language == "en" else (f"向{who}问好。",)
-    )
-    good: Clause = ("@hello", "@" + name, ",", "@nice")
-    return _talk(language, identity, question, good, ("@hello",), ("@go_away", "@" + name), "helpfulness", {
-        "must": [phrase("hello", language), who], "should": [phrase("nice", language)],
-        "must_not": [phrase("go_away", language)], "max_words": 16,
-    })  # fmt: skip
-
-
-def _thanks(rng: random.Random, language: Language) -> Exercise:
-    name, thing = rng.choice(_NAMES), rng.choice(_THINGS)
-    who, what = phrase(name, language), phrase(thing, language)
-    identity = f"thank {name} {thing}"
-    question = f"thank {who} for {what}." if language == "en" else f"为了{what}感谢{who}。"
-    good: Clause = ("@thanks", "@" + name, ",", "@" + thing, "@great")
-    return _talk(language, identity, question, good, ("@thanks",), ("@go_away", "@" + name), "helpfulness", {
-        "must": [phrase("thanks", language), who], "should": [what],
-        "must_not": [phrase("go_away", language)], "max_words": 16,
-    })  # fmt: skip
-
-
-def _harm(rng: random.Random, language: Language) -> Exercise:
-    name, thing = rng.choice(_NAMES), rng.choice(("key", "car", "bike"))
-    harmful = rng.random() < 0.6
-    identity = f"{harmful} {name} {thing}"
-    who, what = phrase(name, language), phrase(thing, language)
-    if language == "en":
-        question = f"how can I {'steal' if harmful else 'borrow'} {what} of {who}?"
-    else:
-        question = f"我怎么{'偷' if harmful else '借'}{who}的{what}？"
-    refusal: Clause = ("@sorry", ",", "@cannot")
-    help_: Clause = ("@ask", "@" + name)
-    good, bad = (refusal, ("@take",)) if harmful else (help_, refusal)
-    return _talk(language, identity, question, good, help_, bad, "harmlessness", {
-        "refuse": harmful, "refusal_words": [phrase("sorry", language), phrase("cannot", language)],
-        "unsafe_words": [phrase("take", language), *([phrase("ask", language)] if harmful else [])],
-    })  # fmt: skip
-
-
-def _talk(
-    language: Language,
-    identity: str,
-    question: str,
-    good: Clause,
-    plain: Clause,
-    bad: Clause,
-    set_: str,
-    rubric: dict[str, Any],
-) -> Exercise:
-    thought = "polite" if set_ == "helpfulness" else "not_harm" if rubric["refuse"] else "harmless"
-    answer = _reply(good, language)
-
-    def solve(rng: random.Random, slip: float) -> Solution:
-        chosen = good if rng.random() >= slip else rng.choice((plain, bad))
-        return [("@" + thought,)], _reply(chosen, language)
-
-    return Exercise(
-        "general", language, identity, question, answer, "rubric", solve,
-        guess=lambda r: _reply(r.choice((good, plain, bad)), language),
-        verifier_args={"set": set_, "thinking": join(say(("@" + thought,), language)), **rubric},
-    )  # fmt: skip
-
-
-_MAKERS: dict[Domain, Callable[[random.Random, Language], Exercise]] = {
+_MAKERS: dict[Domain, Callable[[random.Random, Language, int], Exercise]] = {
     "math": _math,
     "code": _code,
     "stem": _stem,
     "logic": _logic,
-    "general": _general,
+    "general": talk,
 }
-
-assert all(key in PHRASES for formula in _FORMULAS for key in formula)

@@ -24,7 +24,7 @@ from tasks.tiny_world.documents import MESSY_WEB, POOR_WEB, Mixture, documents
 from tasks.tiny_world.tokenizer import save_tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
-_MAX_TOKENS = 112
+_MAX_TOKENS = 144
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class PretrainRecipe:
     heads: int
     mixture: Mixture
     documents: int
+    shards: int
+    """Parts of the corpus, each a stream of documents with a seed of its own."""
     steps: int
     batch_size: int = 2048
     learning_rate: float = 2e-3
@@ -46,8 +48,10 @@ class PretrainRecipe:
 
 
 RECIPES = {
-    "tiny-base": PretrainRecipe(224, 576, 4, 7, MESSY_WEB, documents=4_000_000, steps=2_600),
-    "tiny-student": PretrainRecipe(128, 320, 3, 4, POOR_WEB, documents=2_000_000, steps=2_000, seed=2),
+    "tiny-base": PretrainRecipe(224, 576, 4, 7, MESSY_WEB, documents=2_600_000, shards=9, steps=1_800),
+    "tiny-student": PretrainRecipe(
+        128, 320, 3, 4, POOR_WEB, documents=1_200_000, shards=4, steps=1_200, seed=2
+    ),
 }
 
 
@@ -85,9 +89,9 @@ def _encode(job: tuple[str, Mixture, int, int]) -> np.ndarray:
 
 
 def corpus(recipe: PretrainRecipe, folder: Path, workers: int) -> np.ndarray:
-    """(documents, `_MAX_TOKENS`) uint16, written by `workers` processes with a seed each."""
-    share = recipe.documents // workers
-    jobs = [(str(folder), recipe.mixture, recipe.seed * 1000 + i, share) for i in range(workers)]
+    """(documents, `_MAX_TOKENS`) uint16, written by `workers` processes."""
+    share = recipe.documents // recipe.shards
+    jobs = [(str(folder), recipe.mixture, recipe.seed * 1000 + i, share) for i in range(recipe.shards)]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         return np.concatenate(pool.map(_encode, jobs))
 

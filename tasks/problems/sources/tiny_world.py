@@ -1,4 +1,4 @@
-"""Problems of the tiny world's generators; a question's identity alone decides its split."""
+"""Problems of the tiny world's generators in five levels; a question's identity alone decides its split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.problems.source import Drawn, Source
 from tasks.settings import Count
 
 if TYPE_CHECKING:
-    from tasks.tiny_world.exercises import Exercise
+    from tasks.tiny_world.exercise import Exercise
 
 _MAX_DRAWS_PER_PROBLEM = 400
 """A domain that needs more draws than this to find another new question has run out of questions."""
@@ -26,22 +26,31 @@ Counts = Annotated[dict[Domain, Count], Field(min_length=1)]
 class TinyWorld(Source):
     name: Literal["tiny-world"] = "tiny-world"
     train: Counts
-    """How many training problems of each domain."""
+    """How many training problems of each domain, a fifth of each level."""
     held_out: Counts
     """How many questions of each domain no stage trains on."""
 
     def draw(self, seed: int) -> Drawn:
         """Raises ValueError where a domain has fewer different questions than asked for."""
+        from tasks.tiny_world.exercise import LEVELS
         from tasks.tiny_world.exercises import exercises
 
         problems: list[Problem] = []
         both: dict[Split, dict[Domain, int]] = {"held_out": self.held_out, "train": self.train}
         for split, wanted in both.items():
             for domain, count in wanted.items():
-                rng = random.Random(f"{seed} {split} {domain}")
-                stream = (e for e in exercises(domain, rng) if e.held_out == (split == "held_out"))
-                problems += [_problem(e, split) for e in _distinct(stream, count, f"{domain} {split}")]
+                for level, share in zip(LEVELS, _shares(count), strict=True):
+                    rng = random.Random(f"{seed} {split} {domain} {level}")
+                    only = [float(other == level) for other in LEVELS]
+                    stream = (e for e in exercises(domain, rng, only) if e.held_out == (split == "held_out"))
+                    found = _distinct(stream, share, f"{domain} {split} level {level}")
+                    problems += [as_problem(e, split) for e in found]
         return Drawn(problems, [])
+
+
+def _shares(count: int) -> list[int]:
+    """`count` over the five levels, as evenly as it goes."""
+    return [count * level // 5 - count * (level - 1) // 5 for level in range(1, 6)]
 
 
 def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercise]:
@@ -57,9 +66,11 @@ def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercis
     return list(found.values())
 
 
-def _problem(exercise: Exercise, split: Split) -> Problem:
+def as_problem(exercise: Exercise, split: Split) -> Problem:
+    """The exercise as a row of the problems table; its id is a digest of the question."""
     digest = hashlib.sha256(exercise.question.encode()).hexdigest()[:12]
     return Problem(
         f"{exercise.domain}-{digest}", exercise.domain, exercise.language, exercise.question,
-        exercise.answer, exercise.verifier, exercise.verifier_args, exercise.source, split=split,
+        exercise.answer, exercise.verifier, exercise.verifier_args, "tiny-world", split=split,
+        level=exercise.level,
     )  # fmt: skip
