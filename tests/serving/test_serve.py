@@ -18,8 +18,10 @@ from flows import cli, serving
 
 TINY = "tasks/tiny_world/weights/tiny-base"
 SUM = [{"role": "user", "content": "what is 2 + 3?"}]
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 """A server that imports torch and transformers; 10 s on two idle cores."""
+END_SECONDS = 120.0
+"""On a busy machine; 2 s on an idle one."""
 
 
 def r1(*words, **more):
@@ -48,7 +50,7 @@ def served(*options):
 
 def gone(processes):
     """Whether all of them end soon."""
-    _, left = psutil.wait_procs(processes, timeout=30)
+    _, left = psutil.wait_procs(processes, timeout=END_SECONDS)
     return not left
 
 
@@ -101,7 +103,7 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):
         place = place_of(children)
         assert place.stat().st_mode & 0o077 == 0
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.wait(END_SECONDS) == 128 + signal.SIGTERM
         assert gone(children)
         assert not place.exists()
 
@@ -118,7 +120,7 @@ def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_
         (server,) = (p for p in family(process) if "tasks.serving.guard" not in p.cmdline())
         server.kill()
         said = process.stdout.read()
-        assert process.wait(30) == 1
+        assert process.wait(END_SECONDS) == 1
         assert "the model server was killed by SIGKILL" in said
 
 
@@ -126,7 +128,10 @@ def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_
 def test_chat_with_a_pipe(home):
     asked = "what is 2 + 3?\n\n/reset\nwhat is 1 + 1?\n/exit\nnot asked\n"
     chat = r1("chat", TINY, "--template", "plain", stdin=subprocess.PIPE)
-    said, _ = chat.communicate(asked, timeout=START_SECONDS)
+    try:
+        said, _ = chat.communicate(asked, timeout=START_SECONDS)
+    finally:
+        chat.kill()
     assert chat.returncode == 0
     assert "think>" not in said
     assert "\x1b" not in said
