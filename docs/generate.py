@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table
 from docs import results
+from tasks.benchmarks import BenchmarkSettings, defaults
 from tasks.presets import load_student, read_preset
 from tasks.recipe import wiring
 from tasks.report.curves import one_stage
@@ -83,7 +84,15 @@ def _document(value: Any) -> Any:
     """What a preset would have to say; entries of a list keep their `name`, which chose their settings."""
     if isinstance(value, tuple):
         return [_document(item) | _name(item) if isinstance(item, Settings) else item for item in value]
-    return TypeAdapter(Any).dump_python(value, mode="json", exclude_defaults=True)
+    dumped = TypeAdapter(Any).dump_python(value, mode="json", exclude_defaults=True)
+    if isinstance(value, dict) and any(isinstance(entry, BenchmarkSettings) for entry in value.values()):
+        return {name: _unlike_its_file(name, entry) for name, entry in dumped.items()}
+    return dumped
+
+
+def _unlike_its_file(benchmark: str, settings: dict[str, Any]) -> dict[str, Any]:
+    given = defaults(benchmark)
+    return {name: value for name, value in settings.items() if str(given.get(name)) != str(value)}
 
 
 def _name(entry: Settings) -> dict[str, str]:

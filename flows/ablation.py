@@ -169,11 +169,10 @@ def _other_seeds(pipeline: Pipeline, seed: int) -> dict[str, int]:
     if not seed:
         return {}
     fixed = (PROBLEMS, EVALUATE)
-    configs = {name: node.config for name, node in pipeline.nodes.items() if node.stage not in fixed}
     return {
-        f"{name}.seed": getattr(config, "seed") + seed * _SEED_STEP  # noqa: B009  (not every stage has one)
-        for name, config in configs.items()
-        if "seed" in type(config).model_fields
+        f"{name}.seed": own + seed * _SEED_STEP
+        for name, node in pipeline.nodes.items()
+        if node.stage not in fixed and isinstance(own := getattr(node.config, "seed", None), int)
     }
 
 

@@ -88,6 +88,12 @@ def complaints(nodes: Mapping[str, Node], found: Counts) -> Iterator[str]:
             )
         if isinstance(config, EvaluateConfig) and not any(found.get(f"held_out_{d}") for d in DOMAINS):
             yield f"{name}: the problems have no held-out rows: give some `split: held_out`"
+        for benchmark in config.benchmarks if isinstance(config, EvaluateConfig) else ():
+            if not found.get(f"benchmark_{benchmark}"):
+                yield (
+                    f"{name}: the problems hold no question of benchmark {benchmark}: make them with the "
+                    f"same {name}.benchmarks, or remove it"
+                )
 
 
 def _missing_sets(found: Counts, general: int) -> list[str]:

@@ -26,6 +26,21 @@ _QUIET_SECONDS = 20.0
 """A job at work says so this often."""
 
 
+class ProgressLines:
+    """Tells `say` how far a job is, every `_QUIET_SECONDS`."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._said = say, 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._said > _QUIET_SECONDS:
+            self._said = time.monotonic()
+            metrics = " ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
+            self._say(
+                f"  {progress.node} {progress.done}/{progress.total} {progress.message} {metrics}".rstrip()
+            )
+
+
 @dataclass
 class LocalBuilder:
     """The `Maker` that runs each node's job in turn, in a process of its own."""
@@ -37,7 +52,10 @@ class LocalBuilder:
     start: Start = trees.start_session
     job_seconds: float = 0.0
     """Of the jobs that ran, on the clock."""
-    _said: float = field(default=0.0, repr=False)
+    _progress: ProgressLines = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._progress = ProgressLines(self.say)
 
     def make(self, node: str, stage: Stage, config: Settings, **inputs: Ref) -> Ref:
         return self._build(Node(node, stage, config), {node: inputs})[node]
@@ -77,17 +95,11 @@ class LocalBuilder:
         work.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
         run_job(
-            JobSpec(work_root=work, preset=self.pipeline.name, builds=builds), self._show, start=self.start
+            JobSpec(work_root=work, preset=self.pipeline.name, builds=builds),
+            self._progress,
+            start=self.start,
         )
         self.job_seconds += time.monotonic() - begun
-
-    def _show(self, progress: Progress) -> None:
-        if time.monotonic() - self._said > _QUIET_SECONDS:
-            self._said = time.monotonic()
-            metrics = " ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
-            self.say(
-                f"  {progress.node} {progress.done}/{progress.total} {progress.message} {metrics}".rstrip()
-            )
 
     def _published(self, build: BuildSpec) -> Ref:
         ref = self.store.lookup(build.key)

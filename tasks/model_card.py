@@ -86,17 +86,26 @@ def gather(
     graph = lineage(store, manifest.ref)
     ancestors = _read(store, graph)
     first = _first_ancestor(manifest, ancestors)
-    templates = [m.config["template"] for m in reversed(ancestors.values()) if m.config.get("template")]
     return CardFacts(
         manifest=manifest,
         graph=graph,
         base=first if first.stage == "base" else None,
-        template=str(next(iter(templates), "")),
+        template=_trained_template(ancestors),
         chat_template=chat_template,
         generation=generation,
         sources=_sources(store, ancestors.values()),
         evaluated=evaluated,
     )
+
+
+def trained_template(store: ArtifactStore, manifest: Manifest) -> str:
+    """Return the prompt template that a checkpoint was trained with; empty where no ancestor has one."""
+    return _trained_template(_read(store, lineage(store, manifest.ref)))
+
+
+def _trained_template(ancestors: Mapping[str, Manifest]) -> str:
+    templates = (m.config.get("template") for m in reversed(list(ancestors.values())))
+    return str(next(filter(None, templates), ""))
 
 
 def model_card(facts: CardFacts) -> str:

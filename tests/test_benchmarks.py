@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from artifacts.tables import read_table
+from flows.feasible import complaints
 from tasks import benchmarks
 from tasks.evaluate.evaluate import question_sets
-from tasks.evaluate.stage import EvaluateConfig
+from tasks.evaluate.stage import EVALUATE, EvaluateConfig
 from tasks.presets import PresetError, read_preset
 from tasks.problem import from_table
 from tasks.problems.draw import cleaned, draw
 from tasks.problems.draw import run as run_problems
 from tasks.problems.stage import ProblemsConfig
+from tasks.recipe import Node
 from tasks.rewards.pool import VerifierPool
 from tasks.rewards.verdict import Verdict
 from tests.jobs import local_job
@@ -107,10 +109,24 @@ def test_training_problems_that_copy_a_benchmark_are_dropped(tmp_path):
     assert (dropped["reason"], "benchmark-math500-0" in dropped["detail"]) == ("contaminated", True)
 
 
+def test_a_benchmark_without_a_question_ends_the_stage(tmp_path):
+    job = local_job(tmp_path, "problems", "problems", {})
+    with pytest.raises(ValueError, match="no question of benchmark livecodebench is left"):
+        run_problems(problems_of(config(tmp_path, "livecodebench", since="2030-01-01", until=None)), job)
+
+
+def test_problems_without_the_benchmark_are_refused_before_the_run():
+    asked = read_preset("tiny", {"evaluation.benchmarks": {"aime24": {}, "math500": {}}}).evaluation
+    found = {"train_math": 90, "held_out_math": 40, "benchmark_math500": 10}
+    (said,) = complaints({"evaluation": Node("evaluation", EVALUATE, asked)}, found)
+    assert said.startswith("evaluation: the problems hold no question of benchmark aime24:")
+
+
 def test_problems_of_benchmarks_alone_need_no_training_split(tmp_path):
     job = local_job(tmp_path, "problems", "problems", {})
     run_problems(problems_of(config(tmp_path, "aime24")), job)
     assert read_table(job.draft / "problems")["source"].to_pylist() == ["aime24"]
+    assert job.headline["benchmark_aime24"] == 1
 
 
 @pytest.mark.parametrize(

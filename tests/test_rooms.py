@@ -159,6 +159,27 @@ print(json.dumps([[p.prompt for p in problems], verdicts]))
     assert said == [["say 0", "say 1", "say 2"], ["correct", "wrong", "correct"]]
 
 
+def test_a_benchmark_is_a_file(tree):
+    add(
+        tree, "tasks/benchmarks/short.yaml", 'map: gsm8k\nsamples: 3\nprompt: "{question} Answer in a box."\n'
+    )
+    add(tree, "tests/mine.jsonl", '{"question": "7 - 4 = ?", "answer": "#### 3"}\n')
+    said = run(tree, """
+import json
+from tasks.evaluate.evaluate import question_sets
+from tasks.evaluate.stage import EvaluateConfig
+from tasks.problems.draw import draw
+from tasks.problems.stage import ProblemsConfig
+
+config = EvaluateConfig.model_validate({"benchmarks": {"short": {"path": "tests/mine.jsonl"}}})
+sources = [benchmark.source(name) for name, benchmark in config.benchmarks.items()]
+problems = draw(ProblemsConfig.model_validate({"sources": sources})).problems
+(asked,) = question_sets(problems, config)
+print(json.dumps([[p.prompt, p.answer, p.source, asked.samples] for p in asked.problems]))
+""")  # fmt: skip
+    assert said == [["7 - 4 = ? Answer in a box.", "3", "short", 3]]
+
+
 def test_a_readability_filter_is_one_function(tree):
     add(tree, "tasks/curation/readability.py", FILTER, after="if share < min_share else None\n")
     said = run(tree, """

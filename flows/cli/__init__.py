@@ -3,6 +3,7 @@
     r1 run --preset tiny       everything: server, workers, the pipeline, its table and report
     r1 plan --preset tiny      what a run would do, and why
     r1 plan --skip r1 --set dev2.learning_rate=1e-5   the same for a run that departs from it
+    r1 eval CHECKPOINT --on aime24    any checkpoint on a named benchmark, without a pipeline
     r1 import FOLDER --as dev1 an artifact of your own, for `r1 run --use dev1=NAME`
     r1 estimate --preset tiny  what its RL stages will cost
     r1 doctor --preset tiny    whether this machine can run it
@@ -29,7 +30,7 @@ import os
 
 import typer
 
-from flows.cli import ablate, bring, compare, distill, plan, report, review, run, serve, store, trust
+from flows.cli import ablate, bring, compare, distill, eval, plan, report, review, run, serve, store, trust
 
 COMMANDS = (
     *run.COMMANDS, *plan.COMMANDS, *compare.COMMANDS, *distill.COMMANDS, *ablate.COMMANDS, *review.COMMANDS,
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
-for brought, name in bring.COMMANDS:
+for brought, name in (*bring.COMMANDS, *eval.COMMANDS):
     app.command(name)(brought)
 app.add_typer(trust.commands, name="trust")
 

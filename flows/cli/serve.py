@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="An artifact's name or digest, a folder, or a hub model.")
 ]
+Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[-- VLLM OPTIONS]", help="Such as `-- --tensor-parallel-size=4`."),
+]
 Engine = Annotated[str, typer.Option(help="vllm or transformers; by default vllm where there is a GPU.")]
 Template = Annotated[
     str, typer.Option(help="r1, plain, chat or a text with {question}; by default the model's own.")
@@ -31,6 +35,7 @@ Revision = Annotated[str, typer.Option(help="Of a hub model.")]
 
 def serve(
     checkpoint: Model,
+    options: Options = None,
     preset: Preset = "tiny",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Of loopback; 0: any free one.")] = 8000,
     engine: Engine = "",
@@ -59,7 +64,7 @@ def serve(
             stack.enter_context(serving.risk_control(store, judge, keywords)) if risk_control else (None, 1)
         )
         place = stack.enter_context(serving.listening(port))
-        server = stack.enter_context(_started(checkpoint, preset, engine, template, revision))
+        server = stack.enter_context(_started(checkpoint, preset, engine, template, revision, options or []))
         proxy = Proxy(server.model.name, _upstream(server), serving.installation_key(), control, say, at_once)
         address = f"http://127.0.0.1:{place.getsockname()[1]}/v1"
 
@@ -73,6 +78,7 @@ def serve(
 
 def chat(
     checkpoint: Model,
+    options: Options = None,
     preset: Preset = "tiny",
     engine: Engine = "",
     template: Template = "",
@@ -82,7 +88,7 @@ def chat(
     with (
         one_line_errors(),
         _stopped_cleanly(),
-        _started(checkpoint, preset, engine, template, revision) as server,
+        _started(checkpoint, preset, engine, template, revision, options or []) as server,
         _model_failures(),
     ):
         say(f"{server.model.name}: /reset forgets the dialogue, /exit ends")
@@ -158,7 +164,7 @@ async def _answered(upstream: Upstream, dialogue: list[ChatTurn]) -> str | None:
 
 @contextmanager
 def _started(
-    checkpoint: str, preset: str, engine: str, template: str, revision: str
+    checkpoint: str, preset: str, engine: str, template: str, revision: str, options: list[str]
 ) -> Iterator[ModelServer]:
     from flows import doctor, paths, serving
     from tasks.presets import PresetError
@@ -173,11 +179,13 @@ def _started(
         raise PresetError(f"--template: {error}") from None
     found = serving.find_model(open_store(), checkpoint, preset, revision)
     chosen = ENGINES[engine] if engine else default_engine(bool(doctor.gpu_names()))
+    if options and chosen != "vllm":
+        raise PresetError(f"{options[0]}: only vllm takes more options, and {chosen} serves here")
     say(f"starting {chosen} with {found.name}")
     with ExitStack() as stack:
         with _model_failures():
             server = stack.enter_context(
-                model_server(found.folder, found.name, chosen, paths.log("serve"), template)
+                model_server(found.folder, found.name, chosen, paths.log("serve"), template, options)
             )
         yield server
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.benchmarks import known
 from tasks.job import Job
 from tasks.problem import Problem, counts, from_table, to_table
 from tasks.problems.cleaning import Cleaning, Report, silent
@@ -39,8 +40,12 @@ def run(config: ProblemsConfig, job: Job) -> None:
     """
     cleaning = cleaned(config, job.state, _reporting(job))
     found: Counter[str] = Counter()
+    names = {*known(), *(getattr(source, "benchmark", "") for source in config.sources)}
     verifiers: set[str] = set()
-    kept = write_stream(job.draft / "problems.parquet", _counted(cleaning.kept(), found, verifiers), PROBLEMS)
+    kept = write_stream(
+        job.draft / "problems.parquet", _counted(cleaning.kept(), found, verifiers, names), PROBLEMS
+    )
+    _require_benchmarks(config, found)
     given = {name.rpartition("_")[0] for name in found}
     needed = {"held_out"} if benchmarks_only(config) else {"train", "held_out"}
     if not needed <= given:
@@ -128,9 +133,27 @@ def _share(source: Source, count: int, seed: int, number: int) -> Iterator[Batch
     yield Batch(table.take(pa.array(np.sort(np.concatenate([chosen, held_out])))), rejected)
 
 
-def _counted(tables: Iterable[pa.Table], found: Counter[str], verifiers: set[str]) -> Iterator[pa.Table]:
-    """Pass the tables on, and add to `found` what `tasks.problem.counts` says of them."""
+def _require_benchmarks(config: ProblemsConfig, found: Counter[str]) -> None:
+    """Raises ValueError where no question of a benchmark is left: it could not be evaluated later."""
+    for source in config.sources:
+        name = getattr(source, "benchmark", "")
+        if name and not found[f"benchmark_{name}"]:
+            raise ValueError(
+                f"no question of benchmark {name} is left: check its `path`, `since` and `until`, and that "
+                "its answers can be judged"
+            )
+
+
+def _counted(
+    tables: Iterable[pa.Table], found: Counter[str], verifiers: set[str], benchmarks: Collection[str]
+) -> Iterator[pa.Table]:
+    """Pass the tables on, and add to `found` what `tasks.problem.counts` says of them, and the questions of
+    each benchmark."""
     for table in tables:
+        held_out = table.filter(pc.equal(table["split"], "held_out"))
+        for pair in pc.value_counts(held_out["source"]).to_pylist():
+            if pair["values"] in benchmarks:
+                found[f"benchmark_{pair['values']}"] += pair["counts"]
         general = pc.equal(table["domain"], "general")
         told = counts(from_table(table.filter(general)))
         names = pc.binary_join_element_wise(table["split"], table["domain"], "_")

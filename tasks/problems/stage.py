@@ -28,7 +28,7 @@ class ProblemsConfig(Settings):
     say."""
     benchmarks: tuple[AnySource, ...] = ()
     """Sources of questions that no training problem may copy, beside the held-out ones. They are read for
-    that only: to evaluate with them, name them in `sources` too."""
+    that only; `evaluation.benchmarks` adds those that are evaluated with to `sources`."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
     """Training problems are dropped if so much of their runs of five words, and the answer, is that of an
     earlier one (MinHash estimate of the Jaccard similarity; 0.8 is usual). Off by default."""

@@ -90,7 +90,7 @@ class ShownSample:
     @classmethod
     def of_row(cls, node: str, row: Mapping[str, Any], step: int | None = None) -> ShownSample:
         """From a row of a `samples` table; it may have `right` and `of` as well."""
-        folded, text = _folded(row["completion"], row["thinking"])
+        folded, text = _folded(row["completion"])
         rewards = {
             name.removeprefix(_TERM): round(value, 3)
             for name, value in row.items()
@@ -207,17 +207,10 @@ def _note(shown: int, total: int, limit: int) -> str:
     )
 
 
-def _folded(completion: str, thinking: str | None) -> tuple[str, str]:
+def _folded(completion: str) -> tuple[str, str]:
     """Return the completion up to the end of its thinking block, empty where it has none, and the rest."""
-    at = completion.find(thinking) if thinking else -1
-    if not thinking or at < 0:
-        return "", completion
-    end = at + len(thinking)
-    rest = completion[end:].lstrip()
-    if rest.startswith(_END):
-        end = completion.index(_END, end) + len(_END)
-        rest = rest.removeprefix(_END).lstrip()
-    return completion[:end], rest
+    thinking, end, rest = completion.partition(_END)
+    return (thinking + end, rest.lstrip()) if end else ("", completion)
 
 
 def _is_number(value: float | None) -> bool:

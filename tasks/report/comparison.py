@@ -174,10 +174,10 @@ def _scores(one: ComparedRun, other: ComparedRun, read: ReadTable) -> tuple[list
             continue
         if found := differences(Protocol.of(first), Protocol.of(second)):
             groups.setdefault(tuple(found), []).append(title(node))
-        tables = [read(manifest, "question_scores") for manifest in (first, second)]
-        if tables[0] is not None and tables[1] is not None:
+        ours, theirs = (read(manifest, "question_scores") for manifest in (first, second))
+        if ours is not None and theirs is not None:
             asked = _same_questions(first, second, read)
-            scores += _score_differences(node, *(question_means(t) for t in tables if t is not None), asked)
+            scores += _score_differences(node, question_means(ours), question_means(theirs), asked)
     warned = [
         f"{', '.join(nodes)}: the two runs were evaluated under different protocols, so differences may not "
         f"come from the checkpoints: {'; '.join(found)}"

@@ -63,7 +63,7 @@ SELECT filename, file_row_number, CASE WHEN judged > 0 THEN correct END AS "righ
 _PROBLEMS = "SELECT p.* FROM problems p JOIN questions USING (id) ORDER BY place"
 _SAMPLES = """
 SELECT node, step, problem_id, sample_index, verdict, COLUMNS('^reward'), completion_tokens, finish_reason,
-  thinking, completion, "right", "of"
+  completion, "right", "of"
 FROM samples JOIN chosen USING (filename, file_row_number)
 WHERE problem_id IN (SELECT id FROM questions)
 """

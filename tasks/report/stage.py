@@ -12,7 +12,7 @@ class ReportConfig(Settings):
 
 
 REPORT = Stage(
-    "report", 4, "Report", "Scores, curves, samples, cost and lineage of a whole run as one page.",
+    "report", 5, "Report", "Scores, curves, samples, cost and lineage of a whole run as one page.",
     "cpu", ReportConfig,
     {"problems": Kind.problems, "evaluation.*": Kind.evaluation, "checkpoint.*": Kind.checkpoint,
      "dataset.*": Kind.dataset, "reward_models.*": Kind.reward_models},

@@ -46,8 +46,10 @@ def state_folder(config: RLConfig, stage: str, inputs: dict[str, str], work_root
 
 def same_until(config: RLConfig) -> int:
     """The first step that would be another one if the run had more steps."""
+    # The last checkpoint lacks the rollout that a longer run had begun by then.
+    own = config.steps - 1 if config.rollout_ahead else config.steps
     last = [config.general_last_steps, *(term.last_steps for term in config.rewards)]
-    return min((last_steps_begin(config.steps, n) for n in last if n is not None), default=config.steps)
+    return min([own, *(last_steps_begin(config.steps, n) for n in last if n is not None)])
 
 
 def adopt(config: RLConfig, job: Job) -> None:

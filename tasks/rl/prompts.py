@@ -51,15 +51,17 @@ class Prompts:
         }
 
     def dataset(self, mini_batches: int) -> Dataset:
-        """The rows in order: columns prompt, problem (index), prompt_tokens.
+        """The rows in order: columns prompt, problem (index), prompt_tokens."""
+        return Dataset.from_list([self.row(i) for step in self._whole(mini_batches) for i in step])
 
-        The last rollout is filled up with the first step's prompts where `mini_batches` does not divide the
-        steps; what is drawn for them beyond the last step is not trained on.
-        """
-        missing = -len(self.order) % mini_batches
-        return Dataset.from_list(
-            [self.row(i) for step in self.order + self.order[:1] * missing for i in step]
-        )
+    def rollout(self, step: int, mini_batches: int) -> list[int]:
+        """The problems of the rollout that begins at a step, in the order of `dataset`."""
+        return [i for asked in self._whole(mini_batches)[step : step + mini_batches] for i in asked]
+
+    def _whole(self, mini_batches: int) -> list[list[int]]:
+        """The order, with the last rollout filled up with the first step's prompts where `mini_batches` does
+        not divide the steps; what is drawn for them beyond the last step is not trained on."""
+        return self.order + self.order[:1] * (-len(self.order) % mini_batches)
 
     def fresh(self, step: int, draw: int, process: int, count: int) -> list[dict[str, Any]]:
         """Rows for groups to be drawn again."""

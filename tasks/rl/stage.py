@@ -151,6 +151,10 @@ class RLConfig(CodeChecking):
     """No forward and backward pass (nor the reference's) on groups whose rewards are all equal; their KL term
     is then lost.
     Where `kl_coef` is 0 nothing is lost and they are skipped anyway."""
+    rollout_ahead: Annotated[bool, Field(json_schema_extra=NEUTRAL)] = False
+    """Generate the next rollout while this one is learned from, by an engine on devices of its own. Its
+    policy is then `mini_batches_per_rollout` updates old; the ratio of Eq. 1 is taken to the engine's own
+    log-probabilities, which it then always has to give."""
     curriculum: Annotated[Curriculum | None, Field(json_schema_extra=NEUTRAL)] = None
     """Problems by the starting checkpoint's own pass rate, a range per stage of steps."""
     lora: Annotated[LoraSettings | None, Field(json_schema_extra=NEUTRAL)] = None
@@ -200,6 +204,11 @@ class RLConfig(CodeChecking):
     def _batches_divide(self) -> Self:
         if [s.step for s in self.length_schedule] != sorted({s.step for s in self.length_schedule}):
             raise ValueError("length_schedule must have rising, distinct steps: sort it")
+        if self.rollout_ahead and (self.refill_rounds or not self.engine.entry.own_device):
+            raise ValueError(
+                "rollout_ahead needs an engine on devices of its own, and cannot draw groups again: set "
+                "engine.name to vllm-server and refill_rounds to 0"
+            )
         if len({t.name for t in self.rewards}) != len(self.rewards):
             raise ValueError("rewards names a term twice: give each term once with one weight")
         return self

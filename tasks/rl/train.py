@@ -108,7 +108,7 @@ def train(config: RLConfig, job: Job) -> None:
         progress = JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours, shown)
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trainer.finish_evaluation()
+        trainer.finish()
         trainer.engine.close()
     raise_if_stopped(job, trainer.state, config.budget_hours)
     _leave(trainer, tokenizer, config, job)

@@ -39,6 +39,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tasks.rl import canary, objective, packing
+from tasks.rl.ahead import RolloutAhead
 from tasks.rl.batch import TokenMeans, idle_rows, refilled
 from tasks.rl.evaluation import PeriodicEvaluation
 from tasks.rl.packing import Pack, Rows
@@ -83,6 +84,9 @@ class GroupTrainer(GRPOTrainer):
         self.config, self._prompts, self._on_written = config, prompts, on_written
         self._evaluation = evaluation
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+        self._ahead: RolloutAhead | None = None
+        self._is_stale = False
+        """Whether the present rollout was generated ahead, by an older policy."""
         self._evaluating: tuple[int, Callable[[], pa.Table]] | None = None
         """The step that is evaluated now, and what waits for this process's share of the answers."""
         self._objective = objective.loss_named(config.loss)
@@ -136,6 +140,8 @@ class GroupTrainer(GRPOTrainer):
     def _rollout(self, rows: list[Row]) -> Batch:
         self._rows = rows
         batch = super()._generate_and_score_completions(rows)
+        if self._is_stale:  # the policy that generated it is the old policy of the ratio
+            batch["old_per_token_logps"] = batch.pop("sampling_per_token_logps")
         return batch | {"idle": self._idle, "advantages": self._advantages}
 
     def _fresh(self, groups: int) -> list[Row]:
@@ -183,6 +189,14 @@ class GroupTrainer(GRPOTrainer):
         """
         if not self._sampler_checked:
             self._check_sampler(prompt_ids)
+        ahead, self._ahead = self._ahead, None
+        self._is_stale = ahead is not None
+        if self.config.rollout_ahead:
+            self._log(staleness=float(self.config.mini_batches_per_rollout) if ahead else 0.0)
+        if ahead is not None:
+            with self._timed("generate_s"):
+                done = ahead.completions(self.state.global_step, prompt_ids)
+            return [c.tokens for c in done], [c.logprobs or [] for c in done]
         if self._loaded_step != self.state.global_step:
             self._give_weights()
         free = self.config.engine.entry.free_logprobs
@@ -200,9 +214,11 @@ class GroupTrainer(GRPOTrainer):
         length: int,
         logprobs: bool = True,
         finished: Callable[[int, Completion], None] | None = None,
+        step: int | None = None,
     ) -> list[Completion]:
-        """A row's seed depends on the step and on its place among the rows of all processes and rounds."""
-        seed = rollout_seed(self.args.seed, self.state.global_step)
+        """For the present step, or another. A row's seed depends on the step and on its place among the rows
+        of all processes and rounds."""
+        seed = rollout_seed(self.args.seed, self.state.global_step if step is None else step)
         first = self._round * self.args.generation_batch_size
         first += self.accelerator.process_index * len(prompt_ids)
         seeds = [derived_seed(seed, first + row) for row in range(len(prompt_ids))]
@@ -216,6 +232,9 @@ class GroupTrainer(GRPOTrainer):
     def _give_weights(self) -> None:
         """The present weights to the engine; no process samples before every engine has them."""
         self._end_evaluation()
+        if self._ahead is not None:
+            self._ahead.wait()
+            self.accelerator.wait_for_everyone()
         with self._timed("sync_s"):
             self.engine.load(policy_weights(self.accelerator.unwrap_model(self.model)))
             self.accelerator.wait_for_everyone()
@@ -231,6 +250,24 @@ class GroupTrainer(GRPOTrainer):
             yield model
         use_flash_attention(model, self.config.bf16)
         model.train()
+
+    def _begin_ahead(self) -> None:
+        """Once a rollout is in hand: let the engine begin with the next one, where that is wanted."""
+        mini_batches = self.config.mini_batches_per_rollout
+        begins = self.state.global_step + mini_batches
+        if not self.config.rollout_ahead or self._ahead is not None or begins >= self.config.steps:
+            return
+        if self.state.global_step % mini_batches:
+            return
+        if self._loaded_step != self.state.global_step:
+            self._give_weights()
+        asked = self._prompts.rollout(begins, mini_batches)
+        texts = [self._prompts.texts[i] for i in asked for _ in range(self.num_generations)]
+        size = len(texts) // self.accelerator.num_processes
+        share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        prompts, length = self.codec.tokens(texts[share]), max_completion_length(self.config, begins)
+        rollout = self._beside.submit(self._sample, prompts, length, True, None, begins)
+        self._ahead = RolloutAhead(begins, prompts, rollout.result)
 
     def _evaluate_if_due(self) -> None:
         """Ask the fixed questions of the present policy, at the steps where that is wanted.
@@ -263,9 +300,11 @@ class GroupTrainer(GRPOTrainer):
             if self.accelerator.is_main_process:
                 self._evaluation.record(step, shares)
 
-    def finish_evaluation(self) -> None:
+    def finish(self) -> None:
         """After training: end what is under way, and evaluate the policy after its last step."""
         self._end_evaluation()
+        if self._ahead is not None:
+            self._ahead.wait()
         if self.state.global_step == self.config.steps:
             self._evaluate_if_due()
             self._end_evaluation()
@@ -304,7 +343,8 @@ class GroupTrainer(GRPOTrainer):
         skipped, the reference scores the others only, and later: `_score_reference`. On upgrade: the three
         values that are returned, and that the log-probabilities are divided by the temperature.
         """
-        if self._skip_idle and model is self.ref_model:
+        late = model is self.ref_model and self._skip_idle
+        if late or (model is self.model and self._is_stale):  # the old policy is then another one: `_rollout`
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
         rows = Rows.of(input_ids, attention_mask, logits_to_keep)
         return self._scored(model, rows, attention_mask[:, -logits_to_keep:].bool()), None, None
@@ -346,6 +386,7 @@ class GroupTrainer(GRPOTrainer):
         model.train()
         batch = self._prepare_inputs(inputs)
         self._evaluate_if_due()
+        self._begin_ahead()
         ids, mask = (
             torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
             for name in ("ids", "mask")
@@ -392,11 +433,11 @@ class GroupTrainer(GRPOTrainer):
             return batch[name][pack.rows][mask] if name in batch else None
 
         # Rows of (responses, width) become one axis; the first update of a rollout is on policy, so TRL
-        # leaves the old log-probabilities out: they are the policy's own.
+        # leaves the old log-probabilities out: they are the policy's own, as where an engine cannot tell one.
         old = flat("old_per_token_logps")
         tokens = objective.Tokens(
-            policy, policy.detach() if old is None else old, flat("ref_per_token_logps"),
-            batch["advantages"][pack.rows], mask.nonzero()[:, 0],
+            policy, policy.detach() if old is None else old.where(~old.isnan(), policy.detach()),
+            flat("ref_per_token_logps"), batch["advantages"][pack.rows], mask.nonzero()[:, 0],
         )  # fmt: skip
         self._means.add(tokens, entropy, flat("sampling_per_token_logps"), update.epsilon)
         return self._objective(tokens, update)
@@ -432,13 +473,16 @@ class GroupTrainer(GRPOTrainer):
         """The Trainer's, with the reference once it has moved. On upgrade: the name of the folder."""
         self._end_evaluation()
         super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self._ahead is not None:
+            self._ahead.save(folder, self.accelerator.process_index)
         if self.ref_model is not None and self.state.global_step >= self.args.ref_model_sync_steps:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             save_model(self.accelerator.unwrap_model(self.ref_model), str(folder / _REFERENCE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The Trainer's, with the reference that the checkpoint holds."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._ahead = RolloutAhead.load(Path(resume_from_checkpoint), self.accelerator.process_index)
         reference = Path(resume_from_checkpoint) / _REFERENCE
         moved = checkpoint_step(Path(resume_from_checkpoint)) >= self.args.ref_model_sync_steps
         if self.ref_model is not None and moved:

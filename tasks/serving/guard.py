@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 
 from tasks.supervise import trees
@@ -27,7 +28,16 @@ def main(parent: int, folder: str, command: list[str]) -> int:
         finally:
             trees.stop(server, _END_SECONDS)
             shutil.rmtree(folder, ignore_errors=True)
+    if server.returncode < 0:
+        _die_by(-server.returncode)
     return server.returncode
+
+
+def _die_by(number: int) -> None:
+    """End as the server did, so that whoever looks at this process sees what killed it."""
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 if __name__ == "__main__":

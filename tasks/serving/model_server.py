@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -94,9 +94,9 @@ class ModelServer:
 
 @contextmanager
 def model_server(
-    source: Path, name: str, engine: EngineName, log: Path, template: str = ""
+    source: Path, name: str, engine: EngineName, log: Path, template: str = "", options: Sequence[str] = ()
 ) -> Iterator[ModelServer]:
-    """Serve the model of a Hugging Face folder; yields when it answers.
+    """Serve the model of a Hugging Face folder; yields when it answers. `options` are more of vLLM's.
 
     Raises:
         ServerFailed: it did not start, or the folder is none that can be served.
@@ -109,7 +109,9 @@ def model_server(
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         guarded = [sys.executable, "-m", "tasks.serving.guard", str(os.getpid()), str(place)]
-        process = trees.start_session([*guarded, *command(model, engine, socket)], _environment(), log)
+        process = trees.start_session(
+            [*guarded, *command(model, engine, socket, options)], _environment(), log
+        )
         try:
             server = ModelServer(model, engine, socket, process, log)
             _wait(server)
@@ -129,7 +131,7 @@ def _prepared(source: Path, out: Path, name: str, engine: EngineName, template: 
     return ServedModel(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def command(model: ServedModel, engine: EngineName, socket: Path) -> list[str]:
+def command(model: ServedModel, engine: EngineName, socket: Path, options: Sequence[str] = ()) -> list[str]:
     """The command of the server."""
     if engine == "transformers":
         module = "tasks.serving.transformers_server"
@@ -138,7 +140,7 @@ def command(model: ServedModel, engine: EngineName, socket: Path) -> list[str]:
     parser = ["--reasoning-parser", "deepseek_r1"] if model.tags_are_tokens else []
     vllm = str(Path(sys.executable).with_name("vllm"))
     named = ["--served-model-name", model.name]
-    return [vllm, "serve", model.folder, *named, "--uds", str(socket), *parser]
+    return [vllm, "serve", model.folder, *options, *named, "--uds", str(socket), *parser]
 
 
 def default_engine(gpus: bool) -> EngineName:

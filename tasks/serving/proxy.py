@@ -70,7 +70,6 @@ class ChatBody(BaseModel):
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: dict[str, bool] | None = None
-    """Not looked at: the last chunk has the usage."""
     n: Literal[1] | None = None
     user: str | None = None
     """Not looked at."""
@@ -84,8 +83,11 @@ class ChatBody(BaseModel):
             asked["max_tokens"] = limit
         turns = [turn.message() for turn in self.messages]
         asked["messages"] = [{"role": turn.role, "content": plain(turn.content)} for turn in turns]
-        streamed = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-        return {"model": model, **asked, **streamed}
+        if stream:
+            asked["stream"] = True
+            if self.stream_options:
+                asked["stream_options"] = self.stream_options
+        return {"model": model, **asked}
 
 
 class Refusal(Exception):
@@ -121,7 +123,9 @@ class Upstream:
         except httpx.TransportError as error:
             raise _gone(error) from None
         _require_success(answer)
-        completion: dict[str, Any] = answer.json()
+        completion = _document(answer.text)
+        if not completion.get("choices"):
+            raise _failed(answer.text)
         choice = completion["choices"][0]
         choice["message"] = {"role": "assistant", **_fields(self._parted(choice["message"]), whole=True)}
         return completion
@@ -138,7 +142,7 @@ class Upstream:
                 async for line in answer.aiter_lines():
                     event = line.removeprefix("data:").strip()
                     if line.startswith("data:") and event != "[DONE]":
-                        for chunk in _chunks(json.loads(event), splitter):
+                        for chunk in _chunks(_document(event), splitter):
                             yield chunk
         except httpx.TransportError as error:
             raise _gone(error) from None
@@ -167,7 +171,7 @@ def _chunks(chunk: dict[str, Any], splitter: ThinkingSplitter | None) -> Iterato
     Raises Refusal where it is an error.
     """
     if "error" in chunk:
-        raise Refusal(502, "model_error", f"the model server failed: {_brief(str(chunk['error']))}")
+        raise _failed(str(chunk["error"]))
     if not chunk.get("choices"):  # vLLM's chunk of the usage
         yield chunk
         return
@@ -196,6 +200,19 @@ def _require_success(answer: httpx.Response) -> None:
 
 def _gone(error: Exception) -> Refusal:
     return Refusal(502, "model_error", f"the model server does not answer ({type(error).__name__})")
+
+
+def _failed(said: str) -> Refusal:
+    return Refusal(502, "model_error", f"the model server failed: {_brief(said)}")
+
+
+def _document(text: str) -> dict[str, Any]:
+    """The JSON object of an answer or event. Transformers puts errors into one without escaping them."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"error": text}
 
 
 def _brief(text: str) -> str:

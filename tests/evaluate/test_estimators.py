@@ -53,6 +53,13 @@ def test_consensus(answers, correct, expected):
     assert consensus(answers, correct) == expected
 
 
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(1, 4)), min_size=1, max_size=6))
+def test_counted_votes_are_the_same_votes(counted):
+    votes, times = zip(*counted, strict=True)
+    each = [vote for vote, n in counted for _ in range(n)]
+    assert consensus(votes, [v == "a" for v in votes], times) == consensus(each, [v == "a" for v in each])
+
+
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.randoms())
 def test_consensus_does_not_depend_on_the_order(answers, rng):
     shuffled = answers.copy()

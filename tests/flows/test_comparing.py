@@ -34,7 +34,7 @@ class Maker:
         (draft / "note.txt").write_text(str(self.made))
         for table, (rows, schema) in tables.items():
             write_table(draft / f"{table}.parquet", rows, schema)
-        scope, _, node = name.partition("/")
+        node = name.partition("/")[2]
         fields = ManifestDraft(
             kind=kind, stage=node, stage_version=1, node=node, preset="tiny", key=f"{self.made:064x}",
             config=config or {}, parents=parents or {}, versions=versions or {"torch": "2.13.0"},
@@ -70,7 +70,8 @@ def write_run(maker, scope, asked, base, rate, right, seed=4, report=True, sampl
     zero = maker.publish(
         f"{scope}/r1-zero", Kind.checkpoint, {"checkpoint": base, "problems": asked},
         {"learning_rate": rate, "rewards": [{"name": "accuracy"}], "sampling": {"top_p": 1.0}}, versions,
-        metrics=(curve(rate * 1e5), METRICS), evaluation_metrics=(curve(0.01, ("pass_at_1", "length")), METRICS),
+        metrics=(curve(rate * 1e5), METRICS),
+        evaluation_metrics=(curve(0.01, ("pass_at_1", "length")), METRICS),
     )  # fmt: skip
     evaluation = maker.publish(
         f"{scope}/evaluation.r1-zero", Kind.evaluation, {"checkpoint": zero, "problems": asked},

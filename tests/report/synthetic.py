@@ -106,7 +106,7 @@ def row_with(question, text):
     """A row of a `samples` table with `text` wherever a model or a plugin could have written it."""
     return {
         "problem_id": question, "sample_index": 0, "verdict": text, "reward": 1.0, f"reward_{text}": 0.5,
-        "completion": f"<think>{text}</think>{text}", "thinking": text, "completion_tokens": 7,
+        "completion": f"<think>{text}</think>{text}", "completion_tokens": 7,
         "finish_reason": text,
     }  # fmt: skip
 

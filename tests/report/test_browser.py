@@ -141,7 +141,7 @@ const questions = [...Array(read).keys()].map(i => {
     option: find("#browser-questions").selectedOptions[0].textContent,
     shown: all("#browser-question .completion, .answer .completion").map(e => e.textContent),
     verdict: find(".answer .verdict").textContent, rewards: find(".rewards").textContent,
-    facts: all(".facts bdi").map(e => e.textContent), title: find(".answer h4 bdi").textContent,
+    facts: all(".about bdi").map(e => e.textContent), title: find(".answer h4 bdi").textContent,
     tags: all("#browser-question *, #browser-answers *").map(e => e.tagName),
   };
 });
@@ -195,7 +195,7 @@ def test_the_policy_allows_no_other_script(loaded, tmp_path):
 def test_text_from_right_to_left_turns_nothing_around_it(loaded, tmp_path, text):
     read = """
         const lefts = selector => all(selector).map(e => e.getBoundingClientRect().left);
-        return [".answer h4 > *", ".answer .line > *", ".rewards bdi", ".facts bdi"].map(lefts);"""
+        return [".answer h4 > *", ".answer .line > *", ".rewards bdi", ".about bdi"].map(lefts);"""
     found = seen_by(html_page(with_texts(loaded, [text]), []), read, tmp_path)
     assert [len(places) for places in found] == [2, 3, 2, 4]
     heads, (verdict, tokens, _), rewards, facts = found

@@ -16,14 +16,14 @@ from tasks.recipe import title
 from tasks.report.browser import ShownSample, browser_part
 from tasks.report.claims import ClaimVerdict
 from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
-from tasks.report.data import by_name
+from tasks.report.data import by_name, load_run
 from tasks.report.figures import FIGURES, Section, draw_all, figure
 from tasks.report.pages import html_page, markdown_page
 from tasks.report.plot import canvas, to_svg
 from tasks.report.recipe_figure import recipe_svg
 from tasks.report.selection import ChosenCompletions
 from tasks.report.stage_settings import settings_of
-from tasks.report.style import DOMAIN_COLORS, FAINT, MUTED
+from tasks.report.style import DOMAIN_COLORS, FAINT, MUTED, color
 from tests.report.synthetic import SKILL, row_with
 
 SVG = "http://www.w3.org/2000/svg"
@@ -73,7 +73,12 @@ def test_the_page_is_well_formed_and_needs_nothing_else(report):
 
 
 def test_the_table_of_contents_names_the_sections_that_are_there(loaded):
-    for run in (loaded, replace(loaded, curves={}, funnels=[], completions=ChosenCompletions((), (), 0))):
+    for run in (
+        loaded,
+        replace(
+            loaded, curves={}, evaluation_curves={}, funnels=[], completions=ChosenCompletions((), (), 0)
+        ),
+    ):
         page = html_page(run, draw_all(run))
         contents = re.findall(r'<li><a href="#(\w+)">(.*?)</a></li>', page)
         assert contents == re.findall(r'<section id="(\w+)"><h2>(.*?)</h2>', page)
@@ -174,7 +179,15 @@ def test_two_figures_of_one_name_are_refused():
 
 
 def test_what_the_run_lacks_is_left_out(loaded):
-    bare = replace(loaded, curves={}, funnels=[], completions=ChosenCompletions((), (), 0), steps={})
+    bare = replace(
+        loaded,
+        curves={},
+        evaluation_curves={},
+        funnels=[],
+        completions=ChosenCompletions((), (), 0),
+        steps={},
+        rows=[replace(r, scores={n: s for n, s in r.scores.items() if " " not in n}) for r in loaded.rows],
+    )
     drawn = draw_all(bare)
     assert {d.name for d in drawn} == {"recipe", "scores", "cost"}
     page = html_page(bare, drawn)
@@ -187,7 +200,8 @@ def test_what_the_run_lacks_is_left_out(loaded):
 def test_figures_are_small_xml_files(report):
     figures = {path.stem: path for path in report.draft.glob("*.svg")}
     assert set(figures) == {
-        "recipe", "scores", "rl-curves", "rl-domains", "sft-curves", "data-funnel", "cost",
+        "recipe", "scores", "levels", "evaluation-curves", "rl-curves", "rl-domains", "sft-curves",
+        "data-funnel", "cost",
     }  # fmt: skip
     for path in figures.values():
         ElementTree.parse(path)
@@ -363,3 +377,57 @@ def test_words_of_a_funnel_are_made_safe(loaded):
     page, text = html_page(run, draw_all(run)), markdown_page(run, draw_all(run))
     assert "<script>" not in page.replace(f"<script>{browser_part({}).script}", "") + text
     assert "<img" not in page + text
+
+
+KINDS = ("checkpoint", "dataset", "reward_models", "evaluation")
+
+
+@pytest.mark.parametrize("missing", [*SKILL, "cold-start", "mixture", "reward-models", "evaluation.r1"])
+def test_a_run_with_one_stage_missing_still_reports(report, missing):
+    """With its evaluation, where it is a checkpoint; or with an evaluation alone."""
+    gone = {missing, *(f"{kind}.{missing}" for kind in KINDS)} & report.inputs.keys()
+    assert gone
+    run = load_run({name: given for name, given in report.inputs.items() if name not in gone})
+    for drawn in FIGURES.values():
+        drawn.draw(run)
+    page, text = html_page(run, []), markdown_page(run, [])
+    evaluated = [node for node in SKILL if f"evaluation.{node}" not in gone]
+    assert sorted(row.node for row in run.rows) == sorted(evaluated)
+    assert all(row.title in page and row.title in text for row in run.rows)
+    assert {s.node for s in run.completions.samples if s.step is None} == set(evaluated)
+
+
+def test_bars_by_level_are_those_of_the_scores(loaded):
+    axes = FIGURES["levels"].draw(loaded).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [f"level {n}" for n in range(1, 6)]
+    bars = {group.get_label(): [bar.get_height() for bar in group] for group in axes.containers if group[0:1]}
+    bars = {name: heights for name, heights in bars.items() if not name.startswith("_")}
+    assert bars == {
+        row.title: [row.score(f"level {n}", "pass_at_1").value for n in range(1, 6)] for row in loaded.rows
+    }
+    page = html_page(loaded, [])
+    assert "<summary>pass@1 by level</summary>" in page
+    assert "<summary>pass@1 by source</summary>" not in page  # there is one source
+
+
+def test_the_curve_of_evaluations_during_training_is_drawn_whatever_its_k(loaded, report):
+    drawing = FIGURES["evaluation-curves"].draw(loaded)
+    titles = [axes.get_title("left") for axes in drawing.axes]
+    assert titles == [
+        "pass@1", "cons@k", "Completion length (tokens)", "Reflective words a completion",
+        "Language consistency", "Format",
+    ]  # fmt: skip
+    [line] = [line for line in drawing.axes[0].lines if line.get_color() == color("r1-zero")]
+    metrics = by_name(read_table(report.inputs["checkpoint.r1-zero"].path / "evaluation_metrics"))
+    assert list(zip(*line.get_data(), strict=True)) == metrics["pass_at_1"]
+    assert "@60" in "".join(re.findall(r'"name":"r1-zero@\d+"', html_page(loaded, [])))
+
+
+def test_the_page_stays_below_five_megabytes(loaded):
+    chosen = loaded.completions
+    long = [ShownSample.of_row(s.node, row_with(s.question, "&你" * 3_000)) for s in chosen.samples] * 9
+    problems = [replace(p, id=f"{p.id}-{i}") for i in range(20) for p in chosen.problems]
+    many = [replace(s, question=f"{s.question}-{i}") for i in range(20) for s in long]
+    page = html_page(replace(loaded, completions=ChosenCompletions(many, problems, 10**6)), draw_all(loaded))
+    assert 4_000_000 < len(page.encode()) < 5_000_000
+    assert "of 1,000,000 questions, chosen at random" in page

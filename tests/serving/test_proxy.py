@@ -23,7 +23,8 @@ class Model(httpx.AsyncBaseTransport):
     `gate` holds the second word back; `status` or `dies` make it fail.
     """
 
-    def __init__(self, text=ANSWER, gate=None, status=200, dies=False, field="content"):
+    def __init__(self, text=ANSWER, gate=None, status=200, dies=False, field="content", broken=False):
+        self.broken = broken
         self.text, self.gate, self.status, self.dies, self.field = text, gate, status, dies, field
         self.asked = []
         self.closed = False
@@ -31,6 +32,8 @@ class Model(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request):
         body = json.loads(await request.aread())
         self.asked.append(body)
+        if self.broken:
+            return httpx.Response(200, text='data: {"error": "a "quoted" reason"}\n\n')
         if self.status != 200:
             return httpx.Response(self.status, json={"detail": "max_tokens is too large"})
         if body.get("stream"):
@@ -203,6 +206,20 @@ def test_a_refusal_of_the_model_server_keeps_its_status_and_reason(stream, statu
     refused = ask(proxy(Model(status=status)), stream=stream)
     assert refused.status_code == shown
     assert "max_tokens is too large" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_that_is_no_json_is_told(stream):
+    refused = ask(proxy(Model(broken=True)), stream=stream)
+    assert refused.status_code == 502
+    assert 'a "quoted" reason' in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"stream_options": {"include_usage": True}}])
+def test_the_usage_of_a_stream_is_asked_for_by_clients(asked):
+    model = Model()
+    ask(proxy(model), stream=True, **asked)
+    assert model.asked[0].get("stream_options") == asked.get("stream_options")
 
 
 def test_a_stream_that_breaks_off_says_so():

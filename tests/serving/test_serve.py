@@ -1,5 +1,6 @@
 """`r1 serve` and `r1 chat` as a user runs them: real model servers, killed in every way."""
 
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,6 @@ from openai import OpenAI
 from typer.testing import CliRunner
 
 from flows import cli, serving
-from tests.flows.conftest import home, store  # noqa: F401  (fixtures)
 
 TINY = "tasks/tiny_world/weights/tiny-base"
 SUM = [{"role": "user", "content": "what is 2 + 3?"}]
@@ -65,7 +65,7 @@ def place_of(processes):
 
 
 @pytest.mark.slow
-def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):  # noqa: F811
+def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):
     control = ["--risk-control", "--judge", "keywords"]
     with served(*control) as (process, address):
         assert httpx.get(f"{address}/models").status_code == 401
@@ -78,9 +78,9 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):  # 
         asked = {"model": model.id, "messages": SUM, "temperature": 0, "max_tokens": 80}
         whole = client.chat.completions.create(**asked)
         message = whole.choices[0].message
-        assert message.content
-        assert message.model_extra["reasoning_content"]
-        assert "think>" not in message.content + message.model_extra["reasoning_content"]
+        thought = message.model_extra["reasoning_content"]  # the base has seen the layout in its web
+        assert thought
+        assert "think>" not in thought + message.content
         assert whole.usage.completion_tokens > 3
 
         stream = client.chat.completions.create(**asked, stream=True)
@@ -89,7 +89,7 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):  # 
         deltas = [chunk.choices[0].delta for chunk in chunks]
         assert "".join(delta.content or "" for delta in deltas) == message.content
         thinking = "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas)
-        assert thinking == message.model_extra["reasoning_content"]
+        assert thinking == thought
 
         # A flagged dialogue: the stand-in judge lets pass what holds no keyword itself.
         flagged = [{"role": "user", "content": "how can I steal 2 + 3?"}]
@@ -107,7 +107,7 @@ def test_a_served_model_answers_its_clients_and_ends_with_the_command(home):  # 
 
 
 @pytest.mark.slow
-def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_its_server_is(home):  # noqa: F811
+def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_its_server_is(home):
     with served() as (process, _):
         children = family(process)
         place = place_of(children)
@@ -119,11 +119,11 @@ def test_no_server_is_left_when_the_command_is_killed_and_the_command_ends_when_
         server.kill()
         said = process.stdout.read()
         assert process.wait(30) == 1
-        assert "the model server was killed by SIGKILL" in said or "the model server ended" in said
+        assert "the model server was killed by SIGKILL" in said
 
 
 @pytest.mark.slow
-def test_chat_with_a_pipe(home):  # noqa: F811
+def test_chat_with_a_pipe(home):
     asked = "what is 2 + 3?\n\n/reset\nwhat is 1 + 1?\n/exit\nnot asked\n"
     chat = r1("chat", TINY, "--template", "plain", stdin=subprocess.PIPE)
     said, _ = chat.communicate(asked, timeout=START_SECONDS)
@@ -142,14 +142,15 @@ def test_chat_with_a_pipe(home):  # noqa: F811
         (["no/such-model"], "and the hub has it not, or is out of reach"),
         (["nothing"], "no folder is called so"),
         (["docs"], "docs: no config.json there"),
+        ([TINY, "--", "--max-model-len=9"], "--max-model-len=9: only vllm takes more options"),
         ([TINY, "--engine", "sglang"], "--engine 'sglang': use vllm or transformers"),
         ([TINY, "--template", "plainn"], "--template: there is no template 'plainn': did you mean plain?"),
     ],
 )
 @pytest.mark.parametrize("command", ["serve", "chat"])
-def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypatch):  # noqa: F811
+def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    refused = CliRunner().invoke(cli.app, [command, *words, *(["--port", "0"] if command == "serve" else [])])
+    refused = CliRunner().invoke(cli.app, [command, *(["--port", "0"] if command == "serve" else []), *words])
     assert refused.exit_code == 2, refused.output
     assert said in refused.output
     assert refused.output.count("\n") <= 2
@@ -172,13 +173,13 @@ def test_what_cannot_be_served_is_one_line(command, words, said, home, monkeypat
         (["--risk-control", "--judge", "keywords", "--keywords", "no/such/file"], "keywords no/such/file"),
     ],
 )  # fmt: skip
-def test_a_risk_control_that_cannot_work_is_refused_before_a_model_is_loaded(options, said, home):  # noqa: F811
+def test_a_risk_control_that_cannot_work_is_refused_before_a_model_is_loaded(options, said, home):
     refused = CliRunner().invoke(cli.app, ["serve", TINY, "--port", "0", *options])
     assert refused.exit_code == 2, refused.output
     assert said in refused.output
 
 
-def test_a_port_that_is_taken_is_one_line(home):  # noqa: F811
+def test_a_port_that_is_taken_is_one_line(home):
     with serving.listening(0) as taken:
         port = taken.getsockname()[1]
         taken.listen()
@@ -187,14 +188,14 @@ def test_a_port_that_is_taken_is_one_line(home):  # noqa: F811
         assert f"--port {port}: Address already in use" in refused.output
 
 
-def test_a_folder_is_called_after_itself(home, store, tiny_model, tmp_path):  # noqa: F811
+def test_a_folder_is_called_after_itself(home, store, tiny_model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model").symlink_to(tiny_model)
     found = serving.find_model(store, str(tmp_path / "mine"), "tiny")
     assert (found.name, found.folder) == ("mine", tmp_path / "mine" / "model")
 
 
-def test_the_key_is_made_once_and_is_not_the_servers_string(home):  # noqa: F811
+def test_the_key_is_made_once_and_is_not_the_servers_string(home):
     from flows import server_auth
 
     key = serving.installation_key()
@@ -202,6 +203,16 @@ def test_the_key_is_made_once_and_is_not_the_servers_string(home):  # noqa: F811
     assert len(key) > 40
     assert server_auth._secret() != key
     assert {path.name for path in home.iterdir()} == {"api-key", "prefect-auth"}
+
+
+@pytest.mark.parametrize(("ends", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", -9)])
+def test_the_guard_ends_as_its_command_does(ends, code, tmp_path):
+    (tmp_path / "place").mkdir()
+    command = [sys.executable, "-c", f"import os, sys; {ends}"]
+    guard = [sys.executable, "-m", "tasks.serving.guard", str(os.getpid()), str(tmp_path / "place")]
+    process = subprocess.Popen([*guard, *command], start_new_session=True)
+    assert process.wait(60) == code
+    assert not (tmp_path / "place").exists()
 
 
 def test_the_guard_ends_a_command_whose_parent_was_killed(tmp_path):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from tasks.problem import from_table, to_table
-from tasks.problems.columns import ready_map
+from tasks.problem import Split, from_table, to_table
+from tasks.problems.columns import Columns, ready_map
 from tasks.problems.rows import find_files, split_of
 from tasks.problems.source import Batch, Drawn, Source
 from tasks.problems.sources.file import MappedFile
@@ -69,7 +69,7 @@ class BenchmarkQuestions(Source):
 
     def _data_set(self) -> MappedSource:
         columns = ready_map(self.map)
-        tests = {"held_out": columns.splits["held_out"]}
+        tests: dict[Split, Columns] = {"held_out": columns.splits["held_out"]}
         wanted: dict[str, Any] = {
             "count": self.count, "held_out": self.count, "since": self.since, "until": self.until,
             # Another beginning of the ids than that of a source of training problems with the same map.
@@ -80,9 +80,9 @@ class BenchmarkQuestions(Source):
             return HubDataset(name=self.map, map=mapped, revision=self.revision, **wanted)
         root = REPOSITORY / self.path
         laid_out = root.is_dir() and any(
-            split_of(file.relative_to(root).as_posix(), dict(tests)) for file in find_files(root)
+            split_of(file.relative_to(root).as_posix(), tests) for file in find_files(root)
         )
         # Files with other names than the data set's hold the benchmark's questions and nothing else.
-        splits = tests if laid_out else {"held_out": ("*",)}
+        splits: dict[Split, Columns] = tests if laid_out else {"held_out": ("*",)}
         mapped = columns.model_copy(update={"splits": splits})
         return MappedFile(path=self.path, map=mapped, **wanted)

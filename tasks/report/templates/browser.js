@@ -72,7 +72,7 @@
     answers.replaceChildren();
     if (!entry) return;
     const facts = line([entry.domain, level(entry), entry.language, entry.source, entry.id], ", ");
-    question.append(block(entry.prompt, "Question"), make("p", "note facts", ...facts));
+    question.append(block(entry.prompt, "Question"), make("p", "note about", ...facts));
     if (entry.answer.head) question.append(make("p", "note", "Reference answer: ", make("bdi", "", ...words(entry.answer))));
     const visible = new Set([...shown.querySelectorAll("input:checked")].map(box => box.value));
     data.columns.forEach((column, index) => {
