@@ -318,7 +318,6 @@ class GroupTrainer(GRPOTrainer):
         found = canary.measure(
             self.model, prompt_ids, self._give_weights, lambda p: self._sample(p, canary.TOKENS), self._scores
         )
-        self._loaded_step = -1
         self._log(canary_mismatch=found.mismatch, canary_stale=found.stale)
         if complaint := found.complaint(self.config.mismatch_limit):
             raise RuntimeError(complaint)

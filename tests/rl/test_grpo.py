@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from tasks.problem import Problem
 from tasks.rl import objective
 from tasks.rl.arguments import grpo_arguments
+from tasks.rl.canary import Canary
 from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
@@ -286,6 +287,19 @@ def test_the_canary_passes_and_leaves_the_weights_alone(tiny_model, tmp_path):
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
     step_loss(trainer, batch)
     assert 0 <= trainer._metrics["train"]["r1/sampler_mismatch"][0] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (Canary(mismatch=0.01, changed=0.11, stale=7.6), ""),  # SmolLM2 in bfloat16, on a GPU
+        (Canary(mismatch=0.01, changed=3.1, stale=0.02), "did not take the new weights"),
+        (Canary(mismatch=0.2, changed=0.3, stale=7.6), "computes something else than the trainer"),
+    ],
+)
+def test_the_canary_complains_of_what_differs_beyond_rounding(found, complaint):
+    assert complaint in found.complaint(0.1)
+    assert bool(complaint) == bool(found.complaint(0.1))
 
 
 class Copying(TransformersEngine):
