@@ -379,7 +379,8 @@ def main() -> None:
     with ThreadPoolExecutor(options.parallel) as pool:
         codes = list(pool.map(lambda seed: run_seed(asked, seed), range(options.seeds)))
     if any(codes):
-        sys.exit(f"{sum(map(bool, codes))} of {len(codes)} seeds failed: mend the cause and run this again")
+        failed = f"{sum(map(bool, codes))} of {len(codes)} seeds failed"
+        sys.exit(f"{failed}, see log.txt in {options.work}: fix the cause and run this again")
     runs = [read_run(asked, seed) for seed in range(options.seeds)]
     write(options.out, runs, shlex.join(["python", "-m", "benchmarks.seeds", *sys.argv[1:]]), options.preset)
     tell((options.out / "README.md").read_text())
