@@ -169,17 +169,17 @@ def _started(
     from flows import doctor, paths, serving
     from tasks.presets import PresetError
     from tasks.rendering import known_template
-    from tasks.serving.model_server import ENGINES, default_engine, model_server
+    from tasks.serving.model_server import ServerKind, default_engine, model_server
 
-    if engine and engine not in ENGINES:
-        raise PresetError(f"--engine {engine!r}: use {' or '.join(ENGINES)}")
+    if engine and engine not in list(ServerKind):
+        raise PresetError(f"--engine {engine!r}: use {' or '.join(ServerKind)}")
     try:
         template = known_template(template) if template else ""
     except ValueError as error:
         raise PresetError(f"--template: {error}") from None
     found = serving.find_model(open_store(), checkpoint, preset, revision)
-    chosen = ENGINES[engine] if engine else default_engine(bool(doctor.gpu_names()))
-    if options and chosen != "vllm":
+    chosen = ServerKind(engine) if engine else default_engine(bool(doctor.gpu_names()))
+    if options and chosen is not ServerKind.vllm:
         raise PresetError(f"{options[0]}: only vllm takes more options, and {chosen} serves here")
     say(f"starting {chosen} with {found.name}")
     with ExitStack() as stack:

@@ -112,5 +112,5 @@ def choose(
             for row in batch.to_pylist()
         ]
     order = {row: place for place, row in enumerate(rows["id"].to_pylist())}
-    found.sort(key=lambda s: (order[s.question], s.node, s.step or 0, s.index))
+    found.sort(key=lambda s: (order[s.question], s.node, s.step is not None, s.step or 0, s.index))
     return ChosenCompletions(found, from_table(rows), total)

@@ -13,20 +13,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import httpx
 
 from tasks.rendering import any_of, spaced
 from tasks.supervise import trees
 
-EngineName = Literal["vllm", "transformers"]
-ENGINES: Mapping[str, EngineName] = {"vllm": "vllm", "transformers": "transformers"}
+
+class ServerKind(StrEnum):
+    """Whose server it is."""
+
+    vllm = "vllm"
+    transformers = "transformers"
+
 
 _START_SECONDS = 1_800.0
 """Longest start; vLLM compiles, and a large model is read from a slow disk."""
@@ -63,7 +68,7 @@ class ModelServer:
     """A server that answers."""
 
     model: ServedModel
-    engine: EngineName
+    engine: ServerKind
     socket: Path
     process: subprocess.Popen[bytes]
     log: Path
@@ -79,12 +84,12 @@ class ModelServer:
     @property
     def called(self) -> str:
         """What the server itself calls the model."""
-        return self.model.name if self.engine == "vllm" else self.model.folder
+        return self.model.name if self.engine is ServerKind.vllm else self.model.folder
 
     @property
     def takes_thinking_out(self) -> bool:
         """Whether its answers have the thinking apart already."""
-        return self.engine == "vllm" and self.model.tags_are_tokens
+        return self.engine is ServerKind.vllm and self.model.tags_are_tokens
 
     def client(self) -> httpx.AsyncClient:
         """Asks it; no time limit, since an answer may think for long."""
@@ -94,7 +99,7 @@ class ModelServer:
 
 @contextmanager
 def model_server(
-    source: Path, name: str, engine: EngineName, log: Path, template: str = "", options: Sequence[str] = ()
+    source: Path, name: str, engine: ServerKind, log: Path, template: str = "", options: Sequence[str] = ()
 ) -> Iterator[ModelServer]:
     """Serve the model of a Hugging Face folder; yields when it answers. `options` are more of vLLM's.
 
@@ -122,8 +127,8 @@ def model_server(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _prepared(source: Path, out: Path, name: str, engine: EngineName, template: str) -> ServedModel:
-    options = [f"--template={template}", *(["--default-limit"] if engine == "transformers" else [])]
+def _prepared(source: Path, out: Path, name: str, engine: ServerKind, template: str) -> ServedModel:
+    options = [f"--template={template}", *(["--default-limit"] if engine is ServerKind.transformers else [])]
     words = [sys.executable, "-m", "tasks.serving.folder", str(source), str(out), *options, "--", name]
     done = subprocess.run(words, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -131,9 +136,9 @@ def _prepared(source: Path, out: Path, name: str, engine: EngineName, template: 
     return ServedModel(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def command(model: ServedModel, engine: EngineName, socket: Path, options: Sequence[str] = ()) -> list[str]:
+def command(model: ServedModel, engine: ServerKind, socket: Path, options: Sequence[str] = ()) -> list[str]:
     """The command of the server."""
-    if engine == "transformers":
+    if engine is ServerKind.transformers:
         module = "tasks.serving.transformers_server"
         return [sys.executable, "-m", module, model.folder, str(socket)]
     # The parser needs the tags as single tokens; for other models the proxy takes the thinking out.
@@ -143,9 +148,9 @@ def command(model: ServedModel, engine: EngineName, socket: Path, options: Seque
     return [vllm, "serve", model.folder, *options, *named, "--uds", str(socket), *parser]
 
 
-def default_engine(gpus: bool) -> EngineName:
+def default_engine(gpus: bool) -> ServerKind:
     """vLLM where there is a GPU and it is installed."""
-    return "vllm" if gpus and find_spec("vllm") is not None else "transformers"
+    return ServerKind.vllm if gpus and find_spec("vllm") is not None else ServerKind.transformers
 
 
 def _environment() -> dict[str, str]:

@@ -42,7 +42,7 @@ ODD_VALUES = {
     "language": ("English", "language is 'English', it must be one of en, zh"),
     "verifier": (
         "maths",
-        "verifier is 'maths', it must be one of choice, code, exact, judge, math, reasoning_gym, rubric",
+        "verifier is 'maths', it must be one of choice, code, exact, instructions, judge, math, reasoning_gym, rubric",
     ),
     "split": ("validation", "split is 'validation', it must be one of train, held_out"),
 }

@@ -69,7 +69,7 @@ def test_workers_killed_from_outside_lose_no_row():
 
 def test_a_pathological_answer_delays_nobody_else():
     """It gets past the screen, costs its worker the limit, and the other worker goes on."""
-    hard = [("(0, 1)", "|x^7-3x+1| < 2")]
+    hard = [("(0, 1)", "|x^{13}-3x+1| < 2")]  # five seconds
     with VerifierPool(workers=2, seconds_per_item=1.0) as pool:
         verdicts(pool, SUMS)
         easy = [(rf"{gold}+3", rf"3+{answer}") for gold, answer in SUMS]
@@ -118,7 +118,12 @@ UNFIT = {
     "an odd tolerance": ("code", "", {"tolerance": "1", "cases": [{"stdin": "", "stdout": ""}]}, "tolerance"),
     "options are null": ("choice", "A", {"options": None}, "verifier_args.options"),
     "no data set": ("reasoning_gym", "1", {}, "verifier_args must have `dataset`"),
-    "another verifier": ("Math", "1", {}, "verifier 'Math' must be one of choice, code, exact, judge, math"),
+    "another verifier": (
+        "Math",
+        "1",
+        {},
+        "verifier 'Math' must be one of choice, code, exact, instructions, judge, math",
+    ),
     "no text": ("math", None, {}, ""),
     "arguments are a list": ("code", "", None, ""),
 }

@@ -206,7 +206,7 @@ def test_the_key_is_made_once_and_is_not_the_servers_string(home):
     key = serving.installation_key()
     assert serving.installation_key() == key
     assert len(key) > 40
-    assert server_auth._secret() != key
+    assert server_auth.secret() != key
     assert {path.name for path in home.iterdir()} == {"api-key", "prefect-auth"}
 
 
