@@ -1,27 +1,46 @@
 """One machine's story in order: killed in training, restarted, run again, cancelled, down, database lost.
 
-    python -m pytest -m e2e -x                                  the tiny preset
-    R1_E2E_PRESET=my/quick.yaml python -m pytest -m e2e -x      another one
+    python -m pytest -m e2e -x                             the tiny preset, every stage shortened
+    R1_E2E_PRESET=tiny python -m pytest -m e2e -x          another one
 
+What is tested is that nothing is lost or done twice, so a few updates and samples of every stage are enough.
 Each test goes on from the one before.
 """
 
 import os
 import re
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 
 from artifacts.tables import read_table
 from flows.graph import load_pipeline
-from tasks.presets import preset_name
+from tasks.presets import CONFIGS, preset_name
 from tasks.supervise.trees import is_alive
 from tasks.training.checkpoints import checkpoint_step, is_sealed
 from tests.e2e.machine import Machine, wait_until
 
 pytestmark = pytest.mark.e2e
 
-PRESET = os.environ.get("R1_E2E_PRESET", "tiny")
+
+def shortened() -> str:
+    """A preset file: tiny with two checkpoints of R1-Zero, and little of everything else."""
+    document = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
+    document["r1-zero"] |= {"steps": 20, "checkpoint_every": 10, "evaluate_every": 10, "evaluate_problems": 2}
+    for node, steps in (("dev2", 4), ("r1", 18), ("student-rl-only", 4)):
+        document[node] |= {"steps": steps, "questions_per_step": 4, "evaluate_every": 0}
+    document["mixture"]["problems"] = 200
+    document["reward-models"]["prompts"] = 200
+    document["evaluation"] |= {"problems_per_domain": 10, "samples_per_problem": 2}
+    path = Path(tempfile.mkdtemp(prefix="r1-e2e-")) / "tiny-shortened.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return str(path)
+
+
+PRESET = os.environ.get("R1_E2E_PRESET") or shortened()
 PIPELINE = load_pipeline(PRESET)
 NODES = list(PIPELINE.feeds)
 A_RUN, A_RERUN = 45 * 60.0, 10 * 60.0
