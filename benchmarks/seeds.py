@@ -43,19 +43,16 @@ import pyarrow.parquet as pq
 from artifacts.files import write_atomic
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table
+from flows.ablation import SEED_STEP
 from flows.experiments import parsed_changes
 from flows.graph import Pipeline, load_pipeline
-from tasks.intervals import bootstrap
+from tasks.intervals import bootstrap, over_runs
 from tasks.problem import VERIFIABLE, from_table
 from tasks.recipe import in_order, role, title
 from tasks.report.claims import CLAIMS, ClaimVerdict, Curves, Measures, check_all, interval_of
 from tasks.report.data import by_name, question_means
 from tasks.settings import REPOSITORY
 
-SEED_STEP = 1_000
-"""Between the seeds of two runs; a preset's stages have seeds of one digit."""
-_STUDENT_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Number of runs -> 97.5% quantile of Student's t with one degree of freedom less."""
 _SHOWN = ("pass_at_1", "language_consistency", "helpfulness", "length")
 
 
@@ -103,10 +100,7 @@ def seed_changes(pipeline: Pipeline, seed: int) -> dict[str, int]:
 
 def seeds_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95% interval for the mean over training runs; NaN for a single one."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = _STUDENT_T.get(len(values), 2.0) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
+    return over_runs(values) or (float("nan"), float("nan"))
 
 
 def pooled_measures(runs: Sequence[Measures]) -> dict[str, dict[str, dict[str, float]]]:

@@ -9,7 +9,7 @@ From the newest report of the preset in the store. WORDS say how the run was sta
     question_scores.parquet     the same by question, for paired comparisons
     metrics.parquet             the training curves, evaluation during training among them (`during` is true)
     artifacts.parquet           name, stage, digest, seconds, accelerator-hours
-    run.json                    command, versions, device, sums
+    run.json                    command, versions, sums
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from flows import feasible
 from flows.experiments import Variant
 from flows.graph import Pipeline, load_pipeline
 from tasks.evaluate.stage import EVALUATE
-from tasks.intervals import MeanWithInterval, bootstrap_difference, paired_difference
+from tasks.intervals import MeanWithInterval, bootstrap_difference, over_runs, paired_difference
 from tasks.preset_file import SettingsFileError, read_settings
 from tasks.presets import CONFIGS, PresetError, complaint
 from tasks.problems.stage import PROBLEMS
@@ -42,12 +42,10 @@ from tasks.report.data import by_name, question_means
 from tasks.settings import Settings
 
 ABLATIONS = CONFIGS / "ablations"
-_SEED_STEP = 1_000
+SEED_STEP = 1_000
 """Between the seeds of two repetitions; a preset's own seeds are small numbers that must not meet."""
 _ENDS = 10
 """A curve's beginning and end are so many parts of its steps, and at least five steps."""
-_STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
-"""97.5% quantiles of Student's t for 1, 2, ... degrees of freedom."""
 QUESTIONS = pa.schema(
     [
         ("side", pa.string()), ("seed", pa.int64()), ("measure", pa.string()), ("problem_id", pa.string()),
@@ -170,7 +168,7 @@ def _other_seeds(pipeline: Pipeline, seed: int) -> dict[str, int]:
         return {}
     fixed = (PROBLEMS, EVALUATE)
     return {
-        f"{name}.seed": own + seed * _SEED_STEP
+        f"{name}.seed": own + seed * SEED_STEP
         for name, node in pipeline.nodes.items()
         if node.stage not in fixed and isinstance(own := getattr(node.config, "seed", None), int)
     }
@@ -325,12 +323,7 @@ def _mean_over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _over_seeds(differences: Sequence[float]) -> tuple[float | None, float | None]:
-    n = len(differences)
-    if n < 2:
-        return None, None
-    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
-    half = (_STUDENT_T[n - 2] if n - 2 < len(_STUDENT_T) else 1.96) * spread / math.sqrt(n)
-    return mean - half, mean + half
+    return over_runs(differences) or (None, None)
 
 
 def _trend(metric: str, side: str, seeds: Sequence[Sequence[tuple[float, float]]]) -> CurveTrend | None:

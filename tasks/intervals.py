@@ -20,6 +20,9 @@ RESAMPLES = 2_000
 PERMUTATIONS = 10_000
 """Random sign flips of the paired test; with up to `_ALL_FLIPS` differing questions all flips are counted."""
 _ALL_FLIPS = 12
+_STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom; beyond them the normal one serves."""
+_NORMAL = 1.96
 _MOST_DRAWN = 10_000
 _CHUNK = 2**21
 """Numbers drawn at once: 16 MiB."""
@@ -86,6 +89,16 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float], seed: int 
         raise ValueError("the two checkpoints answered no question in common: evaluate both on the same ones")
     p_value = _sign_flip_test(differences[~np.isnan(differences)], np.random.default_rng(seed))
     return PairedDifference(interval.value, interval.low, interval.high, p_value, interval.count)
+
+
+def over_runs(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95% interval for the mean over training runs (Student's t); None for a single run."""
+    freedom = len(values) - 1
+    if freedom < 1:
+        return None
+    quantile = _STUDENT_T[freedom - 1] if freedom <= len(_STUDENT_T) else _NORMAL
+    mean, half = float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / sqrt(len(values))
+    return mean - half, mean + half
 
 
 def _sign_flip_test(differences: np.ndarray, rng: np.random.Generator) -> float:

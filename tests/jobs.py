@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from artifacts.refs import Ref
@@ -21,6 +26,17 @@ def local_job(tmp_path: Path, node: str, stage: str, inputs: dict[str, tuple[Kin
     for place in (job.state, job.draft):
         place.mkdir(parents=True, exist_ok=True)
     return job
+
+
+def killed_at(command: Sequence[str], mark: Path) -> None:
+    """Run a command in a process group of its own and SIGKILL it once the file `mark` is there."""
+    process = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert mark.exists()
 
 
 def _input(kind: Kind, path: Path) -> Input:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.intervals import PERMUTATIONS, bootstrap, bootstrap_difference, paired_difference
+from tasks.intervals import PERMUTATIONS, bootstrap, bootstrap_difference, over_runs, paired_difference
 
 
 @settings(max_examples=30, deadline=None)
@@ -107,3 +107,11 @@ def test_the_p_value_is_uniform_where_nothing_differs():
     below = sum(f.p_value < 0.1 for f in found)
     assert 2 <= below <= 20
     assert min(f.p_value for f in found) >= 1 / (1 + PERMUTATIONS)
+
+
+def test_the_interval_over_training_runs_is_students():
+    assert over_runs([0.4]) is None
+    low, high = over_runs([1.0, 2.0, 3.0])  # deviation 1, two degrees of freedom
+    assert (low, high) == pytest.approx((2 - 4.30 / 3**0.5, 2 + 4.30 / 3**0.5))
+    low, high = over_runs([0.0, 2.0] * 50)
+    assert high - low == pytest.approx(2 * 1.96 * (100 / 99) ** 0.5 / 10)

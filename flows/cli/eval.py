@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +55,7 @@ def evaluate(
     from flows.evaluating import evaluated
     from flows.runner import JobFailed
     from tasks.presets import PresetError
-    from tasks.problem import GROUPINGS, group_name
+    from tasks.problem import GROUPINGS
     from tasks.samples_export import write_lighteval, write_lm_eval
 
     with one_line_errors():
@@ -80,23 +81,30 @@ def evaluate(
             complain(str(error))
             raise typer.Exit(1) from None
         folder, manifest = store.fetch(found.evaluation), store.manifest(found.evaluation.digest)
-        rows = [row for row in read_table(folder / "scores").to_pylist() if row["by"] == by]
-        print_table(
-            ("questions of", "metric", "value", "95% interval", "questions", "samples"),
-            [
-                (
-                    group_name(by, row["group"]), row["metric"], f"{row['value']:.4g}",
-                    f"{row['low']:.4g} to {row['high']:.4g}", str(row["questions"]),
-                    str(row["samples_per_question"]),
-                )
-                for row in rows
-            ],
-            right=("value", "95% interval", "questions", "samples"),
-        )  # fmt: skip
+        _show(read_table(folder / "scores").to_pylist(), by)
         if out is not None:
             write = write_lm_eval if format_ == SampleFormat.lm_eval else write_lighteval
             say(f"wrote {', '.join(write(out, checkpoint, folder, store.fetch(found.problems), manifest))}")
     say(f"{found.name} is evaluation {found.evaluation.short}, template {manifest.config['template']}")
+
+
+def _show(scores: Sequence[Mapping[str, Any]], by: str) -> None:
+    """Print the scores of one kind of group."""
+    from tasks.problem import group_name
+
+    print_table(
+        ("questions of", "metric", "value", "95% interval", "questions", "samples"),
+        [
+            (
+                group_name(by, row["group"]), row["metric"], f"{row['value']:.4g}",
+                f"{row['low']:.4g} to {row['high']:.4g}", str(row["questions"]),
+                str(row["samples_per_question"]),
+            )
+            for row in scores
+            if row["by"] == by
+        ],
+        right=("value", "95% interval", "questions", "samples"),
+    )  # fmt: skip
 
 
 def _copy(path: str) -> dict[str, object]:

@@ -1,10 +1,6 @@
 """Rollouts that are generated while the one before is learned from."""
 
-import os
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +9,7 @@ from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import Completion
 from tasks.rollout.engines import ENGINES, EngineEntry
 from tasks.rollout.settings import EngineSettings
-from tests.jobs import local_job
+from tests.jobs import killed_at, local_job
 from tests.rl.test_evaluation import EVALUATED, answers, curves, inputs  # noqa: F401  (a fixture)
 from tests.rl.test_rl import assert_same_run, finished, metric, samples
 
@@ -86,7 +82,7 @@ _STAGE = """
 import sys
 from pathlib import Path
 from tasks.kinds import Kind
-from tests.jobs import local_job
+from tests.jobs import killed_at, local_job
 from tasks.rollout.engines import ENGINES
 from tests.rl.test_ahead import AHEAD, ENTRY
 from tests.rl.test_rl import finished
@@ -98,18 +94,12 @@ finished(AHEAD, local_job(root, "killed", "rl-zero", inputs))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_at", [1, 5])
-def test_a_killed_run_goes_on_with_the_rollout_it_had_begun(ahead, inputs, tmp_path, killed_at):  # noqa: F811
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_killed_run_goes_on_with_the_rollout_it_had_begun(ahead, inputs, tmp_path, step):  # noqa: F811
     """1 is before the first checkpoint; at 5 the run resumes from 4, whose rollout step 3's weights wrote."""
     command = [sys.executable, "-c", _STAGE, str(tmp_path), *(str(path) for _, path in inputs.values())]
-    process = subprocess.Popen(command, start_new_session=True)
-    mark = tmp_path / "work" / "killed" / "state" / "samples" / f"{killed_at:06d}.parquet"
-    deadline = time.monotonic() + 300
-    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert mark.exists()
+    mark = tmp_path / "work" / "killed" / "state" / "samples" / f"{step:06d}.parquet"
+    killed_at(command, mark)
     job = finished(AHEAD, local_job(tmp_path, "killed", "rl-zero", inputs))
     assert_same_run(job, ahead)
     assert curves(job) == curves(ahead)

@@ -1,8 +1,5 @@
 """Evaluation during RL: which questions, what is measured, and that training does not notice it."""
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,7 +17,7 @@ from tasks.rollout.engines.transformers import TransformersEngine
 from tasks.rollout.settings import EngineSettings
 from tasks.tables import METRICS, SAMPLES
 from tasks.training.settings import LaunchSettings
-from tests.jobs import local_job
+from tests.jobs import killed_at, local_job
 from tests.rl.test_rl import CONFIG, assert_same_run, finished
 from tests.worlds import sums, talks, write_problems
 
@@ -138,7 +135,7 @@ _STAGE = """
 import sys
 from pathlib import Path
 from tasks.kinds import Kind
-from tests.jobs import local_job
+from tests.jobs import killed_at, local_job
 from tests.rl.test_evaluation import EVALUATED
 from tests.rl.test_rl import finished
 root, checkpoint, problems = map(Path, sys.argv[1:])
@@ -152,14 +149,8 @@ finished(EVALUATED, local_job(root, "killed", "rl-zero", inputs))
 def test_a_killed_run_evaluates_each_step_once(evaluated, inputs, tmp_path, killed_after):
     """At 2 a checkpoint was just written, from which the run resumes; 5 is after all updates."""
     command = [sys.executable, "-c", _STAGE, str(tmp_path), *(str(path) for _, path in inputs.values())]
-    process = subprocess.Popen(command, start_new_session=True)
     mark = tmp_path / "work" / "killed" / "state" / "evaluation_metrics" / f"{killed_after:06d}.parquet"
-    deadline = time.monotonic() + 300
-    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert mark.exists()
+    killed_at(command, mark)
     job = finished(EVALUATED, local_job(tmp_path, "killed", "rl-zero", inputs))
     assert_same_run(job, evaluated)
     assert answers(job) == answers(evaluated)

@@ -1,11 +1,7 @@
 """The RL stage: kills, stops, reward terms by step, learning."""
 
 import importlib.util
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +19,7 @@ from tasks.rl.stage import RLConfig
 from tasks.rollout.engine import EngineUnavailable
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.training.models import load_policy
-from tests.jobs import local_job
+from tests.jobs import killed_at, local_job
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +35,7 @@ from pathlib import Path
 from tasks.kinds import Kind
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
-from tests.jobs import local_job
+from tests.jobs import killed_at, local_job
 root, checkpoint, problems, config = sys.argv[1:]
 inputs = {"checkpoint": (Kind.checkpoint, Path(checkpoint)), "problems": (Kind.problems, Path(problems))}
 run(RLConfig.model_validate_json(config), local_job(Path(root), "killed", "rl-zero", inputs))
@@ -96,14 +92,8 @@ def test_a_killed_run_resumes_to_the_same_result(whole, inputs, tmp_path, killed
 def kill_when(inputs, folder: Path, shard: int) -> None:
     """Run the stage in a process of its own and SIGKILL it once the rollout of step `shard` is recorded."""
     command = [sys.executable, "-c", _STAGE, str(folder), *(str(path) for _, path in inputs.values())]
-    process = subprocess.Popen([*command, CONFIG.model_dump_json()], start_new_session=True)
     mark = folder / "work" / "killed" / "state" / "samples" / f"{shard:06d}.parquet"
-    deadline = time.monotonic() + 300
-    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert mark.exists()
+    killed_at([*command, CONFIG.model_dump_json()], mark)
 
 
 def test_a_stopped_run_leaves_a_checkpoint_and_goes_on(whole, inputs, tmp_path):
