@@ -197,7 +197,7 @@ def test_text_from_right_to_left_turns_nothing_around_it(loaded, tmp_path, text)
         const lefts = selector => all(selector).map(e => e.getBoundingClientRect().left);
         return [".answer h4 > *", ".answer .line > *", ".rewards bdi", ".about bdi"].map(lefts);"""
     found = seen_by(html_page(with_texts(loaded, [text]), []), read, tmp_path)
-    assert [len(places) for places in found] == [2, 3, 2, 4]
+    assert [len(places) for places in found] == [2, 3, 2, 5]
     heads, (verdict, tokens, _), rewards, facts = found
     assert heads == sorted(heads)
     assert verdict < tokens
@@ -221,7 +221,9 @@ def test_questions_are_found_by_verdict_checkpoint_domain_language_and_words(loa
         enter(form.verdict, ""); enter(form.column, "");
         enter(form.domain, "logic"); enter(form.language, "zh");
         const kind = listed();
-        enter(form.domain, ""); enter(form.language, ""); enter(form.search, " GREET tom 3 ");
+        enter(form.domain, ""); enter(form.language, ""); enter(form.level, 5);
+        const hard = listed();
+        enter(form.level, ""); enter(form.search, " GREET tom 3 ");
         const words = listed();
         enter(form.search, "no such words");
         const none = [listed(), find("#browser-count").textContent, find("#browser-answers").children.length];
@@ -236,8 +238,8 @@ def test_questions_are_found_by_verdict_checkpoint_domain_language_and_words(loa
         const menu = find(".answer select");
         enter(menu, menu.options.length - 1, "change");
         const other = menu.selectedOptions[0].textContent.endsWith(find(".answer .verdict").textContent);
-        return {all_of_them, verdict, both, first, kind, words, none, moved: before && moved,
-                hidden: cards - all(".answer").length, other, levels: form.level.closest("label").hidden,
+        return {all_of_them, verdict, both, first, kind, hard, words, none, moved: before && moved,
+                hidden: cards - all(".answer").length, other,
                 unnamed: all("#browser :is(input, select)").filter(e => !e.labels.length && !e.ariaLabel)}"""
     seen = seen_by(html_page(loaded, []), read, tmp_path)
 
@@ -250,10 +252,11 @@ def test_questions_are_found_by_verdict_checkpoint_domain_language_and_words(loa
     assert seen["both"] == both != seen["verdict"]
     assert both == [] or seen["first"] == "unparseable"
     assert seen["kind"] == ids(lambda q, s: (q["domain"], q["language"]) == ("logic", "zh")) != []
+    assert seen["hard"] == ids(lambda q, s: q["level"] == 5) != []
     assert seen["words"] == ["general-003"]
     assert seen["none"] == [[], f"0 of {len(questions)} questions", 0]
     assert (seen["moved"], seen["hidden"], seen["other"]) == (True, 1, True)
-    assert (seen["levels"], seen["unnamed"]) == (True, [])
+    assert seen["unnamed"] == []
 
 
 def test_a_live_page_can_send_newer_completions(loaded, tmp_path):
