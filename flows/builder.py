@@ -5,6 +5,7 @@ The store is the truth: a child run's state says only whether to look there.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -34,10 +35,14 @@ from tasks.review import newest
 from tasks.settings import Settings
 from tasks.stage import Stage
 
+log = logging.getLogger(__name__)
+
 POLL_SECONDS = 0.5
 _ASK_SECONDS = 2.0
 """How often the server is asked for the state of a run at work; its answers take the job's processor."""
 _ATTEMPTS = 2
+_END_SECONDS = 120.0
+"""Longest wait, at the end of the pipeline, for runs whose artifacts are all published."""
 _TURN_SECONDS = 0.05
 
 
@@ -90,7 +95,8 @@ class PrefectBuilder:
     """The `Maker` of the real run.
 
     The walk only submits the nodes, each to wait for those that feed it, so branches that do not depend on
-    each other run at the same time where the work pools let them. `finish` waits for all of them.
+    each other run at the same time where the work pools let them. `finish` waits for all of them, and for
+    their flow runs.
     """
 
     pipeline: Pipeline
@@ -108,6 +114,8 @@ class PrefectBuilder:
     """Nodes that are made, reused or failed."""
     _reviewing: set[str] = field(default_factory=set)
     """Reviews that are waited for."""
+    _ending: list[FlowRun] = field(default_factory=list)
+    """Runs that have published what they were asked for, and still show it in the UI."""
     _undecided: dict[str, Ref] = field(default_factory=dict)
     """Node -> its data set, for which nobody decided while there was anything else to do."""
     _walked: threading.Event = field(default_factory=threading.Event)
@@ -219,6 +227,7 @@ class PrefectBuilder:
         finally:
             self._stopping.set()
             wait(self._submitted)
+            self._see_the_end()
 
     def _submit(
         self, node: str, made: Callable[[], Iterable[str]], after: Iterable[Promise]
@@ -284,7 +293,11 @@ class PrefectBuilder:
                 return
 
     def _dispatch(self, node: Node, parameters: dict[str, Any], keys: list[str]) -> None:
-        """Run a stage's deployment on its work pool and wait; a run whose machine died is started once more.
+        """Run a stage's deployment on its work pool until all of it is published; a run whose machine died is
+        started once more.
+
+        The run itself ends a few seconds later, when the UI has its pages. The next stage's process starts
+        meanwhile: it is the jobs that hold a card, each until its process is gone (`tasks.job.cards`).
 
         Raises:
             StageFailed: with the reason the child gave.
@@ -298,27 +311,42 @@ class PrefectBuilder:
             self._begun.add(node.name)
             with get_client(sync_client=True) as client:
                 state = self._wait(client, run.id, keys)
+            if state is None:
+                self._ending.append(run)
+                return
             if state.is_completed():
                 return
             if not state.is_crashed() or attempt == _ATTEMPTS:
                 reason = plain_reason(state.message or f"ended {state.name}")
                 raise StageFailed(f"{reason} (flow run {run.name})")
 
-    def _wait(self, client: SyncPrefectClient, run_id: UUID, keys: list[str]) -> State:
-        """The run's final state; once everything is published it is near, and asked for at every poll.
-
-        Only a run that has ended holds no GPU memory any more, so publication alone does not end the wait.
-        """
+    def _wait(self, client: SyncPrefectClient, run_id: UUID, keys: list[str]) -> State | None:
+        """The run's final state, or nothing where everything is published before it ends."""
         asked = 0.0
         while not self._stopping.wait(POLL_SECONDS):
-            published = all(self.store.lookup(key) is not None for key in keys)
-            if published or time.monotonic() - asked > _ASK_SECONDS:
+            if all(self.store.lookup(key) is not None for key in keys):
+                return None
+            if time.monotonic() - asked > _ASK_SECONDS:
                 asked = time.monotonic()
                 state = client.read_flow_run(run_id).state
                 if state is not None and state.is_final():
                     return state
         client.set_flow_run_state(run_id, Cancelling(message="the pipeline stopped"))
         raise PipelineStopped("the pipeline stopped while this stage was at work")
+
+    def _see_the_end(self) -> None:
+        """Until the runs whose artifacts are published have ended too; one that fails then is only told of."""
+        deadline = time.monotonic() + _END_SECONDS
+        with get_client(sync_client=True) as client:
+            for run in self._ending:
+                while not ((state := client.read_flow_run(run.id).state) and state.is_final()):
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(POLL_SECONDS)
+                if state is None or not state.is_completed():
+                    log.warning(
+                        "%s is published, but its run did not end well: %s", run.name, state and state.message
+                    )
 
     def _published(self, name: str, key: str) -> Ref:
         ref = self.store.lookup(key)

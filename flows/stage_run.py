@@ -16,7 +16,7 @@ from prefect.states import Completed
 
 from artifacts.refs import Ref
 from artifacts.store import ArtifactStore
-from flows import paths, plan, ui
+from flows import paths, plan, starting, ui
 from flows.experiments import checked_name, label
 from flows.graph import Pipeline, build_spec, configured, load_pipeline
 from flows.runner import run_job
@@ -76,7 +76,7 @@ def run_stages(
     missing = tuple(build for build in builds if store.find(build.key) is None)
     if missing:
         spec = JobSpec(work_root=paths.work_root(), preset=scope, builds=missing)
-        run_job(spec, _ProgressArtifacts(scope))
+        run_job(spec, _ProgressArtifacts(scope), start=starting.start)
     return _finish(store, builds, made={build.node for build in missing})
 
 

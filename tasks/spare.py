@@ -18,13 +18,18 @@ from tasks.rollout.engines import ENGINES
 from tasks.supervise.records import open_private
 
 
+def import_stages() -> None:
+    """Every stage's entry, and with it torch, transformers and TRL."""
+    for stage in STAGES.values():
+        load(stage.entry)
+
+
 def import_all() -> None:
-    """Every stage's entry and every installed engine's package; none of them touches a GPU by its import."""
+    """The stages, and every installed engine's package; none of them touches a GPU by its import."""
     for package in {entry.package for entry in ENGINES.values() if entry.package}:
         if find_spec(package):
             __import__(package)
-    for stage in STAGES.values():
-        load(stage.entry)
+    import_stages()
 
 
 def wait() -> None:

@@ -67,21 +67,32 @@ def test_a_job_of_several_processes_holds_all_cards(tmp_path, monkeypatch):
 
 
 def test_a_job_without_a_gpu_pool_waits_for_no_card(tmp_path):
-    with now(spec(tmp_path)), now(spec(tmp_path, stage="problems")) as variables:
+    with now(spec(tmp_path)), now(spec(tmp_path)), now(spec(tmp_path, stage="problems")) as variables:
         assert variables == {}
 
 
+def test_a_machine_without_a_gpu_works_on_two_jobs_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with now(spec(tmp_path)) as first, now(spec(tmp_path)) as second:
+        assert (first, second) == ({}, {})
+        with pytest.raises(StopRequested), now(spec(tmp_path)):
+            pytest.fail("two are at work")
+        with pytest.raises(StopRequested), now(spec(tmp_path, processes=2)):
+            pytest.fail("two are at work")
+
+
 def test_what_counts_as_a_card(tmp_path):
-    assert visible_cards({}, tmp_path) == ["0"]
+    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1"]
     (tmp_path / "nvidia3").touch()
     (tmp_path / "nvidia7").touch()
     (tmp_path / "nvidiactl").touch()
     assert visible_cards({}, tmp_path) == ["0", "1"]  # CUDA numbers those that this container sees
     assert visible_cards({"CUDA_VISIBLE_DEVICES": "2, 3"}, tmp_path) == ["2", "3"]
-    assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == [""]
+    assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ["processors-0", "processors-1"]
 
 
-def test_a_killed_job_frees_its_card_at_once(tmp_path):
+def test_a_killed_job_frees_its_card_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
     holder = subprocess.Popen(argv, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)

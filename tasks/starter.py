@@ -1,0 +1,189 @@
+"""Starts job processes that have everything imported: one process imports, and each job is a fork of it.
+
+    python -m tasks.starter SOCKET
+
+A job imports torch, transformers and TRL, 6 to 9 s on two cores, and `tiny` has fifteen jobs. The starter
+imports them once, beside a worker (`flows.workers`). Who wants a job starts `tasks/supervise/stand_in.py`
+with the job's command. The stand-in asks the starter, and is the job's process for its parent: it has the
+job's exit code, hands on SIGTERM, and where it is killed, the job is killed.
+
+The starter refuses what a fork of it would do differently from a new process, and the stand-in then becomes
+the job's own process in the usual way: other code than it has imported, other variables than it was started
+with (libraries read them while they are imported), a command that is no job.
+
+Not used on a machine with a GPU: a fork may not use CUDA if anything that was imported had touched it, and
+that was not tried. It ends at the end of its input, and its jobs stop, as when whoever started them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tasks.source_code import code_bytes
+from tasks.spare import import_stages
+from tasks.supervise.stand_in import JOB, read_request
+
+log = logging.getLogger(__name__)
+
+_PER_RUN = ("PREFECT_", "R1_STARTER")
+"""Beginnings of the names of variables that differ from run to run; no job asks for them."""
+
+
+@dataclass
+class Forked:
+    """A job at work, for the stand-in at the other end of `asker`."""
+
+    pid: int
+    ended: int
+    """Readable once the process has ended (`os.pidfd_open`)."""
+    asker: socket.socket
+
+
+@dataclass
+class Starter:
+    """Forks a job for each request; `serve` returns in the job's process, with its words."""
+
+    listening: socket.socket
+    environment: Mapping[str, str]
+    code: str = field(default_factory=code_bytes)
+    _jobs: list[Forked] = field(default_factory=list)
+
+    def serve(self) -> list[str] | None:
+        """The words of a job, in its process; nothing at the end of the input."""
+        with selectors.DefaultSelector() as events:
+            events.register(sys.stdin, selectors.EVENT_READ)
+            events.register(self.listening, selectors.EVENT_READ)
+            while True:
+                for key, _ in events.select():
+                    if key.fileobj is sys.stdin:
+                        return None
+                    if key.fileobj is self.listening:
+                        words = self._accept(events)
+                        if words is not None:
+                            return words
+                    elif key.fd == key.data.ended:
+                        self._end(key.data, events)
+                        break  # the other events may be of the same job
+                    else:
+                        self._hear(key.data)
+
+    def _accept(self, events: selectors.BaseSelector) -> list[str] | None:
+        asker, _ = self.listening.accept()
+        try:
+            command, environment, streams = read_request(asker)
+        except (OSError, ValueError) as error:
+            log.warning("a request was not understood: %s", error)
+            asker.close()
+            return None
+        refusal = self._refusal(command, environment)
+        pid = -1 if refusal else os.fork()
+        if pid == 0:
+            self._forget(events)
+            asker.close()
+            _become(environment, streams)
+            # Its parent is this process now; the stand-in looks for whoever wanted the job.
+            return [*command[command.index(JOB) + 1 :], "--parent", str(os.getppid())]
+        for stream in streams:
+            os.close(stream)
+        with contextlib.suppress(BrokenPipeError):  # it is heard of as the end of its connection
+            asker.sendall(json.dumps({"refusal": refusal}).encode() + b"\n")
+        if refusal:
+            log.info("not forked: %s", refusal)
+            asker.close()
+            return None
+        job = Forked(pid, os.pidfd_open(pid), asker)
+        self._jobs.append(job)
+        events.register(job.ended, selectors.EVENT_READ, job)
+        events.register(job.asker, selectors.EVENT_READ, job)
+        return None
+
+    def _refusal(self, command: Sequence[str], environment: Mapping[str, str]) -> str:
+        """Why the job must be a new process; empty where it may be forked."""
+        if JOB not in command:
+            return "the command is no job"
+        if code_bytes() != self.code:
+            return "the code has changed since the starter imported it"
+        mine, asked = _lasting(self.environment), _lasting(environment)
+        other = sorted(name for name in mine.keys() | asked.keys() if mine.get(name) != asked.get(name))
+        return f"other variables: {', '.join(other)}" if other else ""
+
+    def _end(self, job: Forked, events: selectors.BaseSelector) -> None:
+        """Kill what the job left in its group, and tell its stand-in how it ended."""
+        ended = os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it had no group of its own yet
+            os.killpg(job.pid, signal.SIGKILL)
+        os.waitpid(job.pid, 0)
+        with contextlib.suppress(BrokenPipeError):
+            job.asker.sendall(json.dumps({"code": code}).encode() + b"\n")
+        for watched in (job.ended, job.asker):
+            events.unregister(watched)
+        os.close(job.ended)
+        job.asker.close()
+        self._jobs.remove(job)
+
+    def _hear(self, job: Forked) -> None:
+        """A stand-in hands on SIGTERM as a byte; where it is gone, it was killed."""
+        with contextlib.suppress(ConnectionResetError):
+            if job.asker.recv(1):
+                os.kill(job.pid, signal.SIGTERM)
+                return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+
+    def _forget(self, events: selectors.BaseSelector) -> None:
+        """In the job: nothing of the starter stays open."""
+        events.close()
+        self.listening.close()
+        for job in self._jobs:
+            os.close(job.ended)
+            job.asker.close()
+
+
+def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(_PER_RUN)}
+
+
+def _become(environment: Mapping[str, str], streams: Sequence[int]) -> None:
+    """What `trees.start_session` gives a process: a session, its streams, its variables."""
+    os.setsid()
+    os.umask(0o077)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for place, stream in enumerate((nothing, *streams)):
+        os.dup2(stream, place)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def main(path: str) -> None:
+    from tasks.job.__main__ import main as job
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    environment = dict(os.environ)
+    import_stages()
+    gc.freeze()  # what was imported is shared by all forks, and not walked by their collectors
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        words = Starter(listening, environment).serve()
+    if words is not None:
+        for handler in logging.getLogger().handlers[:]:
+            logging.getLogger().removeHandler(handler)  # the job sets up its own
+        job(words)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
