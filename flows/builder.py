@@ -335,7 +335,7 @@ class PrefectBuilder:
         raise PipelineStopped("the pipeline stopped while this stage was at work")
 
     def _see_the_end(self) -> None:
-        """Until the runs whose artifacts are published have ended too; one that fails then is only told of."""
+        """Until runs whose artifacts are published have ended too; one that fails then is only told of."""
         deadline = time.monotonic() + _END_SECONDS
         with get_client(sync_client=True) as client:
             for run in self._ending:
