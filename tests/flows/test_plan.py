@@ -60,7 +60,7 @@ def test_a_base_trained_again_in_its_folder_is_another_base(preset, store, tmp_p
         ({"r1.temperature": 0.8}, {"r1", *evaluated("r1"), "report"},
          ("r1", "temperature changed from 0.7 to 0.8")),
         ({"student-rl-only.steps": 7}, {"tiny-student-rl-only", *evaluated("tiny-student-rl-only"), "report"},
-         ("tiny-student-rl-only", "steps changed from 18 to 7")),
+         ("tiny-student-rl-only", "steps changed from 36 to 7")),
         ({"reward-models.seed": 9}, {"reward-models", "r1", *evaluated("r1"), "report"},
          ("r1", "waits for reward-models")),
         ({"mixture.keep_per_problem": 3},
