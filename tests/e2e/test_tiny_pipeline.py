@@ -30,7 +30,7 @@ def shortened() -> str:
     """A preset file: tiny with two checkpoints of R1-Zero, and little of everything else."""
     document = yaml.safe_load((CONFIGS / "tiny.yaml").read_text())
     document["r1-zero"] |= {"steps": 20, "checkpoint_every": 10, "evaluate_every": 10, "evaluate_problems": 2}
-    for node, steps in (("dev2", 4), ("r1", 18), ("student-rl-only", 4)):
+    for node, steps in (("dev2", 4), ("r1", 24), ("student-rl-only", 4)):
         document[node] |= {"steps": steps, "questions_per_step": 4, "evaluate_every": 0}
     document["mixture"]["problems"] = 200
     document["reward-models"]["prompts"] = 200
