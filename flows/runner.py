@@ -140,7 +140,9 @@ def job_environment() -> dict[str, str]:
     absolute, so that the job finds the keys that are trusted (`artifacts.trust`) wherever it is started.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _PREFECTS_SECRETS}
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+    here, path = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")
+    if path.partition(os.pathsep)[0] != here:
+        path = os.pathsep.join(filter(None, (here, path)))
     return {
         **JOB_ENVIRONMENT,
         **inherited,

@@ -1,6 +1,7 @@
-"""How job processes start: as forks of one that has everything imported (`tasks.starter`), else as new ones.
+"""How flow runs and jobs start: as forks of a process that has everything imported, else as new processes.
 
-`started_beside` is for a worker; flow runs below it find the starter by the variable `R1_STARTER`.
+`started_beside` runs that process (`tasks.starter`) beside a worker; the worker and the flow runs below it
+find it by the variable `R1_STARTER`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from tasks.supervise import stand_in, trees
 
 STARTER = "R1_STARTER"
 """Variable with the path of the starter's socket."""
+_IMPORTED = ("prefect.engine", "prefect.flow_engine", "flows.stage_flows", "flows.r1_full_pipeline")
+"""What a flow run imports beside its stage's job."""
 
 
 @contextmanager
 def started_beside() -> Iterator[None]:
-    """A starter for the jobs of this process's children, where there is no GPU."""
+    """A starter for this process's flow runs and their jobs, where there is no GPU."""
     if has_gpu(os.environ):
         yield
         return
@@ -32,11 +35,12 @@ def started_beside() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="r1-") as folder:
         path = str(Path(folder) / "starter")
         paths.log("starter").parent.mkdir(parents=True, exist_ok=True)
+        environment = job_environment()
         process = trees.start_session(
-            [sys.executable, "-m", "tasks.starter", path], job_environment(), paths.log("starter"),
+            [sys.executable, "-m", "tasks.starter", path, *_IMPORTED], environment, paths.log("starter"),
             stdin=subprocess.PIPE,
         )  # fmt: skip
-        os.environ[STARTER] = path
+        os.environ |= environment | {STARTER: path}  # it forks for those who have the variables that it has
         try:
             yield
         finally:
@@ -46,6 +50,10 @@ def started_beside() -> Iterator[None]:
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     """As `trees.start_session`; the process stands for the job's where a starter is there and takes it."""
-    if starter := environment.get(STARTER):
-        command = [sys.executable, "-S", "-P", stand_in.__file__, starter, *command]
-    return trees.start_session(command, environment, log)
+    return trees.start_session(forked(command, environment), environment, log)
+
+
+def forked(command: Sequence[str], environment: Mapping[str, str | None]) -> list[str]:
+    """The command with which a starter is asked for this one, where there is a starter."""
+    starter = environment.get(STARTER)
+    return [sys.executable, "-S", "-P", stand_in.__file__, starter, *command] if starter else list(command)

@@ -1,15 +1,15 @@
-"""Starts job processes that have everything imported: one process imports, and each job is a fork of it.
+"""Starts processes that have everything imported: one process imports, and each of them is a fork of it.
 
-    python -m tasks.starter SOCKET
+    python -m tasks.starter SOCKET [MODULE...]        jobs, and commands `python -m MODULE` of these modules
 
-A job imports torch, transformers and TRL, 6 to 9 s on two cores, and `tiny` has fifteen jobs. The starter
-imports them once, beside a worker (`flows.workers`). Who wants a job starts `tasks/supervise/stand_in.py`
-with the job's command. The stand-in asks the starter, and is the job's process for its parent: it has the
-job's exit code, hands on SIGTERM, and where it is killed, the job is killed.
+A job imports torch, transformers and TRL, 6 to 9 s on two cores, and a flow run imports Prefect, 3 s; `tiny`
+has fifteen of each. The starter imports them once, beside a worker (`flows.workers`). Who wants a job starts
+`tasks/supervise/stand_in.py` with the job's command. The stand-in asks the starter, and is the job's process
+for its parent: it has the job's exit code, hands on SIGTERM, and where it is killed, the job is killed.
 
 The starter refuses what a fork of it would do differently from a new process, and the stand-in then becomes
-the job's own process in the usual way: other code than it has imported, other variables than it was started
-with (libraries read them while they are imported), a command that is no job.
+the process of the command in the usual way: other code than it has imported, other variables than it was
+started with (libraries read them while they are imported), another module.
 
 Not used on a machine with a GPU: a fork may not use CUDA if anything that was imported had touched it, and
 that was not tried. It ends at the end of its input, and its jobs stop, as when whoever started them is gone.
@@ -18,23 +18,28 @@ that was not tried. It ends at the end of its input, and its jobs stop, as when 
 from __future__ import annotations
 
 import contextlib
-import gc
+import importlib
 import json
 import logging
 import os
+import runpy
 import selectors
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from tasks.job.__main__ import main as run_job
 from tasks.source_code import code_bytes
 from tasks.spare import import_stages
-from tasks.supervise.stand_in import JOB, read_request
+from tasks.supervise.stand_in import read_request
 
 log = logging.getLogger(__name__)
 
+JOB = "tasks.job"
 _PER_RUN = ("PREFECT_", "R1_STARTER")
 """Beginnings of the names of variables that differ from run to run; no job asks for them."""
 
@@ -51,15 +56,16 @@ class Forked:
 
 @dataclass
 class Starter:
-    """Forks a job for each request; `serve` returns in the job's process, with its words."""
+    """Forks a process for each request; `serve` returns in it, with the module that it runs and its words."""
 
     listening: socket.socket
     environment: Mapping[str, str]
+    modules: Collection[str] = (JOB,)
     code: str = field(default_factory=code_bytes)
     _jobs: list[Forked] = field(default_factory=list)
 
     def serve(self) -> list[str] | None:
-        """The words of a job, in its process; nothing at the end of the input."""
+        """Module and words, in the process that was forked for them; nothing at the end of the input."""
         with selectors.DefaultSelector() as events:
             events.register(sys.stdin, selectors.EVENT_READ)
             events.register(self.listening, selectors.EVENT_READ)
@@ -91,8 +97,7 @@ class Starter:
             self._forget(events)
             asker.close()
             _become(environment, streams)
-            # Its parent is this process now; the stand-in looks for whoever wanted the job.
-            return [*command[command.index(JOB) + 1 :], "--parent", str(os.getppid())]
+            return list(command[command.index("-m") + 1 :])
         for stream in streams:
             os.close(stream)
         with contextlib.suppress(BrokenPipeError):  # it is heard of as the end of its connection
@@ -108,9 +113,10 @@ class Starter:
         return None
 
     def _refusal(self, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        """Why the job must be a new process; empty where it may be forked."""
-        if JOB not in command:
-            return "the command is no job"
+        """Why it must be a new process; empty where it may be forked."""
+        module = dict(pairwise(command)).get("-m", "")
+        if module not in self.modules:
+            return f"not one of its modules: {module or command}"
         if code_bytes() != self.code:
             return "the code has changed since the starter imported it"
         mine, asked = _lasting(self.environment), _lasting(environment)
@@ -167,23 +173,33 @@ def _become(environment: Mapping[str, str], streams: Sequence[int]) -> None:
     os.environ.update(environment)
 
 
-def main(path: str) -> None:
-    from tasks.job.__main__ import main as job
-
+def main(path: str, modules: Sequence[str] = ()) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     environment = dict(os.environ)
     import_stages()
-    gc.freeze()  # what was imported is shared by all forks, and not walked by their collectors
+    for module in modules:
+        importlib.import_module(module)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
-        words = Starter(listening, environment).serve()
-    if words is not None:
-        for handler in logging.getLogger().handlers[:]:
-            logging.getLogger().removeHandler(handler)  # the job sets up its own
-        job(words)
+        forked = Starter(listening, environment, (JOB, *modules)).serve()
+    if forked is not None:
+        run(*forked)
+
+
+def run(module: str, *words: str) -> None:
+    """What `python -m MODULE WORDS` does."""
+    for handler in logging.getLogger().handlers[:]:
+        logging.getLogger().removeHandler(handler)  # it sets up its own
+    if module == JOB:
+        # The parent of its process is the starter; the stand-in looks for whoever wanted the job.
+        run_job([*words, "--parent", str(os.getppid())])
+        return
+    sys.argv = [module, *words]
+    warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)  # it was imported, yes
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

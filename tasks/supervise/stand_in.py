@@ -1,8 +1,8 @@
-"""Stands for a job that `tasks.starter` forks: `python -S -P stand_in.py SOCKET COMMAND...`
+"""Stands for a process that `tasks.starter` forks: `python -S -P stand_in.py SOCKET COMMAND...`
 
-For its parent it is the job's process: it writes nothing, ends with the job's exit code or by the signal
-that ended the job, and hands SIGTERM on. It asks the job to stop when its own parent is gone. Where the
-starter does not answer or refuses, it becomes the process of the command.
+For its parent it is the command's process: it writes nothing, ends with the command's exit code or by the
+signal that ended it, and hands SIGTERM on, also when its own parent is gone. Where the starter does not
+answer or refuses, it becomes the command's process itself.
 
 It uses nothing but the standard library's fast modules, as it has to start in no time.
 """
@@ -16,8 +16,6 @@ import signal
 import socket
 import sys
 
-JOB = "tasks.job"
-"""The module of a command that the starter takes."""
 _ANSWER_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
 

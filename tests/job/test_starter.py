@@ -12,20 +12,19 @@ import pytest
 
 from flows import starting
 from tasks.settings import REPOSITORY
-from tasks.supervise import stand_in, trees
+from tasks.supervise import trees
 
 JOB = '''
 import os, sys, time, signal
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tasks import starter
-from tasks.job import __main__ as job
 
 def import_stages():
     pass
 
 def main(words):
-    """`DO FOLDER`, then who the parent is."""
+    """`DO FOLDER --parent PID`."""
     do, folder, _, parent = words
     assert os.getppid() == int(parent), (os.getppid(), parent)
     Path(folder, "job.pid").write_text(str(os.getpid()))
@@ -44,7 +43,7 @@ def main(words):
         os.kill(os.getpid(), signal.SIGSEGV)
     sys.exit(int(do) if do.isdigit() else 0)
 
-starter.import_stages, job.main = import_stages, main
+starter.import_stages, starter.run_job = import_stages, main
 starter.main(sys.argv[1])
 '''
 COUNTED = {"R1_STARTER": "x", "PREFECT__FLOW_RUN_ID": "y"}
@@ -141,6 +140,24 @@ def test_a_job_notices_that_the_starter_is_gone(server, environment, tmp_path):
     job.kill()
 
 
+def test_modules_that_it_was_told_of_are_run_as_commands(environment, tmp_path):
+    path = str(tmp_path / "s")
+    script = JOB.format(root=str(REPOSITORY)).replace("sys.argv[1])", "sys.argv[1], ['timeit'])")
+    process = trees.start_session(
+        [sys.executable, "-c", script, path], environment, tmp_path / "starter.txt", stdin=subprocess.PIPE
+    )
+    try:
+        waited_for(lambda: Path(path).exists() or trees.has_ended(process))
+        words = ["-n", "1", "-r", "1", "import os; print(os.getppid(), os.environ['ANIMAL'])"]
+        command = [sys.executable, "-m", "timeit", *words]
+        run = starting.start(command, environment | {"R1_STARTER": path}, tmp_path / "log.txt")
+        assert trees.exit_code(run) == 0
+        trees.stop(run, 1)
+    finally:
+        trees.stop(process, 5)
+    assert (tmp_path / "log.txt").read_text().startswith(f"{process.pid} goat\n1 loop")
+
+
 def test_several_jobs_at_once(server, environment, tmp_path):
     folders = [tmp_path / str(i) for i in range(3)]
     for folder in folders:
@@ -175,10 +192,10 @@ def test_otherwise_the_command_is_run_as_it_is(server, environment, tmp_path, ca
 def test_it_refuses_what_a_fork_would_do_differently(monkeypatch):
     from tasks import starter
 
-    made = starter.Starter(None, {"A": "1", "PREFECT_X": "2"}, code="now")
+    made, job = starter.Starter(None, {"A": "1", "PREFECT_X": "2"}, code="now"), ["python", "-m", "tasks.job"]
     monkeypatch.setattr(starter, "code_bytes", lambda: "now")
-    assert made._refusal(["python", "-m", stand_in.JOB], {"A": "1", "R1_STARTER": "s"}) == ""
-    assert made._refusal(["python", "-m", "other"], {"A": "1"}) == "the command is no job"
-    assert made._refusal([stand_in.JOB], {"A": "2", "B": "1"}) == "other variables: A, B"
+    assert made._refusal(job, {"A": "1", "R1_STARTER": "s"}) == ""
+    assert made._refusal(["python", "-m", "other"], {"A": "1"}) == "not one of its modules: other"
+    assert made._refusal(job, {"A": "2", "B": "1"}) == "other variables: A, B"
     monkeypatch.setattr(starter, "code_bytes", lambda: "later")
-    assert made._refusal([stand_in.JOB], {"A": "1"}).startswith("the code has changed")
+    assert made._refusal(job, {"A": "1"}).startswith("the code has changed")
