@@ -26,7 +26,8 @@ from tasks.supervise.records import open_private
 
 _POLL_SECONDS = 0.5
 _WITHOUT_GPU = ("processors-0", "processors-1")
-"""On two cores, two RL jobs of `tiny` side by side take 1.5 times less than one after the other."""
+"""On two cores, two RL jobs of `tiny` with a thread each take 1.5 times less than one after the other with
+both; with two threads each they gain nothing, so workers give each half (`flows.starting`)."""
 
 
 @contextmanager

@@ -270,7 +270,7 @@ def test_settings_that_differ_from_the_papers_come_first(loaded):
     found = {stage.title: stage for stage in settings_of(loaded)}
     assert list(found) == [title(name) for name in (*loaded.parts, "evaluation")]
     differing = {line.name: (line.value, line.published) for line in found["Dev2"].differing}
-    assert differing["steps"] == ("20", "10400")
+    assert differing["steps"] == ("36", "10400")
     assert differing["learning_rate"] == ("8e-05", "3e-06")
     assert differing["engine.name"] == ("transformers", "vllm-server")
     same = {line.name: line.value for line in found["Dev2"].same}

@@ -13,7 +13,7 @@ BAD_PRESETS = [
     ({"r1-zero.steps": 0}, ["r1-zero.steps = 0", "must be greater than or equal to 1"]),
     ({"dev1.learning_rate": "fast"}, ["dev1.learning_rate = 'fast'", "must be a valid number"]),
     ({"r1-zero.launch": {"processes": 3}},
-     ["r1-zero: ", "launch.processes 3 does not divide", "= 128: choose a divisor"]),
+     ["r1-zero: ", "launch.processes 3 does not divide", "= 64: choose a divisor"]),
     ({"dev3.launch": {"processes": 5}}, ["dev3: ", "launch.processes 5 does not divide batch_size 32"]),
     ({"base.model": "./no/such/model"}, ["base.model = './no/such/model' does not exist: give a folder"]),
     ({"problems.sources": [{"name": "parquet", "path": "no"}]}, ["sources.0.path = 'no' does not exist"]),
