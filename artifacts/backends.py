@@ -124,7 +124,9 @@ class ObjectBackend:
         try:
             with self._reached():
                 self._make_parent(path)
-                if self.fs.async_impl:
+                # `DirFileSystem` calls itself asynchronous whatever lies below it. Below, `pipe_file` is one
+                # conditional request only in the asynchronous ones; the others look first and write then.
+                if self.fs.fs.async_impl:
                     self.fs.pipe_file(path, data, mode="create")
                 else:
                     with self.fs.open(path, "xb") as file:

@@ -51,6 +51,15 @@ def test_builders_of_one_key_build_once(scheme, tmp_path):
     assert store.backend.held_leases() == []
 
 
+def test_a_file_is_created_once_whoever_looked_before(tmp_path, monkeypatch):
+    """Two processes that look at the same moment both see nothing."""
+    backend = ObjectBackend(f"local://{tmp_path}/store")
+    assert backend.create("leases/k/00000001", b"first")
+    monkeypatch.setattr(type(backend.fs.fs), "exists", lambda *_, **__: False)
+    assert not backend.create("leases/k/00000001", b"second")
+    assert backend.read("leases/k/00000001") == b"first"
+
+
 def hold_for_ever(store, read_end, write_end, with_grandchild):
     """In a child: hold the lease, say so, sleep."""
     os.close(read_end)
