@@ -1,6 +1,5 @@
 """Why a claim of `benchmarks.seeds` does not show: its checkpoints asked again, under other conditions.
 
-    python -m benchmarks.claim_checks more-questions --questions 240
     python -m benchmarks.claim_checks cooler --temperature 0.1 --nodes r1-zero dev1 --domains general
 
 Reads the stores that `benchmarks.seeds --work` left, draws new held-out problems from the preset's sources,
@@ -75,11 +74,11 @@ def asked_again(options: argparse.Namespace, seed: int) -> Means:
     problems = new_problems(builder, options)
     checkpoints = {node: ref for node, ref in _checkpoints(made, store).items() if wanted(node, options)}
     node = again.node("evaluation")
-    sampling = node.config.sampling.model_dump() | {"temperature": options.temperature}  # type: ignore[attr-defined]
+    sampling: Sampling = node.config.sampling  # type: ignore[attr-defined]
     config = node.config.model_copy(
         update={
             "problems_per_domain": options.questions, "samples_per_problem": options.samples,
-            "sampling": Sampling(**sampling),
+            "sampling": sampling.model_copy(update={"temperature": options.temperature}),
         }
     )  # fmt: skip
     evaluations = builder.make_each("evaluation", node.stage, config, checkpoints, problems=problems)

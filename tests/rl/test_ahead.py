@@ -82,7 +82,7 @@ _STAGE = """
 import sys
 from pathlib import Path
 from tasks.kinds import Kind
-from tests.jobs import killed_at, local_job
+from tests.jobs import local_job
 from tasks.rollout.engines import ENGINES
 from tests.rl.test_ahead import AHEAD, ENTRY
 from tests.rl.test_rl import finished

@@ -135,7 +135,7 @@ _STAGE = """
 import sys
 from pathlib import Path
 from tasks.kinds import Kind
-from tests.jobs import killed_at, local_job
+from tests.jobs import local_job
 from tests.rl.test_evaluation import EVALUATED
 from tests.rl.test_rl import finished
 root, checkpoint, problems = map(Path, sys.argv[1:])

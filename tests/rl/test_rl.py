@@ -35,7 +35,7 @@ from pathlib import Path
 from tasks.kinds import Kind
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import run
-from tests.jobs import killed_at, local_job
+from tests.jobs import local_job
 root, checkpoint, problems, config = sys.argv[1:]
 inputs = {"checkpoint": (Kind.checkpoint, Path(checkpoint)), "problems": (Kind.problems, Path(problems))}
 run(RLConfig.model_validate_json(config), local_job(Path(root), "killed", "rl-zero", inputs))
