@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +14,7 @@ from tasks.job import Input, Job
 from tasks.language_models.chat import Asks
 from tasks.language_models.verdict import GradedAnswer, judged
 from tasks.problem import Problem
-from tasks.rewards.pool import VerifierPool
+from tasks.rewards.pool import REMEMBERED, VerifierPool
 from tasks.rewards.score import RULE_TERMS, RewardFunction, scored_columns
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifier import has_rule
@@ -23,6 +25,8 @@ from tasks.tables import SAMPLES
 
 BY_MODEL = "judge"
 """The verifier of problems whose answers a language model compares with the reference."""
+_AHEAD = REMEMBERED // 2
+"""Completions that are verified while others are sampled; the pool would forget the first of many more."""
 
 
 def judged_samples(
@@ -40,11 +44,12 @@ def judged_samples(
 
     The engine stays open for the job's next checkpoint.
     """
-    sampler = kept_sampler(engine, checkpoint.path / "model", job)
-    sampled = sample_shards(
-        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,
-        job.state / "shards",
-    )  # fmt: skip
+    with verified_ahead(problems, pool) as finished:
+        sampler = kept_sampler(engine, checkpoint.path / "model", job)
+        sampled = sample_shards(
+            sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,
+            job.state / "shards", finished,
+        )  # fmt: skip
     done = 0
     for chunk in sampled.chunks():
         job.progress(done, len(sampled), "verify")
@@ -61,13 +66,48 @@ def checkpoint_shards(
     seed: int,
     engine: EngineSettings,
     job: Job,
+    pool: VerifierPool,
 ) -> SampledShards:
-    """Sample a checkpoint into shards that are not judged; a later job finds them again."""
-    sampler = kept_sampler(engine, checkpoint.path / "model", job)
-    return sample_shards(
-        sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,
-        job.work_root / "shards",
-    )  # fmt: skip
+    """Sample a checkpoint into shards that are not judged; a later job finds them again. `pool`, which will
+    judge them, begins with it."""
+    with verified_ahead(problems, pool) as finished:
+        sampler = kept_sampler(engine, checkpoint.path / "model", job)
+        return sample_shards(
+            sampler, problems, template, sampling, samples_per_problem, seed, checkpoint.ref.digest, job,
+            job.work_root / "shards", finished,
+        )  # fmt: skip
+
+
+def kept_pool(job: Job, allow_weak_sandbox: bool) -> VerifierPool:
+    """The verifier pool that the builds of a job share; the job ends it after the last one."""
+    place = "verifiers, weak sandbox" if allow_weak_sandbox else "verifiers"
+    if place not in job.kept:
+        job.kept[place] = VerifierPool(allow_weak_sandbox=allow_weak_sandbox)
+    pool: VerifierPool = job.kept[place]
+    return pool
+
+
+@contextmanager
+def verified_ahead(
+    problems: Sequence[Problem], pool: VerifierPool
+) -> Iterator[Callable[[list[str], list[str]], None]]:
+    """Gives a function that takes problem ids with completions and has the pool verify them beside what goes
+    on here: `judge` finds them remembered. Waits for them at the end."""
+    by_id, left = {p.id: p for p in problems}, _AHEAD
+    thread = ThreadPoolExecutor(1, thread_name_prefix="verify-ahead")
+
+    def finished(ids: list[str], completions: list[str]) -> None:
+        nonlocal left
+        if left > 0:
+            left -= len(ids)
+            thread.submit(pool.verify, [by_id[i] for i in ids], completions)
+
+    try:
+        pool.warm(problems)
+        yield finished
+        thread.shutdown()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def judge(

@@ -36,7 +36,7 @@ from tasks.curation.filtering import Filtering
 from tasks.curation.readability import FILTERS
 from tasks.curation.shards import CuratedShard, Shards
 from tasks.job import Job
-from tasks.judged_samples import checkpoint_shards, judge
+from tasks.judged_samples import checkpoint_shards, judge, kept_pool
 from tasks.language_models.opening import open_model
 from tasks.problem import from_table
 from tasks.rewards.pool import VerifierPool
@@ -76,16 +76,16 @@ def run(config: ColdStartConfig, job: Job) -> None:
     checkpoint = job.inputs["checkpoint"]
     usable = [p for p in from_table(job.inputs["problems"].table("problems")) if has_rule(p)]
     problems = chosen(usable, config.domains, config.problems, config.seed)
+    pool = kept_pool(job, config.allow_weak_sandbox)
     sampled = checkpoint_shards(
         checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
-        config.engine, job,
+        config.engine, job, pool,
     )  # fmt: skip
     by_id = {p.id: p for p in problems}
     shards = Shards(job, checkpoint.ref.digest, config.template)
     first, last = ([n for n in FILTERS if (n in _AFTER_REFINING) is late] for late in (False, True))
     last = last if model is None else list(FILTERS)
     with (
-        VerifierPool(allow_weak_sandbox=config.allow_weak_sandbox) as pool,
         Filtering(first, config.readability, len(sampled)) as before,
         Filtering(last, config.readability, len(sampled)) as after,
     ):

@@ -21,9 +21,8 @@ from tasks.evaluate.scores import QuestionSet, question_scores, scores
 from tasks.evaluate.stage import EvaluateConfig
 from tasks.evaluate.voting import verified_equivalence
 from tasks.job import Job
-from tasks.judged_samples import judged_samples, verdict_counts
+from tasks.judged_samples import judged_samples, kept_pool, verdict_counts
 from tasks.problem import DOMAINS, Problem, from_table, select
-from tasks.rewards.pool import VerifierPool
 from tasks.tables import QUESTION_SCORES, SAMPLES, SCORES
 
 _HEADLINES = {"pass_at_1", "format", "language_consistency", "length"}
@@ -44,8 +43,8 @@ def run(config: EvaluateConfig, job: Job) -> None:
             writer.write_table(part)
             counts.update(verdict_counts(part))
             rows, engine = rows + part.num_rows, part["engine"][0].as_py()
-    with VerifierPool() as pool:
-        by_question = question_scores(file, sets, verified_equivalence(pool))
+    pool = kept_pool(job, config.allow_weak_sandbox)
+    by_question = question_scores(file, sets, verified_equivalence(pool))
     table = scores(by_question, sets, config.seed)
     write_table(job.draft / "question_scores.parquet", by_question, QUESTION_SCORES)
     write_table(job.draft / "scores.parquet", table, SCORES)
@@ -97,12 +96,11 @@ def held_out(problems: Sequence[Problem], per_domain: int) -> list[Problem]:
 
 def _samples(sets: Sequence[QuestionSet], config: EvaluateConfig, job: Job) -> Iterator[pa.Table]:
     """The judged samples of all questions, part by part."""
-    with VerifierPool(allow_weak_sandbox=config.allow_weak_sandbox) as pool:
-        for asked in sets:
-            yield from judged_samples(
-                job.inputs["checkpoint"], asked.problems, config.template, config.sampling, asked.samples,
-                config.seed, config.engine, job, pool,
-            )  # fmt: skip
+    for asked in sets:
+        yield from judged_samples(
+            job.inputs["checkpoint"], asked.problems, config.template, config.sampling, asked.samples,
+            config.seed, config.engine, job, kept_pool(job, config.allow_weak_sandbox),
+        )  # fmt: skip
 
 
 def _is_benchmark(row: dict[str, str], config: EvaluateConfig) -> bool:

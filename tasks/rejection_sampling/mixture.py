@@ -34,7 +34,7 @@ from tasks.curation.filtering import Filtering
 from tasks.curation.readability import FILTERS
 from tasks.curation.shards import CuratedShard, Shards
 from tasks.job import Job
-from tasks.judged_samples import BY_MODEL, checkpoint_shards, judge
+from tasks.judged_samples import BY_MODEL, checkpoint_shards, judge, kept_pool
 from tasks.language_models.chat import Asks
 from tasks.language_models.opening import open_model
 from tasks.problem import Problem, from_table
@@ -48,7 +48,6 @@ from tasks.rejection_sampling.general import (
     with_thinking,
 )
 from tasks.rejection_sampling.stage import RejectionSamplingConfig
-from tasks.rewards.pool import VerifierPool
 from tasks.rollout.engine import derived_seed
 from tasks.tokenizer import Codec
 
@@ -114,16 +113,14 @@ def curated(
 ) -> Shards:
     """Draw samples of the problems, judge and filter them, shard by shard."""
     checkpoint = job.inputs["checkpoint"]
+    pool = kept_pool(job, config.allow_weak_sandbox)
     sampled = checkpoint_shards(
         checkpoint, problems, config.template, config.sampling, config.samples_per_problem, config.seed,
-        config.engine, job,
+        config.engine, job, pool,
     )  # fmt: skip
     by_id = {p.id: p for p in problems}
     shards = Shards(job, checkpoint.ref.digest, config.template)
-    with (
-        VerifierPool(allow_weak_sandbox=config.allow_weak_sandbox) as pool,
-        Filtering(list(FILTERS), config.readability, len(sampled)) as filtering,
-    ):
+    with Filtering(list(FILTERS), config.readability, len(sampled)) as filtering:
 
         def curate_chunk(chunk: pa.Table) -> CuratedShard:
             asked = [by_id[i] for i in dict.fromkeys(chunk["problem_id"].to_pylist())]

@@ -39,8 +39,8 @@ _LOAD = 120.0
 """Seconds that a worker may take to start and import a verifier's library."""
 _GRACE = 2.0
 """Seconds beyond an item's time after which a worker that has not ended it itself is killed."""
-_REMEMBERED = 20_000
-"""Judged (gold, answer) pairs kept; a group's samples often give the same answer."""
+REMEMBERED = 20_000
+"""Judgements kept, the newest: a group's samples often give the same answer, and answers are judged ahead."""
 _ATTEMPTS = 2
 _ROW_FAULTS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What odd values in a row (any JSON) can raise. Failures of the machine and of our processes go on."""
@@ -71,7 +71,25 @@ class VerifierPool:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="verify")
         self._workers = _IdleProcesses(lambda: Worker(allow_weak_sandbox), workers)
         self._sandboxes = _IdleProcesses(lambda: Sandbox(allow_weak_sandbox), workers)
+        self._size = workers
         self._remembered: dict[tuple[str, str, str], Judgement] = {}
+        self._remembering = threading.Lock()
+
+    def warm(self, problems: Sequence[Problem]) -> None:
+        """Start the processes that will judge answers to these problems; returns at once.
+
+        Importing sympy or reasoning-gym takes seconds, in which a model can be loaded. What fails here fails
+        again, and is told, when something is judged.
+        """
+        named = {p.verifier for p in problems}
+        needed = sorted(name for name in named if hasattr(verifiers().get(name), "decide"))
+        for _ in range(self._size if needed else 0):
+            self._threads.submit(self._warm_worker, needed)
+
+    def _warm_worker(self, needed: Sequence[str]) -> None:
+        with self._workers.borrow(fresh=False) as worker:
+            for verifier in needed:
+                worker.load(verifier)
 
     def verify(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Judgement | None]:
         """One judgement a row, in order; None where no rule applies to the problem.
@@ -108,8 +126,11 @@ class VerifierPool:
         if known := self._remembered.get(key):
             return known
         judgement = self._attempts(row)
-        if judgement.verdict not in (Verdict.timeout, Verdict.error) and len(self._remembered) < _REMEMBERED:
-            self._remembered[key] = judgement
+        if judgement.verdict not in (Verdict.timeout, Verdict.error):
+            with self._remembering:
+                self._remembered[key] = judgement
+                if len(self._remembered) > REMEMBERED:
+                    del self._remembered[next(iter(self._remembered))]
         return judgement
 
     def _attempts(self, row: Deferred) -> Judgement:

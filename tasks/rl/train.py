@@ -88,6 +88,7 @@ def train(config: RLConfig, job: Job) -> None:
     tokenizer, model = load_tokenizer(source), load_policy(source)
     resume = newest_checkpoint(job.state / "trainer")
     with _pool(config) as pool, EarlyVerifier(pool) as verifier:
+        pool.warm(problems)
         rates = pass_rates(problems, config, source, verifier, job.state / "pass-rates.json")
         prompts = Prompts.of(problems, config, tokenizer, rates)
         ends = end_token_ids(model, tokenizer)

@@ -80,10 +80,12 @@ def sample_shards(
     checkpoint_digest: str,
     job: Job,
     root: Path,
+    finished: Callable[[list[str], list[str]], None] | None = None,
 ) -> SampledShards:
     """As `sample_problems`, for samples that do not fit into memory; shards lie in a folder of `root`.
 
-    A `root` that several jobs share is where a later one finds what an earlier one drew.
+    A `root` that several jobs share is where a later one finds what an earlier one drew. `finished` hears of
+    the problems' ids and the completions of each shard that is drawn, while others are still being drawn.
     """
     requests = requests_for(sampler.prompt, problems, template, samples_per_problem, seed)
     folder = _shard_folder(root, sampler.name, sampling, checkpoint_digest, root.parent == job.state)
@@ -102,6 +104,8 @@ def sample_shards(
             write_table(shard.path, rows, SAMPLES)
             places |= {r.key: (shard.path.name, row) for row, r in enumerate(shard.requests)}
             done += len(shard.requests)
+            if finished is not None:
+                finished([r.problem_id for r in shard.requests], [c.text for c in completions])
             job.progress(done, len(requests), "sample", tokens_per_second=speed)
     return SampledShards(folder, requests, places)
 
