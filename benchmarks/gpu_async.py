@@ -60,7 +60,7 @@ from unittest import mock
 import psutil
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from benchmarks.gpu_step import qwen
 from benchmarks.rl_step import PROBLEMS, digits
