@@ -252,7 +252,7 @@ def densely(
     return torch.cat(pieces)
 
 
-def check_kernel() -> dict[str, float]:
+def check_kernel(kernel: Callable[..., torch.Tensor], device: str) -> dict[str, float]:
     """Largest differences between the kernel and the dense computation, on a tree as TRL builds it.
 
     Raises:
@@ -273,21 +273,21 @@ def check_kernel() -> dict[str, float]:
             )  # fmt: skip
     packed = tree.pack()
     index, starts_q, starts_k = (
-        packed[f"tree_{n}"].cuda() for n in ("kv_index", "cu_seqlens_q", "cu_seqlens_k")
+        packed[f"tree_{name}"].to(device) for name in ("kv_index", "cu_seqlens_q", "cu_seqlens_k")
     )
     longest = packed["tree_max_seqlens"].tolist()
     count = len(packed["input_ids"])
-    given = [torch.randn(count, heads, 64, device="cuda").bfloat16() for heads in (9, 3, 3)]
-    upstream = torch.randn(count, 9, 64, device="cuda").bfloat16()
+    given = [torch.randn(count, heads, 64, device=device).bfloat16() for heads in (9, 3, 3)]
+    upstream = torch.randn(count, 9, 64, device=device).bfloat16()
     results = []
-    for function, dtype in ((with_kernel, torch.bfloat16), (densely, torch.float32)):
-        q, k, v = (x.to(dtype).requires_grad_() for x in given)
+    for function, dtype in ((kernel, torch.bfloat16), (densely, torch.float32)):
+        q, k, v = (x.detach().to(dtype, copy=True).requires_grad_() for x in given)
         out = function(q, k[index], v[index], starts_q, starts_k, *longest, softmax_scale=0.125)
         out.backward(upstream.to(dtype))
         results.append([out.detach(), q.grad, k.grad, v.grad])
     gaps = [float((a.float() - b).abs().max()) for a, b in zip(*results, strict=True)]
     worst = [gap / float(b.abs().max()) for gap, b in zip(gaps, results[1], strict=True)]
-    if max(worst) > 0.03:
+    if max(worst) > 0.05:
         raise RuntimeError(f"the kernel under TRL's tree is off by {gaps}, of their largest {worst}")
     return {"out": gaps[0], "gradients": max(gaps[1:])}
 
@@ -332,9 +332,9 @@ def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_fol
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer, packing
 
     here = torch.cuda.is_available()
-    if here:
-        print("CHECK " + json.dumps(check_kernel()), flush=True)
-    kernels = SimpleNamespace(flash_attn_varlen_func=with_kernel if here else densely)
+    kernel = with_kernel if here else densely
+    print("CHECK " + json.dumps(check_kernel(kernel, "cuda" if here else "cpu")), flush=True)
+    kernels = SimpleNamespace(flash_attn_varlen_func=kernel)
     packing._flash_attn = lambda: kernels
     async_grpo_trainer.AsyncRolloutWorker = endless_worker()
     spreads: dict[int, float] = {}
@@ -481,7 +481,7 @@ def free_port() -> int:
 
 
 def contest(
-    contestant: str, work: str, steps: int, model: Path, logs: Path, name: str, limit: float
+    contestant: str, work: str, steps: int, model: Path, scratch: str, logs: Path, name: str, limit: float
 ) -> dict[str, Any] | str:
     """One contestant's figures, or what is known of its failure."""
     port, began = free_port(), time.perf_counter()
@@ -493,7 +493,7 @@ def contest(
     try:
         server = start_server(model, work, port, server_log)
         running.append(server)
-        trainer = start(command, {"CUDA_VISIBLE_DEVICES": "0"}, log)
+        trainer = start(command, {"CUDA_VISIBLE_DEVICES": "0", "TMPDIR": scratch}, log)
         running.append(trainer)
         while not ended:
             time.sleep(0.2)
@@ -563,7 +563,7 @@ def main() -> None:
                 subprocess.run([*command, "--make-qwen", str(model)], check=True, timeout=240)
             for number, contestant in enumerate(given.only):
                 name = f"{work}-{number}-{contestant}"
-                found = contest(contestant, work, given.steps, model, logs, name, given.limit)
+                found = contest(contestant, work, given.steps, model, scratch, logs, name, given.limit)
                 line = found if isinstance(found, str) else "RESULT " + json.dumps(found)
                 print(work, contestant, line, flush=True)
 
