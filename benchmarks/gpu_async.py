@@ -91,6 +91,8 @@ VARIANTS = ("async-loose", "async-recompute", "ours-recompute")
 _WARM_UP = 2
 _SERVER_SHARE = 0.6
 """Of card 1's memory; receiving weights needs a few GiB beside it."""
+_PATIENCE = 3_600.0
+"""Seconds that a trainer waits for its server; the limit of a contestant comes before it."""
 _PROMPT_AS_IT_IS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
@@ -143,7 +145,7 @@ def run_ours(work: str, variant: str, config: RLConfig, folder: Path, model_fold
     tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
     with changed(work, recompute=variant.endswith("recompute")):
-        Server(config.engine.server_url).wait()
+        Server(config.engine.server_url).wait(_PATIENCE)
         trainer = build_trainer(
             config, folder, model_folder, model, tokenizer, prompts, digits, lost_note=folder / "lost"
         )
@@ -336,6 +338,8 @@ def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_fol
     print("CHECK " + json.dumps(check_kernel(kernel, "cuda" if here else "cpu")), flush=True)
     kernels = SimpleNamespace(flash_attn_varlen_func=kernel)
     packing._flash_attn = lambda: kernels
+    if not here:  # TRL asks the GPU for its name, to print a utilisation
+        async_grpo_trainer.get_peak_flops_per_device = lambda *_: None
     async_grpo_trainer.AsyncRolloutWorker = endless_worker()
     spreads: dict[int, float] = {}
     log_metrics = async_grpo_trainer.DataCollatorForRollout._log_metrics
@@ -347,7 +351,7 @@ def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_fol
     async_grpo_trainer.DataCollatorForRollout._log_metrics = noting
     tokenizer = load_tokenizer(model_folder)
     tokenizer.chat_template, tokenizer.response_schema = _PROMPT_AS_IT_IS, {}
-    Server(config.engine.server_url).wait()
+    Server(config.engine.server_url).wait(_PATIENCE)
     trainer = AsyncGRPOTrainer(
         model=str(model_folder),
         reward_funcs=digits_in_messages,
