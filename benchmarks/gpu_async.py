@@ -415,7 +415,7 @@ class Steps(TrainerCallback):
             free, total = torch.cuda.mem_get_info()
             torch_gib = torch.cuda.max_memory_allocated() / 2**30
             found |= {"trainer_gib": torch_gib, "gpu_gib": (total - free) / 2**30}
-        kept = {name: round(float(value), 4) for name, value in found.items() if value is not None}
+        kept = {name: float(f"{value:.6g}") for name, value in found.items() if value is not None}
         print("STEP " + json.dumps(kept), flush=True)
         if state.global_step >= self._steps:
             os._exit(0)
@@ -432,7 +432,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
     found |= {"mismatch": rows[0]["mismatch"]} if "mismatch" in rows[0] else {}
     found["tokens_per_second"] = found["completions"] * found["length"] / found["step_s"]
     del found["step"]
-    return {"steps": len(counted)} | {name: round(value, 4) for name, value in found.items()}
+    return {"steps": len(counted)} | {name: float(f"{value:.5g}") for name, value in found.items()}
 
 
 # ---- processes ---------------------------------------------------------------------------------
