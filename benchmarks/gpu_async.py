@@ -30,8 +30,8 @@ ours, which would see that, is off; the rest is real. `async-loose` has TRL's de
 Accelerate's loader takes a sample batch more than an update needs before it hands out the update's last one,
 so `async` may drop completions that waited for it. Variants `...-recompute` recompute activations.
 
-A line `RESULT` is the medians over the steps after the second; each step is a line `STEP` in the trainer's
-log. `wait_s` is what the trainer waits for completions, `update_s` forward and backward passes (TRL: and the
+A line `RESULT` is the medians over the steps after the second, `mean_...` the means; tokens a second are of
+the mean step. Each step is a line `STEP` in the trainer's log, above which TRL's has all that TRL logs. `wait_s` is what the trainer waits for completions, `update_s` forward and backward passes (TRL: and the
 optimiser's step), `sync_s` the weights on their way. `learned_from` are the groups of an update whose rewards
 differ; TRL forwards the others too. `kl` is the mean over tokens that TRL logs between the trainer's and the
 server's log-probabilities, `mismatch` that of our canary in nats: both must be near 0. A contestant that
@@ -422,16 +422,22 @@ class Steps(TrainerCallback):
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the counted steps; the canary's figure is there in the first one only."""
+    """Medians of the counted steps; means of what need not be alike in two steps, as TRL drops completions in
+    some and has to wait there. The canary's figure is there in the first step only."""
     counted = rows[_WARM_UP:]
     if not counted:
         return {"steps": 0}
     found = {name: statistics.median(row[name] for row in counted if name in row) for name in counted[-1]}
     found |= {name: max(row[name] for row in rows) for name in ("trainer_gib", "gpu_gib") if name in found}
-    found |= {"dropped": sum(row["dropped"] for row in rows)} if "dropped" in found else {}
+    found |= {
+        f"mean_{name}": statistics.mean(row[name] for row in counted)
+        for name in ("step_s", "wait_s", "dropped")
+        if name in found
+    }
     found |= {"mismatch": rows[0]["mismatch"]} if "mismatch" in rows[0] else {}
-    found["tokens_per_second"] = found["completions"] * found["length"] / found["step_s"]
-    del found["step"]
+    found["tokens_per_second"] = found["completions"] * found["length"] / found["mean_step_s"]
+    for name in ("step", "dropped"):
+        found.pop(name, None)
     return {"steps": len(counted)} | {name: float(f"{value:.5g}") for name, value in found.items()}
 
 
