@@ -1,7 +1,7 @@
 """GRPO on two GPUs: this project with `rollout_ahead` against TRL's experimental AsyncGRPOTrainer, in turn.
 
     python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w1 [--logs FOLDER]          all contestants in turn
-    python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w2 --limit 400
+    python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w2 --steps 3 --limit 280 --only ours async
     .venv-vllm/bin/python -m benchmarks.gpu_async TINY_FOLDER --work dry --limit 600  the same code on a CPU
 
     w1   the model of the folder: 16 questions x 16 outputs of exactly 300 tokens
@@ -31,11 +31,12 @@ Accelerate's loader takes a sample batch more than an update needs before it han
 so `async` may drop completions that waited for it. Variants `...-recompute` recompute activations.
 
 A line `RESULT` is the medians over the steps after the second, `mean_...` the means; tokens a second are of
-the mean step. Each step is a line `STEP` in the trainer's log, above which TRL's has all that TRL logs. `wait_s` is what the trainer waits for completions, `update_s` forward and backward passes (TRL: and the
-optimiser's step), `sync_s` the weights on their way. `learned_from` are the groups of an update whose rewards
-differ; TRL forwards the others too. `kl` is the mean over tokens that TRL logs between the trainer's and the
-server's log-probabilities, `mismatch` that of our canary in nats: both must be near 0. A contestant that
-reaches the limit is reported with the steps that it made.
+the mean step. Each step is a line `STEP` in the trainer's log, above which TRL's has all that TRL logs.
+`wait_s` is what the trainer waits for completions, `update_s` forward and backward passes (TRL: and the
+optimiser's step), `sync_s` the weights on their way. `learned_from` are the groups of an update whose
+rewards differ; TRL forwards the others too. `kl` is the mean over tokens that TRL logs between the
+trainer's and the server's log-probabilities, `mismatch` that of our canary in nats: both must be near 0. A
+contestant that reaches the limit is reported with the steps that it made.
 """
 
 from __future__ import annotations
