@@ -1,0 +1,584 @@
+"""GRPO on two GPUs: this project with `rollout_ahead` against TRL's experimental AsyncGRPOTrainer, in turn.
+
+    python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w1 [--logs FOLDER]          all contestants in turn
+    python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w2 --steps 3 --limit 280 --only ours async
+    .venv-vllm/bin/python -m benchmarks.gpu_async TINY_FOLDER --work dry --limit 600  the same code on a CPU
+
+    w1   the model of the folder: 16 questions x 16 outputs of exactly 300 tokens
+    w2   a Qwen2.5-1.5B with random weights: 32 x 16 outputs of exactly 1,024 tokens
+    dry  the model of the folder: 4 x 4 outputs of 16 tokens
+
+Each contestant is a trainer on card 0 and a `vllm serve` on card 1, both started for it alone and killed
+after it; the servers are started with the same options. The same on both sides: prompts, their order and
+tokens, the reward (a count of digits, which differs inside a group), completions in an update, one update a
+rollout, learning rate, AdamW without weight decay, bf16 over float32 weights, clipping, no KL term, no end
+token (`ignore_eos`), no recomputation. `ours` learns from completions that are one update old; `async` has
+`max_staleness` 1, so it throws away what is older. Its sample batches have a fixed count, as packs of a
+budget of tokens would make its updates vary in size.
+
+What was changed in TRL's trainer, and nothing else:
+
+- its attention kernel (FlashAttention 3, fetched from a hub) is PyTorch's flash kernel, called with the same
+  arguments; its tree of prefixes and the keys it gathers for the kernel are as they are. Before it trains,
+  the kernel is compared with a dense computation: `CHECK`.
+- its worker asks for `ignore_eos`, and a completion is its text: a model without a chat template has no
+  parser of answers, without which the worker does not start. The chat template given to it puts the prompt
+  as it is.
+
+In `dry`, no weights are sent on either side, as the servers of a CPU cannot receive them, and the canary of
+ours, which would see that, is off; the rest is real. `async-loose` has TRL's default `max_staleness` of 4:
+Accelerate's loader takes a sample batch more than an update needs before it hands out the update's last one,
+so `async` may drop completions that waited for it. Variants `...-recompute` recompute activations.
+
+A line `RESULT` is the medians over the steps after the second, `mean_...` the means; tokens a second are of
+the mean step. Each step is a line `STEP` in the trainer's log, above which TRL's has all that TRL logs.
+`wait_s` is what the trainer waits for completions, `update_s` forward and backward passes (TRL: and the
+optimiser's step), `sync_s` the weights on their way. `learned_from` are the groups of an update whose
+rewards differ; TRL forwards the others too. `kl` is the mean over tokens that TRL logs between the
+trainer's and the server's log-probabilities, `mismatch` that of our canary in nats: both must be near 0. A
+contestant that reaches the limit is reported with the steps that it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import psutil
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from benchmarks.gpu_step import qwen
+from benchmarks.rl_step import PROBLEMS, digits
+from tasks.rl import train
+from tasks.rl.prompts import Prompts
+from tasks.rl.stage import RLConfig
+from tasks.rl.train import build_trainer
+from tasks.rollout.engines import open_engine, vllm_server
+from tasks.rollout.engines import vllm as vllm_engine
+from tasks.rollout.server import Server, stay_on_loopback
+from tasks.rollout.settings import EngineSettings
+from tasks.tokenizer import Codec, load_tokenizer
+from tasks.training.attention import Segments, flash_backward, flash_forward
+from tasks.training.models import load_policy
+
+WORK: dict[str, dict[str, Any]] = {
+    "w1": {"questions_per_step": 16, "group_size": 16, "max_completion_length": 300},
+    "w2": {"questions_per_step": 32, "group_size": 16, "max_completion_length": 1_024},
+    "dry": {"questions_per_step": 4, "group_size": 4, "max_completion_length": 16},
+}
+BUDGET = {"w1": 32_768, "w2": 8_704, "dry": 128}
+"""Tokens of a pack of ours. In w2 eight outputs with their prompt, as below."""
+MICRO_BATCH = {"w1": 64, "w2": 8, "dry": 8}
+"""Completions of a pass of TRL's: 20,600, 8,500 and about 200 tokens once their prompts are shared."""
+MODEL_LENGTH = {"w1": 1_024, "w2": 2_048, "dry": 256}
+CONTESTANTS = ("ours", "async", "async-loose", "ours", "async", "async-loose")
+VARIANTS = ("async-recompute", "ours-recompute")
+_WARM_UP = 2
+_SERVER_SHARE = 0.6
+"""Of card 1's memory; receiving weights needs a few GiB beside it."""
+_PATIENCE = 3_600.0
+"""Seconds that a trainer waits for its server; the limit of a contestant comes before it."""
+_PROMPT_AS_IT_IS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def settings(work: str, steps: int, server: str) -> RLConfig:
+    template = "plain" if work == "dry" else "r1-few-shot"
+    return RLConfig(
+        template=template, steps=steps, mini_batches_per_rollout=1, learning_rate=1e-6, bf16=work != "dry",
+        kl_coef=0.0, checkpoint_every=10_000, micro_batch_tokens=BUDGET[work], rollout_ahead=True,
+        engine=EngineSettings(name="vllm-server", server_url=server), **WORK[work],
+    )  # fmt: skip
+
+
+# ---- this project ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def changed(work: str, recompute: bool) -> Iterator[None]:
+    """No end token; recomputation or not; and in `dry` no weights on their way."""
+    arguments, body = train.grpo_arguments, vllm_server.VllmServerEngine._body
+
+    def endless(given: EngineSettings, sampled: Any) -> Any:
+        return open_engine(given, replace(sampled, end_tokens=frozenset()))
+
+    def ignoring(*given: Any) -> dict[str, Any]:
+        return body(*given) | {"ignore_eos": True}
+
+    def recomputing(*given: Any) -> Any:
+        found = arguments(*given)
+        found.gradient_checkpointing = recompute
+        return found
+
+    def kept(_: Any, weights: Any) -> None:
+        for _ in weights:
+            pass
+
+    with contextlib.ExitStack() as stack:
+        patch = [
+            mock.patch.object(train, "open_engine", endless),
+            mock.patch.object(train, "grpo_arguments", recomputing),
+            mock.patch.object(vllm_server.VllmServerEngine, "_body", ignoring),
+        ]
+        if work == "dry":
+            patch.append(mock.patch.object(vllm_server.VllmServerEngine, "_send", kept))
+        for each in patch:
+            stack.enter_context(each)
+        yield
+
+
+def run_ours(work: str, variant: str, config: RLConfig, folder: Path, model_folder: Path) -> None:
+    tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
+    prompts = Prompts.of(PROBLEMS, config, tokenizer)
+    with changed(work, recompute=variant.endswith("recompute")):
+        Server(config.engine.server_url).wait(_PATIENCE)
+        trainer = build_trainer(
+            config, folder, model_folder, model, tokenizer, prompts, digits, lost_note=folder / "lost"
+        )
+        trainer._sampler_checked = work == "dry"
+
+        def row(log: dict[str, Any]) -> dict[str, Any]:
+            return {
+                "wait_s": log["r1/generate_s"],
+                "update_s": log["r1/update_s"],
+                "sync_s": log.get("r1/sync_s", 0.0),
+                "staleness": log["r1/staleness"],
+                "learned_from": (1 - log["r1/idle_share"]) * config.questions_per_step,
+                "completions": config.batch_size,
+                "length": log["completions/mean_length"],
+                "mismatch": log.get("r1/canary_mismatch"),
+            }
+
+        trainer.add_callback(Steps(config.steps, row))
+        trainer.train()
+
+
+# ---- TRL's AsyncGRPOTrainer --------------------------------------------------------------------
+
+
+def digits_in_messages(completions: list[list[dict[str, Any]]], **_: Any) -> list[float]:
+    """`digits` of conversations, as TRL's worker gives them; it is found by name in the worker's process."""
+    return digits(["".join(message["content"] for message in given) for given in completions])
+
+
+def as_text(tokenizer: Any, ids: list[int], prefix: Any = None, tools: Any = None) -> dict[str, str]:
+    """What TRL's `parse_response` returns where an answer cannot be parsed."""
+    return {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)}
+
+
+def endless_worker() -> type:
+    """TRL's rollout worker with an own loop in its process."""
+    from trl.experimental.async_grpo.async_rollout_worker import AsyncRolloutWorker
+
+    return type("EndlessWorker", (AsyncRolloutWorker,), {"_loop_cls": EndlessLoop})
+
+
+class EndlessLoop:
+    """TRL's loop in the worker's process, made there: it asks for completions of the full length.
+
+    It stands for the class, so that importing this module does not import TRL's trainer.
+    """
+
+    def __new__(cls, **given: Any) -> Any:
+        from trl.experimental.async_grpo import async_rollout_worker as worker
+
+        class Loop(worker._AsyncRolloutLoop):
+            async def _post(self, path: str, payload: dict[str, Any], *rest: Any, **named: Any) -> Any:
+                return await super()._post(path, payload | {"ignore_eos": True}, *rest, **named)
+
+        worker.parse_response = as_text
+        return Loop(**given)
+
+
+class TreeKernel(torch.autograd.Function):
+    """The kernel as `tasks.training.attention` calls it: each piece of queries has keys of its own, and where
+    there are more keys than queries, the last ones of both are at the same place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Segments, keys: Segments,
+        scale: float,
+    ) -> torch.Tensor:  # fmt: skip
+        out, lse, *random = flash_forward(q, k, v, queries, keys, True, scale)
+        ctx.save_for_backward(q, k, v, out, lse, *random)
+        ctx.given = queries, keys, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, out, lse, *random = ctx.saved_tensors
+        queries, keys, scale = ctx.given
+        found = flash_backward(grad.contiguous(), q, k, v, out, lse, queries, keys, True, scale, random)
+        return *found, None, None, None
+
+
+def with_kernel(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts_q: torch.Tensor, starts_k: torch.Tensor,
+    longest_q: int, longest_k: int, softmax_scale: float, **_: Any,
+) -> torch.Tensor:  # fmt: skip
+    """FlashAttention's `flash_attn_varlen_func`, causal and without a window, by PyTorch's kernel."""
+    queries, keys = Segments(starts_q, longest_q), Segments(starts_k, longest_k)
+    return TreeKernel.apply(q, k, v, queries, keys, softmax_scale)
+
+
+def densely(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, starts_q: torch.Tensor, starts_k: torch.Tensor,
+    longest_q: int, longest_k: int, softmax_scale: float, **_: Any,
+) -> torch.Tensor:  # fmt: skip
+    """The same piece by piece, on any device."""
+    pieces = []
+    for piece in range(len(starts_q) - 1):
+        some = [
+            x[starts[piece] : starts[piece + 1]].transpose(0, 1)
+            for x, starts in ((q, starts_q), (k, starts_k), (v, starts_k))
+        ]
+        asked, seen = some[0].shape[1], some[1].shape[1]
+        mask = torch.ones(asked, seen, dtype=torch.bool, device=q.device).tril(seen - asked)
+        some[1:] = [x.repeat_interleave(q.shape[1] // k.shape[1], 0) for x in some[1:]]
+        found = torch.nn.functional.scaled_dot_product_attention(*some, attn_mask=mask, scale=softmax_scale)
+        pieces.append(found.transpose(0, 1))
+    return torch.cat(pieces)
+
+
+def check_kernel(kernel: Callable[..., torch.Tensor], device: str) -> dict[str, float]:
+    """Largest differences between the kernel and the dense computation, on a tree as TRL builds it.
+
+    Raises:
+        RuntimeError: they are not the same.
+    """
+    from trl.experimental.async_grpo.packing import TreeRow
+
+    torch.manual_seed(0)
+    tree = TreeRow()
+    for group in range(3):
+        prompt = torch.randint(100, (70 + 30 * group,))
+        for length in (40, 130, 1, 65):
+            ids = torch.cat([prompt, torch.randint(100, (length,))])
+            mask = torch.cat([torch.zeros_like(prompt), torch.ones(length, dtype=torch.long)])
+            tree.add(
+                {"input_ids": ids, "completion_mask": mask, "old_log_probs": mask.float(), "advantage": 0.0,
+                 "group_id": group}
+            )  # fmt: skip
+    packed = tree.pack()
+    index, starts_q, starts_k = (
+        packed[f"tree_{name}"].to(device) for name in ("kv_index", "cu_seqlens_q", "cu_seqlens_k")
+    )
+    longest = packed["tree_max_seqlens"].tolist()
+    count = len(packed["input_ids"])
+    given = [torch.randn(count, heads, 64, device=device).bfloat16() for heads in (9, 3, 3)]
+    upstream = torch.randn(count, 9, 64, device=device).bfloat16()
+    results = []
+    for function, dtype in ((kernel, torch.bfloat16), (densely, torch.float32)):
+        q, k, v = (x.detach().to(dtype, copy=True).requires_grad_() for x in given)
+        out = function(q, k[index], v[index], starts_q, starts_k, *longest, softmax_scale=0.125)
+        out.backward(upstream.to(dtype))
+        results.append([out.detach(), q.grad, k.grad, v.grad])
+    gaps = [float((a.float() - b).abs().max()) for a, b in zip(*results, strict=True)]
+    worst = [gap / float(b.abs().max()) for gap, b in zip(gaps, results[1], strict=True)]
+    if max(worst) > 0.05:
+        raise RuntimeError(f"the kernel under TRL's tree is off by {gaps}, of their largest {worst}")
+    return {"out": gaps[0], "gradients": max(gaps[1:])}
+
+
+class NoWeights:
+    """For `dry`: pauses and resumes the server as TRL does, and sends nothing."""
+
+    def __init__(self, server: str) -> None:
+        from trl.experimental.async_grpo.vllm_client import VLLMClient
+
+        self._client = VLLMClient(server)
+
+    def init_weight_transfer(self) -> None:
+        self._client.wait_for_server_ready()
+
+    def pause(self) -> None:
+        self._client.pause()
+
+    def send_weights(self, iterator: Iterator[Any]) -> None:
+        for _ in iterator:
+            pass
+
+    def resume(self) -> None:
+        self._client.resume()
+
+    def destroy(self) -> None:
+        pass
+
+
+def asked_in_order(config: RLConfig, model_folder: Path, tokenizer: Any) -> Dataset:
+    """Our prompts in our order as conversations of one message; their tokens are the same."""
+    prompts = Prompts.of(PROBLEMS, config, tokenizer)
+    texts = [prompts.texts[i] for step in prompts.order for i in step]
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in texts]
+    theirs = [tokenizer.apply_chat_template(row["prompt"], return_dict=False) for row in rows[:8]]
+    if theirs != Codec(tokenizer).tokens(texts[:8]):
+        raise ValueError("the chat template changes the prompts' tokens")
+    return Dataset.from_list(rows)
+
+
+def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_folder: Path) -> None:
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer, packing
+
+    here = torch.cuda.is_available()
+    kernel = with_kernel if here else densely
+    print("CHECK " + json.dumps(check_kernel(kernel, "cuda" if here else "cpu")), flush=True)
+    kernels = SimpleNamespace(flash_attn_varlen_func=kernel)
+    packing._flash_attn = lambda: kernels
+    if not here:  # TRL asks the GPU for its name, to print a utilisation
+        async_grpo_trainer.get_peak_flops_per_device = lambda *_: None
+    async_grpo_trainer.AsyncRolloutWorker = endless_worker()
+    spreads: dict[int, float] = {}
+    log_metrics = async_grpo_trainer.DataCollatorForRollout._log_metrics
+
+    def noting(self: Any, rows: Any, all_examples: list[dict[str, Any]], padded: Any) -> None:
+        spreads.update({each["group_id"]: each["metrics"]["reward_std"] for each in all_examples})
+        log_metrics(self, rows, all_examples, padded)
+
+    async_grpo_trainer.DataCollatorForRollout._log_metrics = noting
+    tokenizer = load_tokenizer(model_folder)
+    tokenizer.chat_template, tokenizer.response_schema = _PROMPT_AS_IT_IS, {}
+    Server(config.engine.server_url).wait(_PATIENCE)
+    trainer = AsyncGRPOTrainer(
+        model=str(model_folder),
+        reward_funcs=digits_in_messages,
+        train_dataset=asked_in_order(config, model_folder, tokenizer),
+        processing_class=tokenizer,
+        weight_transfer=NoWeights(config.engine.server_url) if work == "dry" else None,
+        args=AsyncGRPOConfig(
+            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=MICRO_BATCH[work],
+            gradient_accumulation_steps=config.batch_size // MICRO_BATCH[work], token_budget=0,
+            num_generations=config.group_size, max_completion_length=config.max_completion_length,
+            temperature=config.temperature, learning_rate=config.learning_rate, weight_decay=0.0,
+            max_grad_norm=1.0, epsilon=config.clip_epsilon, bf16=config.bf16, use_cpu=not here,
+            gradient_checkpointing=variant.endswith("recompute"),
+            max_staleness=4 if variant.endswith("loose") else config.mini_batches_per_rollout,
+            vllm_server_base_url=config.engine.server_url, seed=config.seed, save_strategy="no",
+            report_to=[], disable_tqdm=True, dataloader_pin_memory=False, logging_steps=1,
+        ),
+    )  # fmt: skip
+
+    def row(log: dict[str, Any]) -> dict[str, Any]:
+        learned = sum(spread > 0 for spread in spreads.values()) / max(len(spreads), 1)
+        return {
+            "wait_s": log["perf/rollout_wait_s"],
+            "update_s": log["perf/fwd_bwd_s"] + log["perf/optimizer_s"],
+            "sync_s": log["perf/weight_sync_s"],
+            "staleness": log["sample/staleness_mean"],
+            "staleness_max": log["sample/staleness_max"],
+            "dropped": log.get("sample/dropped_stale_total", 0.0),
+            "learned_from": learned * config.questions_per_step,
+            "completions": log["batch/samples_per_step"],
+            "length": log["sample/trained_tokens_mean"],
+            "forwarded": log["batch/forwarded_tokens_per_step"],
+            "kl": log["kl"],
+        }
+
+    trainer.add_callback(Steps(config.steps, row))
+    trainer.train()
+
+
+# ---- what is measured --------------------------------------------------------------------------
+
+
+class Steps(TrainerCallback):
+    """Prints a line for each step, and ends the process after the last one: what comes then (a checkpoint,
+    the end of the worker) is not measured."""
+
+    def __init__(self, steps: int, row: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._steps, self._row, self._ends = steps, row, [time.perf_counter()]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._ends.append(time.perf_counter())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "loss" not in logs:
+            return
+        found = {"step": state.global_step, "step_s": self._ends[-1] - self._ends[-2], **self._row(logs)}
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            torch_gib = torch.cuda.max_memory_allocated() / 2**30
+            found |= {"trainer_gib": torch_gib, "gpu_gib": (total - free) / 2**30}
+        kept = {name: float(f"{value:.6g}") for name, value in found.items() if value is not None}
+        print("STEP " + json.dumps(kept), flush=True)
+        if state.global_step >= self._steps:
+            os._exit(0)
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Medians of the counted steps; means of what need not be alike in two steps, as TRL drops completions in
+    some and has to wait there. The canary's figure is there in the first step only."""
+    counted = rows[_WARM_UP:]
+    if not counted:
+        return {"steps": 0}
+    found = {name: statistics.median(row[name] for row in counted if name in row) for name in counted[-1]}
+    found |= {name: max(row[name] for row in rows) for name in ("trainer_gib", "gpu_gib") if name in found}
+    found |= {
+        f"mean_{name}": statistics.mean(row[name] for row in counted)
+        for name in ("step_s", "wait_s", "dropped")
+        if name in found
+    }
+    found |= {"mismatch": rows[0]["mismatch"]} if "mismatch" in rows[0] else {}
+    found["tokens_per_second"] = found["completions"] * found["length"] / found["mean_step_s"]
+    for name in ("step", "dropped"):
+        found.pop(name, None)
+    return {"steps": len(counted)} | {name: float(f"{value:.5g}") for name, value in found.items()}
+
+
+# ---- processes ---------------------------------------------------------------------------------
+
+
+def start_server(model: Path, work: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    """`vllm serve` on the second GPU, with the start-up settings of the project's engine."""
+    compilation = {"mode": 0} if work == "dry" else vllm_engine._COMPILATION
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--host", "127.0.0.1",
+        "--port", str(port), "--max-model-len", str(MODEL_LENGTH[work]), "--max-num-seqs", "512",
+        "--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs",
+        "--max-logprobs", "-1", "--compilation-config", json.dumps(compilation),
+    ]  # fmt: skip
+    own = {"CUDA_VISIBLE_DEVICES": "1", "VLLM_SERVER_DEV_MODE": "1"}
+    if work == "dry":
+        own["VLLM_CPU_KVCACHE_SPACE"] = "1"
+    else:
+        command += ["--gpu-memory-utilization", str(_SERVER_SHARE)]
+    return start(command, own, log)
+
+
+def start(command: list[str], own: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A process group of its own, without a network."""
+    offline = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, env=os.environ | offline | own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill its group, and what it started elsewhere."""
+    below: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        below = psutil.Process(process.pid).children(recursive=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for each in below:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    process.wait(30)
+    psutil.wait_procs(below, timeout=15)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def contest(
+    contestant: str, work: str, steps: int, model: Path, scratch: str, logs: Path, name: str, limit: float
+) -> dict[str, Any] | str:
+    """One contestant's figures, or what is known of its failure."""
+    port, began = free_port(), time.perf_counter()
+    log, server_log = logs / f"{name}.log", logs / f"{name}-server.log"
+    arguments = ["--here", contestant, "--server", f"http://127.0.0.1:{port}", "--steps", str(steps)]
+    command = [sys.executable, "-m", "benchmarks.gpu_async", str(model), "--work", work, *arguments]
+    running: list[subprocess.Popen[bytes]] = []
+    ended = ""
+    try:
+        server = start_server(model, work, port, server_log)
+        running.append(server)
+        trainer = start(command, {"CUDA_VISIBLE_DEVICES": "0", "TMPDIR": scratch}, log)
+        running.append(trainer)
+        while not ended:
+            time.sleep(0.2)
+            if trainer.poll() is not None:
+                ended = f"the trainer ended with {trainer.returncode}"
+            elif server.poll() is not None:
+                ended = f"the server ended with {server.returncode}"
+            elif time.perf_counter() - began > limit:
+                ended = f"stopped after {limit:.0f} s"
+    finally:
+        for process in reversed(running):
+            end(process)
+    shown = log.read_text(errors="replace")
+    rows = [json.loads(line[5:]) for line in shown.splitlines() if line.startswith("STEP ")]
+    checks = [json.loads(line[6:]) for line in shown.splitlines() if line.startswith("CHECK ")]
+    found: dict[str, Any] = summary(rows) | {"seconds": round(time.perf_counter() - began, 1)}
+    found |= {"kernel_check": checks[0]} if checks else {}
+    if len(rows) == steps + _WARM_UP:
+        return found
+    if len(rows) > _WARM_UP:
+        return found | {"ended": ended}
+    tail = server_log.read_text(errors="replace")[-3_000:]
+    return f"{ended}\n---- trainer\n{shown[-4_000:]}\n---- server\n{tail}"
+
+
+def run_here(given: argparse.Namespace, work: str) -> None:
+    """The trainer of one contestant, in this process."""
+    stay_on_loopback(given.server)
+    config = settings(work, given.steps + _WARM_UP, given.server)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = run_ours if given.here.startswith("ours") else run_async
+        run(work, given.here, config, Path(scratch), given.model)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_async", description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--work", nargs="+", choices=sorted(WORK), default=["w1", "w2"])
+    parser.add_argument("--only", nargs="+", choices=sorted({*CONTESTANTS, *VARIANTS}), default=CONTESTANTS)
+    parser.add_argument("--steps", type=int, default=5, help="counted ones; two more are made")
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds a contestant")
+    parser.add_argument("--logs", type=Path, help="folder that keeps the logs")
+    parser.add_argument("--here", help=argparse.SUPPRESS)
+    parser.add_argument("--server", help=argparse.SUPPRESS)
+    parser.add_argument("--make-qwen", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    given.model = given.model.resolve()
+    if given.make_qwen:
+        qwen(given.model, given.make_qwen)
+        return
+    if given.here:
+        run_here(given, given.work[0])
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    stay_on_loopback("http://127.0.0.1")
+    with tempfile.TemporaryDirectory() as scratch:
+        logs = given.logs or Path(scratch)
+        logs.mkdir(parents=True, exist_ok=True)
+        for work in given.work:
+            model = given.model
+            if work == "w2":
+                model = Path(scratch) / "qwen"
+                command = [sys.executable, "-m", "benchmarks.gpu_async", str(given.model)]
+                subprocess.run([*command, "--make-qwen", str(model)], check=True, timeout=240)
+            for number, contestant in enumerate(given.only):
+                name = f"{work}-{number}-{contestant}"
+                found = contest(contestant, work, given.steps, model, scratch, logs, name, given.limit)
+                line = found if isinstance(found, str) else "RESULT " + json.dumps(found)
+                print(work, contestant, line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
