@@ -8,6 +8,7 @@
     --context 16384     tokens of the longest row and of a micro-batch (32,768)
     --fill full         every row as long as the context; `mixed` (default): from an eighth of it to all of it
     --optimizer adamw_8bit    needs torchao
+    --compile           the layers are compiled, which the product does not do
     --publish           write the trained model too (30 GB of float32)
 
 Weights are random and made here from the configuration, tokens are those of the tiny world: nothing is
@@ -81,6 +82,7 @@ def write_model(shape: ModelShape, context: int, folder: Path) -> None:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         Qwen2ForCausalLM(config).save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
+    torch.cuda.empty_cache()  # this process lives on beside those that train
 
 
 def write_rows(lengths: list[int], folder: Path) -> None:
@@ -130,6 +132,9 @@ def train(config: SFTConfig, job: Job) -> None:
 
     def metered(*args: Any) -> Any:
         trainer = build(*args)
+        if asked["compile"]:
+            for layer in trainer.model.model.layers:
+                layer.compile(dynamic=True)
         trainer.add_callback(Meter(job.folder, asked["mode"] == "resume"))
         return trainer
 
@@ -222,6 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--fill", choices=["mixed", "full"], default="mixed")
     parser.add_argument("--optimizer", choices=["adamw", "adamw_8bit"], default="adamw")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--scratch", type=Path, help="kept; a job found there goes on")
@@ -239,7 +245,8 @@ def main() -> None:
             lengths = (shares * args.context).astype(int).tolist() * args.steps
             write_model(shape, args.context, scratch / "checkpoint/model")
             write_rows(lengths, scratch / "dataset")
-            (job.folder / "asked.json").write_text(json.dumps({"mode": args.mode, "publish": args.publish}))
+            asked = {"mode": args.mode, "publish": args.publish, "compile": args.compile}
+            (job.folder / "asked.json").write_text(json.dumps(asked))
             if args.mode == "resume":
                 step = killed_after_a_checkpoint([*_again(args), "--scratch", str(scratch)], job)
                 print(f"killed; the newest whole checkpoint is of step {step}", flush=True)
