@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -207,3 +208,34 @@ def test_an_answer_that_eats_memory_is_stopped_and_the_worker_goes_on(pool):
     expands = r"\frac{(x+y+z+w+1)^{45}(2x+2y+2z+2w+2)^{45}}{2^{45}}"
     pairs = [("(x+y+z+w+1)^{90}", expands), *SUMS[:4]]
     assert verdicts(pool, pairs) in (["timeout", *EXPECTED[:4]], ["wrong", *EXPECTED[:4]])
+
+
+def test_workers_start_before_anything_is_judged():
+    known = {w.pid for w in workers_below()}
+    with VerifierPool(workers=2) as pool:
+        pool.warm([problem(answer="1")])
+        deadline = time.monotonic() + 60
+        while len(pool.process_ids()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        warm = set(pool.process_ids())
+        assert len(warm) == 2
+        assert verdicts(pool, SUMS) == EXPECTED
+        assert set(pool.process_ids()) == warm
+        assert warm.isdisjoint(known)
+
+
+def test_no_process_starts_for_problems_that_need_none():
+    with VerifierPool(workers=1) as pool:
+        pool.warm([replace(problem(answer="1"), verifier="rubric")])
+        time.sleep(0.2)
+        assert pool.process_ids() == []
+
+
+def test_the_newest_judgements_are_remembered(monkeypatch):
+    monkeypatch.setattr("tasks.rewards.pool.REMEMBERED", 3)
+    with VerifierPool(workers=1) as pool:
+        assert verdicts(pool, SUMS[:5]) == EXPECTED[:5]
+        monkeypatch.setattr(pool, "_attempts", lambda row: pytest.fail("judged again"))
+        assert verdicts(pool, SUMS[2:5]) == EXPECTED[2:5]
+        with pytest.raises(pytest.fail.Exception):
+            verdicts(pool, SUMS[:1])

@@ -201,3 +201,40 @@ def test_a_checkpoint_is_sampled_and_judged(tmp_path, tiny_model):
     assert table.num_rows == 8
     assert set(table["checkpoint"].to_pylist()) == {job.inputs["checkpoint"].ref.digest}
     assert None not in table["verdict"].to_pylist()
+
+
+def test_shards_are_verified_while_others_are_sampled(tmp_path, monkeypatch):
+    monkeypatch.setattr(subject, "SHARD_COMPLETIONS", 2)
+    problems, begun = PROBLEMS[:4], []
+
+    class Watched(VerifierPool):
+        def verify(self, asked, completions):
+            begun.append([p.id for p in asked])
+            return super().verify(asked, completions)
+
+    engine = Scripted(lambda prompt, seed: " <think> a </think> <answer> 1 </answer>")
+    with Watched(workers=1) as pool, judged_samples.verified_ahead(problems, pool) as finished:
+        job = _job(tmp_path)
+        shards = subject.sample_shards(
+            engine, problems, "plain", SHORT, 1, 0, "0" * 64, job, job.state / "shards", finished
+        )
+    ids = [p.id for p in problems]
+    assert len(shards) == 4
+    assert begun == [ids[:2], ids[2:]]
+
+
+def test_not_more_is_verified_ahead_than_the_pool_remembers(monkeypatch):
+    monkeypatch.setattr(judged_samples, "_AHEAD", 3)
+    seen = []
+
+    class Pool:
+        def warm(self, problems):
+            pass
+
+        def verify(self, asked, completions):
+            seen.extend(completions)
+
+    with judged_samples.verified_ahead(PROBLEMS[:1], Pool()) as finished:
+        for n in range(4):
+            finished([PROBLEMS[0].id] * 2, [f"{n}a", f"{n}b"])
+    assert seen == ["0a", "0b", "1a", "1b"]
