@@ -8,10 +8,10 @@ Both sides are the same `LLM` object in the same process with the same prompts, 
 so what differs is how the requests enter and what is done with the answers.
 
     rollout N     N sequences of exactly 300 tokens, 16 of them from each prompt: `Engine.generate`
-    evaluation    4 samples of each of 1,110 questions after three worked examples, of their natural length, at
-                  most 300 tokens: `tasks.rollout.sampling.sample_shards`, which renders and tokenises the
-                  questions, decodes the answers and writes them as shards of Parquet. `LLM.generate` only
-                  generates; it is given token ids and does not turn the answers into text.
+    evaluation    4 samples of each of 1,110 questions after three worked examples, of their natural length,
+                  at most 300 tokens: `tasks.rollout.sampling.sample_shards`, which renders and tokenises
+                  the questions, decodes the answers and writes them as shards of Parquet. `LLM.generate`
+                  only generates; it is given token ids and does not turn the answers into text.
 
 The prefix cache is emptied before each run. The first round warms up and is not counted.
 """

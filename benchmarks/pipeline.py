@@ -4,7 +4,7 @@
     python -m benchmarks.pipeline --preset my.yaml --folder /data/bench
 
 Runs `r1 run` twice on a server and folders of its own and prints, with the limits that the project sets
-itself: total seconds, peak memory of all processes together (PSS, sampled every 0.5 s), orchestration
+itself: total seconds, peak memory of all processes together (PSS, sampled every 2 s), orchestration
 seconds a stage (from the end of the stage before to its own, less the seconds its job was at work; starting
 the job's Python counts as orchestration), the cached re-run, and the import of `flows` beyond Prefect's.
 On a machine that is busy with other things the numbers mean nothing: the load is printed too.
@@ -38,6 +38,8 @@ from flows.daemons import MARK
 from tasks.settings import REPOSITORY
 
 MIB = 2**20
+_SAMPLED_EVERY = 2.0
+"""Seconds. A sample reads the page tables of all processes; every 0.5 s it took a third of a processor."""
 IMPORTS = """
 import time
 from prefect import flow, task
@@ -81,7 +83,7 @@ class Memory:
         self._thread.join()
 
     def _sample(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(_SAMPLED_EVERY):
             now = dict(_memory(process) for process in _family(self.home))
             if sum(now.values()) > self.peak:
                 self.peak, self.at_peak = sum(now.values()), now

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -131,7 +132,7 @@ class PrefectBuilder:
         def made() -> list[str]:
             refs = self._resolved(inputs)
             parameters = {name: ref.digest for name, ref in refs.items()}
-            new = self._build_all(wanted, {node: refs}, lambda _: self._asked(wanted, parameters))
+            new = self._build_all(wanted, {node: refs}, lambda _: self._asked(wanted, parameters), node)
             if self._refs[node].kind == Kind.problems:
                 self._refuse_what_they_cannot_serve()
             return new
@@ -142,10 +143,14 @@ class PrefectBuilder:
     def make_each(
         self, node: str, stage: Stage, config: Settings, each: Mapping[str, Promise], **inputs: Promise
     ) -> dict[str, Promise]:
-        """Those that are missing, in one run of the stage's deployment."""
+        """Those that are missing, in one run of the stage's deployment, which starts one engine for them.
 
-        def made() -> list[str]:
-            several, shared = self._resolved(each), self._resolved(inputs)
+        An engine that starts in no time need not be shared: then the earlier half has a run of its own, which
+        is at work beside the stages that still train.
+        """
+
+        def made(part: Mapping[str, Promise], turn: str) -> list[str]:
+            several, shared = self._resolved(part), self._resolved(inputs)
             refs = {f"{node}.{label}": {stage.each: ref, **shared} for label, ref in several.items()}
             digests = {name: ref.digest for name, ref in shared.items()}
 
@@ -153,11 +158,14 @@ class PrefectBuilder:
                 labels = [name.removeprefix(f"{node}.") for name in missing]
                 return self._asked(wanted, digests, {label: several[label].digest for label in labels})
 
-            return self._build_all(wanted, refs, parameters)
+            return self._build_all(wanted, refs, parameters, turn)
 
         wanted = Node(node, stage, config)
-        run = self._submit(node, made, [*each.values(), *inputs.values()])
-        return {label: Promise(f"{node}.{label}", run) for label in each}
+        promises: dict[str, Promise] = {}
+        for name, part in _parts(node, config, each).items():
+            run = self._submit(name, partial(made, part, name), [*part.values(), *inputs.values()])
+            promises |= {label: Promise(f"{node}.{label}", run) for label in part}
+        return promises
 
     def use(self, node: str, stage: Stage, artifact: str) -> Promise:
         ref = plan.used_artifact(self.store, self.pipeline, node, stage, artifact)
@@ -264,13 +272,15 @@ class PrefectBuilder:
         node: Node,
         wanted: Mapping[str, Mapping[str, Ref]],
         parameters: Callable[[list[str]], dict[str, Any]],
+        turn: str,
     ) -> list[str]:
-        """What exists is reused; the rest, which is returned, is one run of the stage's deployment."""
+        """What exists is reused; the rest, which is returned, is one run of the stage's deployment. It takes
+        its turn as what was submitted under the name `turn`."""
         keys = {name: key_of(node, refs) for name, refs in wanted.items()}
         missing = [name for name, key in keys.items() if not self._reused(name, key)]
         if missing:
             waited = [keys[name] for name in missing]
-            self._wait_for_turn(node.name)
+            self._wait_for_turn(turn)
             self._dispatch(node, parameters(missing), waited)
         self._refs |= {name: self._published(name, key) for name, key in keys.items()}
         return missing
@@ -353,3 +363,13 @@ class PrefectBuilder:
         if ref is None:
             raise StageFailed(f"{name}: its run completed, and the store has no artifact of its key")
         return ref
+
+
+def _parts(node: str, config: Settings, each: Mapping[str, Promise]) -> dict[str, dict[str, Promise]]:
+    """What `make_each` makes in one run, by the name under which it is submitted."""
+    engine = getattr(config, "engine", None)
+    if len(each) < 2 or engine is None or engine.entry.package:
+        return {node: dict(each)}
+    labels, half = list(each), (len(each) + 1) // 2
+    parts = {f"{node}, first half": labels[:half], node: labels[half:]}
+    return {name: {label: each[label] for label in part} for name, part in parts.items()}

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from tasks.job.__main__ import main as run_job
+from tasks.rewards.language import load_dictionary
 from tasks.source_code import code_bytes
 from tasks.spare import import_stages
 from tasks.supervise.stand_in import read_request
@@ -180,6 +181,7 @@ def main(path: str, modules: Sequence[str] = ()) -> None:
     import_stages()
     for module in modules:
         importlib.import_module(module)
+    load_dictionary()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()

@@ -47,9 +47,9 @@ to 75, and a small model writes faster with 256 sequences (50,000 tokens/s, not 
 graphs."""
 
 _ENTER_EVERY = 32
-"""Steps between two times at which sequences enter, unless half of the places are free. A step that reads a
-prompt has no graph (20 ms for 135M parameters where one that only decodes takes 5), and if a new sequence took
-the place of each one that ends, nearly every step of short completions would read a prompt."""
+"""Steps between two times at which sequences enter, unless half of the places are free. A step that reads
+a prompt has no graph (20 ms for 135M parameters where one that only decodes takes 5), and if a new sequence
+took the place of each one that ends, nearly every step of short completions would read a prompt."""
 
 
 class VllmEngine:
