@@ -5,7 +5,7 @@
 
 Runs `r1 run` twice on a server and folders of its own and prints, with the limits that the project sets
 itself: total seconds, peak memory of all processes together (PSS, sampled every 2 s), orchestration
-seconds a stage (from the end of the stage before to its own, less the seconds its job was at work; starting
+seconds a stage (from the time its inputs are there to its end, less the seconds its job was at work; starting
 the job's Python counts as orchestration), the cached re-run, and the import of `flows` beyond Prefect's.
 On a machine that is busy with other things the numbers mean nothing: the load is printed too.
 """
@@ -27,7 +27,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import psutil
@@ -35,6 +34,7 @@ import psutil
 from artifacts.store import ArtifactStore
 from flows import services
 from flows.daemons import MARK
+from tasks.recipe import STAGES
 from tasks.settings import REPOSITORY
 
 MIB = 2**20
@@ -141,17 +141,17 @@ def flow_times(run: Run) -> tuple[datetime, datetime]:
 
 
 def orchestration(began: datetime, store: ArtifactStore) -> Iterator[tuple[str, float, float]]:
-    """(stage run, seconds at work, seconds of everything else) of what was published since `began`.
+    """(node, seconds at work, seconds of everything else) of what was published since `began`.
 
-    Evaluations share one run.
+    A node could begin when the last of its inputs was published. Left out are evaluations, which share runs.
     """
     made = sorted((m for m in store.objects() if m.created_at > began), key=lambda m: m.created_at)
-    previous = began
-    for name, group in groupby(made, key=lambda manifest: manifest.node.partition(".")[0]):
-        stage = list(group)
-        work = sum(manifest.seconds for manifest in stage)
-        yield name, work, (stage[-1].created_at - previous).total_seconds() - work
-        previous = stage[-1].created_at
+    published = {manifest.digest: manifest.created_at for manifest in made}
+    for manifest in made:
+        if not STAGES[manifest.stage].each:
+            inputs = [published[ref.digest] for ref in manifest.parents.values() if ref.digest in published]
+            whole = (manifest.created_at - max(inputs, default=began)).total_seconds()
+            yield manifest.node, manifest.seconds, whole - manifest.seconds
 
 
 def import_seconds() -> float:
