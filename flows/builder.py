@@ -371,5 +371,5 @@ def _parts(node: str, config: Settings, each: Mapping[str, Promise]) -> dict[str
     if len(each) < 2 or engine is None or engine.entry.package:
         return {node: dict(each)}
     labels, half = list(each), (len(each) + 1) // 2
-    parts = {f"{node}, first half": labels[:half], node: labels[half:]}
+    parts = {f"{node}-early": labels[:half], node: labels[half:]}
     return {name: {label: each[label] for label in part} for name, part in parts.items()}

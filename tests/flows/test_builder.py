@@ -13,8 +13,10 @@ import pytest
 from flows import builder
 from flows.builder import PrefectBuilder, Promise, StageFailed, Undecided
 from flows.graph import load_pipeline
+from tasks.evaluate.stage import EvaluateConfig
 from tasks.presets import PresetError
 from tasks.review import Review, decide
+from tasks.rollout.settings import EngineSettings
 from tests.flows.conftest import Publisher
 
 pytestmark = pytest.mark.slow
@@ -32,7 +34,7 @@ class Workers:
     """The node whose run stays at work until it is cancelled."""
     ids: dict[str, Any] = field(default_factory=dict)
     """Node -> its flow run."""
-    work: dict[str, Callable[[], Any]] = field(default_factory=dict)
+    work: dict[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     during: dict[str, Callable[[], Any]] = field(default_factory=dict)
     """Node -> what happens while its run is at work."""
@@ -49,9 +51,9 @@ class Workers:
         return self.built.make(node, stage, config, **inputs)
 
     def make_each(self, node, stage, config, each, **inputs: Promise):
-        def work():
-            several, shared = self.built._resolved(each), self.built._resolved(inputs)
-            return self.publisher.make_each(node, stage, config, several, **shared)
+        def work(labels):
+            several = self.built._resolved({label: each[label] for label in labels})
+            return self.publisher.make_each(node, stage, config, several, **self.built._resolved(inputs))
 
         self.work[stage.name, node] = work
         return self.built.make_each(node, stage, config, each, **inputs)
@@ -75,7 +77,8 @@ class Workers:
                 time.sleep(0.05)
             state = Failed(message="no room")
         elif node != self.endless:
-            self.work[stage, node]()
+            labels = parameters.get("checkpoints")
+            self.work[stage, node](*[labels] if labels else [])
         with get_client(sync_client=True) as client:
             made = client.create_flow_run(flow(name=stage)(print), state=state)
         self.ids[node] = made.id
@@ -139,12 +142,21 @@ def test_each_nodes_task_waits_for_those_of_its_inputs(workers):
     assert error is None
     nodes, feeds = workers.built.pipeline.nodes, workers.built.pipeline.feeds
     expected = {node: set(feeds.get(node, {}).values()) for node in nodes}
-    expected["evaluation"] = {  # one run for all of them
-        feed for name, inputs in feeds.items() if name.startswith("evaluation.") for feed in inputs.values()
-    }
-    expected["report"] = {feed.partition(".")[0] for feed in expected["report"]}
-    assert edges_of(flow_run, len(nodes)) == expected
-    assert len(workers.asked) == len(nodes) - len(REUSED)
+    evaluated = [set(inputs.values()) for name, inputs in feeds.items() if name.startswith("evaluation.")]
+    assert len(evaluated) == 9
+    expected["evaluation-early"] = set.union(*evaluated[:5])  # a run that does not wait for the later ones
+    expected["evaluation"] = set.union(*evaluated[5:])
+    expected["report"] = {feed.partition(".")[0] for feed in expected["report"]} | {"evaluation-early"}
+    assert edges_of(flow_run, len(nodes) + 1) == expected
+    assert len(workers.asked) == len(nodes) + 1 - len(REUSED)
+
+
+def test_evaluations_that_share_an_engines_start_are_one_run():
+    for engine, names in (("vllm", ["evaluation"]), ("transformers", ["evaluation-early", "evaluation"])):
+        config = EvaluateConfig(engine=EngineSettings(name=engine))
+        parts = builder._parts("evaluation", config, {label: Promise(label, None) for label in "abc"})
+        assert list(parts) == names
+        assert [label for part in parts.values() for label in part] == ["a", "b", "c"]
 
 
 def test_a_stage_that_failed_stops_the_run_with_its_reason(workers):
