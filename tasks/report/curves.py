@@ -100,7 +100,8 @@ def evaluations(stages: Mapping[str, Metrics], colors: Mapping[str, str] = _OWN)
             if name in lines:
                 lines[name][node] = points
     return _grid(
-        [Panel(t, lines[n], low, high) for n, (t, low, high) in EVALUATION_PANELS.items() if lines[n]]
+        [Panel(t, lines[n], low, high) for n, (t, low, high) in EVALUATION_PANELS.items() if lines[n]],
+        colors=colors,
     )
 
 

@@ -16,7 +16,7 @@ from tasks.funnel import FunnelStep
 from tasks.recipe import title
 from tasks.report.browser import ShownSample, browser_part
 from tasks.report.claims import ClaimVerdict
-from tasks.report.curves import RL_PANELS, one_stage, overlay, smooth, thin
+from tasks.report.curves import RL_PANELS, evaluations, one_stage, overlay, smooth, thin
 from tasks.report.data import by_name, load_run
 from tasks.report.figures import FIGURES, Section, draw_all, figure
 from tasks.report.pages import html_page, markdown_page
@@ -24,7 +24,7 @@ from tasks.report.plot import canvas, to_svg
 from tasks.report.recipe_figure import recipe_svg
 from tasks.report.selection import ChosenCompletions
 from tasks.report.stage_settings import settings_of
-from tasks.report.style import DOMAIN_COLORS, FAINT, MUTED, color
+from tasks.report.style import COMPARED, DOMAIN_COLORS, FAINT, MUTED, color
 from tests.report.synthetic import SKILL, row_with
 
 SVG = "http://www.w3.org/2000/svg"
@@ -256,6 +256,14 @@ def test_only_the_curves_of_domains_have_a_domains_colour_and_legend(node):
 def test_the_one_stage_of_a_figure_of_stages_is_named():
     svg = to_svg(overlay({"dev1": {"loss": [(step, 1.0) for step in range(30)]}}, ["loss"]), "curves").svg
     assert {"Dev1", "Loss"} <= {t.text for t in ElementTree.fromstring(svg).iter(f"{{{SVG}}}text")}
+
+
+def test_two_runs_have_their_own_colours_in_every_figure_of_curves():
+    runs, hues = ("tiny", "tiny@lower-lr"), dict(zip(("tiny", "tiny@lower-lr"), COMPARED, strict=True))
+    curves = {run: {"reward": [(0, 0.5), (9, 0.7)], "pass_at_1": [(0, 0.2), (9, 0.4)]} for run in runs}
+    trained, held_out = overlay(curves, ["reward"], hues), evaluations(curves, hues)
+    assert colours(to_svg(trained, "trained").svg, "Reward") == set(COMPARED)
+    assert colours(to_svg(held_out, "held out").svg, "pass@1") == set(COMPARED)
 
 
 def test_the_figure_of_the_recipe_has_the_problems_and_marks_what_reads_them(loaded):
