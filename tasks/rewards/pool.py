@@ -7,6 +7,7 @@ in a new one, so that a worker that dies for reasons of its own loses no row.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -333,8 +334,9 @@ def _begin(problem: Problem, completion: str) -> Judgement | _Keyed | None:
         row = judge_or_defer(problem, completion)
         if not isinstance(row, Deferred):
             return row
-        arguments = json.dumps(row.arguments, sort_keys=True, default=str)
-        return _Keyed((row.verifier, row.extracted, arguments), row)
+        arguments = json.dumps(row.arguments, sort_keys=True, default=str).encode()
+        # By their digest: the test cases of a code problem can be megabytes, and keys are remembered.
+        return _Keyed((row.verifier, row.extracted, hashlib.sha256(arguments).hexdigest()), row)
     except _ROW_FAULTS as failure:
         return Judgement(Verdict.error, None, one_line(failure))
 
