@@ -49,8 +49,7 @@ run: setup
 distill: setup
 	.venv/bin/r1 distill $(STUDENT)
 
-test: setup
-	.venv/bin/python -m pytest -m "not slow and not e2e"
+test: test-fast
 	.venv/bin/python -m pytest -m slow
 
 test-fast: setup
