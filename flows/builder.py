@@ -281,7 +281,7 @@ class PrefectBuilder:
         if missing:
             waited = [keys[name] for name in missing]
             self._wait_for_turn(turn)
-            self._dispatch(node, parameters(missing), waited)
+            self._dispatch(node, parameters(missing), waited, turn)
         self._refs |= {name: self._published(name, key) for name, key in keys.items()}
         return missing
 
@@ -302,7 +302,7 @@ class PrefectBuilder:
             if self._stopping.wait(_TURN_SECONDS):
                 return
 
-    def _dispatch(self, node: Node, parameters: dict[str, Any], keys: list[str]) -> None:
+    def _dispatch(self, node: Node, parameters: dict[str, Any], keys: list[str], turn: str) -> None:
         """Run a stage's deployment on its work pool until all of it is published; a run whose machine died is
         started once more.
 
@@ -318,7 +318,7 @@ class PrefectBuilder:
             with _starting:
                 run = run_deployment(f"{node.stage.name}/{node.stage.name}", parameters=parameters, timeout=0)
             assert isinstance(run, FlowRun)
-            self._begun.add(node.name)
+            self._begun.add(turn)
             with get_client(sync_client=True) as client:
                 state = self._wait(client, run.id, keys)
             if state is None:

@@ -172,16 +172,30 @@ def test_branches_are_at_work_at_the_same_time(workers, monkeypatch):
     """Neither of the two is dispatched before the other one is about to be."""
     meeting, dispatch = threading.Barrier(2, timeout=60), PrefectBuilder._dispatch
 
-    def meet_first(self, node, parameters, keys):
+    def meet_first(self, node, parameters, keys, turn):
         if node.name in ("dev1", "tiny-student-rl-only"):
             self._begun.add(node.name)
             meeting.wait()
-        return dispatch(self, node, parameters, keys)
+        return dispatch(self, node, parameters, keys, turn)
 
     monkeypatch.setattr(PrefectBuilder, "_dispatch", meet_first)
     _, error = run(workers)
     assert error is None
     assert {"dev1", "tiny-student-rl-only"} <= set(workers.asked)
+
+
+def test_the_later_evaluations_begin_while_the_earlier_ones_are_at_work(workers, monkeypatch):
+    meeting, until_the_end = threading.Barrier(2, timeout=60), PrefectBuilder._wait
+
+    def meet(self, client, run_id, keys):
+        if len(keys) > 1:
+            meeting.wait()
+        return until_the_end(self, client, run_id, keys)
+
+    monkeypatch.setattr(PrefectBuilder, "_wait", meet)
+    _, error = run(workers)
+    assert error is None
+    assert workers.asked.count("evaluation") == 2
 
 
 def test_what_can_begin_together_is_asked_for_in_the_order_of_the_recipe(workers, monkeypatch):
@@ -236,7 +250,7 @@ def test_other_branches_end_before_the_run_waits_for_a_review(workers, tmp_path)
 def test_a_decision_that_comes_while_a_branch_is_at_work_is_used_at_once(workers, tmp_path, monkeypatch):
     dispatch = PrefectBuilder._dispatch
 
-    def decide_first(self, node, parameters, keys):
+    def decide_first(self, node, parameters, keys, turn):
         if node.name == "tiny-student-rl-only":
             self._begun.add(node.name)
             decided(workers, tmp_path, "approve")
@@ -244,7 +258,7 @@ def test_a_decision_that_comes_while_a_branch_is_at_work_is_used_at_once(workers
             while "dev1" not in workers.asked:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        return dispatch(self, node, parameters, keys)
+        return dispatch(self, node, parameters, keys, turn)
 
     monkeypatch.setattr(PrefectBuilder, "_dispatch", decide_first)
     _, error = run(workers)
