@@ -1,6 +1,6 @@
 """Tokens a second of sampling and evaluation against vLLM's own `LLM.generate`, on a GPU.
 
-    python -m benchmarks.gpu_sampling MODEL_FOLDER             cases in turn, each twice on either side
+    python -m benchmarks.gpu_sampling MODEL_FOLDER             cases in turn, both sides in turn
     python -m benchmarks.gpu_sampling MODEL_FOLDER --sequences 16 --samples 1 --engine transformers
                                                                our side alone on a CPU, to try it
 
@@ -13,7 +13,7 @@ so what differs is how the requests enter and what is done with the answers.
                   the questions, decodes the answers and writes them as shards of Parquet. `LLM.generate`
                   only generates; it is given token ids and does not turn the answers into text.
 
-The prefix cache is emptied before each run. The first round warms up and is not counted.
+The prefix cache is emptied before each run. The first round warms up; told is the better of two others.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ def _arguments(config: RewardModelsConfig, folder: Path, rows: int) -> dict[str,
         "weight_decay": 0.0,
         "gradient_checkpointing": False,
         "use_cpu": not torch.cuda.is_available(),
-        # On a GPU over float32 weights, as RL and SFT: 92 updates of 32 pairs took 54 s of an H100 without.
+        # On a GPU over float32 weights, as RL and SFT: fitting 1,257 pairs took 54 s of an H100 without.
         "bf16": torch.cuda.is_available(),
         "seed": config.seed,
         "logging_steps": 1,

@@ -224,11 +224,13 @@ def test_workers_start_before_anything_is_judged():
         assert warm.isdisjoint(known)
 
 
-def test_no_process_starts_for_problems_that_need_none():
+def test_only_what_other_processes_judge_is_loaded_ahead(monkeypatch):
+    loaded = []
     with VerifierPool(workers=1) as pool:
-        pool.warm([replace(problem(answer="1"), verifier="rubric")])
-        time.sleep(0.2)
-        assert pool.process_ids() == []
+        monkeypatch.setattr(pool, "_warm_worker", loaded.append)
+        pool.warm([replace(problem(answer="1"), verifier=name) for name in ("rubric", "exact")])
+        pool.warm([problem(answer="1"), replace(problem(answer="1"), verifier="rubric")])
+    assert loaded == [["math"]]
 
 
 def test_the_newest_judgements_are_remembered(monkeypatch):
