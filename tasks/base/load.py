@@ -13,13 +13,14 @@ Run alone: `prefect deployment run base --param preset=tiny`.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tasks.base.folder import UnusableBase, check_config, check_folder
 from tasks.base.licence import licence_of_card, licence_of_gguf
-from tasks.base.smollm2 import INSTALL_SMOLLM2, smollm2_installed
+from tasks.base.smollm2 import INSTALL_SMOLLM2, gguf_read_once, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.job import Job
 from tasks.rendering import CHAT
@@ -41,7 +42,9 @@ def run(config: BaseConfig, job: Job) -> None:
         ValueError: a tokenizer without an end token, or one that does not fit the model.
     """
     job.progress(0, 2, f"load {config.model}")
-    model, tokenizer = load_base(config)
+    with gguf_read_once() if config.model == SMOLLM2 and smollm2_installed() else nullcontext():
+        model, tokenizer = load_base(config)
+        licence = _licence(config)
     check(model, tokenizer, config.model)
     if config.context:
         set_context(model, tokenizer, config.context)
@@ -52,7 +55,7 @@ def run(config: BaseConfig, job: Job) -> None:
     job.summary(
         model=config.model, parameters=model.num_parameters(), vocabulary=len(tokenizer),
         dtype=str(model.dtype).removeprefix("torch."), **_resolved_revision(config, model),
-        **_licence(config),
+        **licence,
     )  # fmt: skip
 
 
