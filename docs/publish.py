@@ -87,14 +87,15 @@ def _summary(
     versions: dict[str, str] = {}
     for _, manifest in manifests:
         versions |= manifest.versions
+    made = {m.digest: m for _, m in manifests}.values()  # two nodes may share an artifact
     return {
         "preset": preset,
         "command": " ".join(command),
         "made": f"{max(m.created_at for _, m in manifests):%Y-%m-%d}",
         "versions": dict(sorted(versions.items())),
         "code_revision": next((m.code_revision for _, m in manifests if m.code_revision), None),
-        "job_seconds": round(sum(m.seconds for _, m in manifests), 1),
-        "accelerator_hours": round(sum(m.accelerator_hours for _, m in manifests), 4),
+        "job_seconds": round(sum(m.seconds for m in made), 1),
+        "accelerator_hours": round(sum(m.accelerator_hours for m in made), 4),
     }
 
 

@@ -36,7 +36,7 @@ from flows.cli.shared import (
 from flows.graph import Pipeline
 from flows.local_builder import LocalBuilder
 from flows.runner import JobFailed, job_environment
-from flows.spare import SpareProcess
+from flows.spare import SpareProcesses
 from tasks.presets import PresetError
 from tasks.rollout.settings import EngineSettings
 
@@ -65,8 +65,8 @@ def main(
         say_departures(pipeline)
         with ExitStack() as stack:
             if _uses_a_gpu(pipeline):
-                spare = stack.enter_context(closing(SpareProcess(job_environment(), paths.log("spare"))))
-                builder.start = spare.start
+                spare = stack.enter_context(closing(SpareProcesses(job_environment(), paths.log("spare"))))
+                builder.start_on_gpu = spare.start
             try:
                 pipeline.walk(builder)
             except JobFailed as error:

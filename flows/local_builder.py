@@ -49,7 +49,8 @@ class LocalBuilder:
     store: ArtifactStore
     say: Callable[[str], None]
     """Told a line a node, and what a job at work is doing."""
-    start: Start = trees.start_session
+    start_on_gpu: Start = trees.start_session
+    """Starts the jobs of the GPU pools; others import little and start as they are."""
     job_seconds: float = 0.0
     """Of the jobs that ran, on the clock."""
     _progress: ProgressLines = field(init=False, repr=False)
@@ -85,19 +86,19 @@ class LocalBuilder:
         ]
         missing = tuple(build for build in builds if self.store.find(build.key) is None)
         if missing:
-            self._run(missing)
+            self._run(missing, self.start_on_gpu if node.stage.uses_gpu else trees.start_session)
         for build in builds:
             self._tell(build, made=build in missing)
         return {build.node: self._published(build) for build in builds}
 
-    def _run(self, builds: tuple[BuildSpec, ...]) -> None:
+    def _run(self, builds: tuple[BuildSpec, ...], start: Start) -> None:
         work = paths.work_root()
         work.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
         run_job(
             JobSpec(work_root=work, preset=self.pipeline.name, builds=builds),
             self._progress,
-            start=self.start,
+            start=start,
         )
         self.job_seconds += time.monotonic() - begun
 

@@ -1,7 +1,8 @@
 """Job processes started ahead of their jobs: they import what jobs import, and wait to be told which to do.
 
-torch, TRL and vLLM take 15 s and more to import. While one job holds the GPU, the next one's process imports
-them on the processor. It touches no CUDA before its job begins. One that is never asked ends with its parent.
+torch, TRL and vLLM take 15 to 30 s to import. While one job holds the GPU, the processes of the next two
+import them on the processor: of the jobs of a small model many are shorter than the imports. They touch no
+CUDA before their job begins. One that is never asked ends with its parent.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ from pathlib import Path
 from tasks.supervise import trees
 
 
-class SpareProcess:
-    """Starts job processes like `trees.start_session`, each from one that was started before."""
+_WAITING = 2
+
+
+class SpareProcesses:
+    """Starts job processes like `trees.start_session`, each from the oldest that was started before."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self._environment, self._log = environment, log
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._waiting = self._new()
+        self._waiting = [self._new() for _ in range(_WAITING)]
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> subprocess.Popen[bytes]:
-        """The waiting process takes the job of `python -m tasks.job WORDS`; the next one is started."""
-        process = self._waiting
+        """A waiting process takes the job of `python -m tasks.job WORDS`; another one is started."""
+        process = self._waiting[0]
         if environment != self._environment or trees.has_ended(process):
             return trees.start_session(command, environment, log)
         assert process.stdin is not None
         words = list(command[command.index("-m") + 2 :])
         process.stdin.write(json.dumps({"words": words, "log": str(log)}).encode() + b"\n")
         process.stdin.close()
-        self._waiting = self._new()
+        self._waiting = [*self._waiting[1:], self._new()]
         return process
 
     def close(self) -> None:
-        trees.stop(self._waiting, seconds=0.0)
+        for process in self._waiting:
+            trees.stop(process, seconds=0.0)
 
     def _new(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tasks.spare", "--parent", str(os.getpid())]

@@ -61,6 +61,11 @@ class Stage:
     for_student: bool = False
     """Its deployment is asked by the name of a student and not by that of a node."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether its pool is one of those whose jobs hold a card."""
+        return self.pool.startswith("gpu")
+
 
 MODEL_AND_PROBLEMS = {"checkpoint": Kind.checkpoint, "problems": Kind.problems}
 """The inputs of every stage that samples."""

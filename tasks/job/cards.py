@@ -41,7 +41,7 @@ def held(spec: JobSpec, stop: threading.Event, waiting: Callable[[str], None]) -
     Raises:
         StopRequested: the job was asked to stop while it waited.
     """
-    if not any(STAGES[build.stage].pool.startswith("gpu") for build in spec.builds):
+    if not any(STAGES[build.stage].uses_gpu for build in spec.builds):
         yield {}
         return
     several = any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds)

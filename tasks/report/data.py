@@ -226,9 +226,13 @@ def _counts(path: Path, column: str) -> dict[str, int]:
 
 
 def _costs(parts: Iterable[RunArtifact]) -> list[Cost]:
-    """A row a node; evaluations together, as they run in one job."""
+    """A row a node; evaluations together, as they run in one job. An artifact that two nodes share, as a
+    student that is the base itself, was made once and counts once."""
     groups: dict[str, list[Manifest]] = defaultdict(list)
+    once: dict[str, RunArtifact] = {}
     for part in parts:
+        once.setdefault(part.manifest.digest, part)
+    for part in once.values():
         groups["evaluation" if part.manifest.kind == "evaluation" else part.name].append(part.manifest)
     return [
         Cost(name, m[0].stage, len(m), sum(x.seconds for x in m), sum(x.accelerator_hours for x in m))

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -12,7 +14,7 @@ from flows.graph import load_pipeline
 from flows.local_builder import LocalBuilder
 from flows.plan import plan
 from flows.runner import job_environment
-from flows.spare import SpareProcess
+from flows.spare import SpareProcesses
 from tasks.settings import REPOSITORY
 
 pytestmark = pytest.mark.slow
@@ -48,22 +50,38 @@ def test_an_unknown_node_is_one_line(preset):
     assert done.stderr.startswith("r1: the recipe has no node 'dev9'")
 
 
-def test_a_spare_process_does_the_job_and_the_next_one_waits(preset, store):
+def test_a_spare_process_does_the_job_and_others_wait(preset, store):
+    path = preset({"base.model": "tasks/tiny_world/weights/tiny-base"})
+    before = set(psutil.Process().children())
+    spare = SpareProcesses(job_environment(), paths.log("spare"))
+    first, second = sorted(set(psutil.Process().children()) - before, key=lambda p: p.create_time())
+    pipeline = load_pipeline(path)
+    node = pipeline.node("base")
+    stage = replace(node.stage, pool="gpu-train")
+    builder = LocalBuilder(pipeline, store, print, start_on_gpu=spare.start)
+    try:
+        ref = builder.make("base", stage, node.config)
+        waiting = set(psutil.Process().children()) - before
+    finally:
+        spare.close()
+    assert store.get_ref(builder.pipeline.ref_name("base")) == ref
+    (folder,) = (paths.work_root() / "jobs").iterdir()
+    assert "published" in (folder / "log.txt").read_text()
+    assert first not in waiting
+    assert second in waiting
+    assert len(waiting) == 2
+    assert not set(psutil.Process().children()) - before
+
+
+def test_a_job_without_a_gpu_waits_for_no_imports(preset, store):
     path = preset(
         {"problems.sources": [{"name": "tiny-world", "train": {"math": 20}, "held_out": {"math": 5}}]}
     )
-    before = set(psutil.Process().children())
-    spare = SpareProcess(job_environment(), paths.log("spare"))
-    (first,) = set(psutil.Process().children()) - before
-    builder = LocalBuilder(load_pipeline(path), store, print, start=spare.start)
+
+    def refused(*_: object) -> NoReturn:
+        raise AssertionError("the problems were made by a process that has imported torch")
+
+    builder = LocalBuilder(load_pipeline(path), store, print, start_on_gpu=refused)
     node = builder.pipeline.node("problems")
-    try:
-        ref = builder.make("problems", node.stage, node.config)
-        (second,) = set(psutil.Process().children()) - before
-    finally:
-        spare.close()
+    ref = builder.make("problems", node.stage, node.config)
     assert store.get_ref(builder.pipeline.ref_name("problems")) == ref
-    (folder,) = (paths.work_root() / "jobs").iterdir()
-    assert "published" in (folder / "log.txt").read_text()
-    assert second != first
-    assert not set(psutil.Process().children()) - before
