@@ -8,7 +8,7 @@
     --context 16384     tokens of the longest row and of a micro-batch (32,768)
     --fill full         every row as long as the context; `mixed` (default): from an eighth of it to all of it
     --optimizer adamw_8bit    needs torchao
-    --compile           the layers are compiled, which the product does not do
+    --compile           with `compile_layers`
     --publish           write the trained model too (30 GB of float32)
 
 Weights are random and made here from the configuration, tokens are those of the tiny world: nothing is
@@ -132,9 +132,6 @@ def train(config: SFTConfig, job: Job) -> None:
 
     def metered(*args: Any) -> Any:
         trainer = build(*args)
-        if asked["compile"]:
-            for layer in trainer.model.model.layers:
-                layer.compile(dynamic=True)
         trainer.add_callback(Meter(job.folder, asked["mode"] == "resume"))
         return trainer
 
@@ -150,7 +147,7 @@ def settings(args: argparse.Namespace) -> SFTConfig:
     return SFTConfig(
         epochs=1, batch_size=rows, micro_batch_tokens=args.context, max_length=args.context,
         learning_rate=8e-5, bf16=True, launch=launch, optimizer=args.optimizer,
-        recompute=True, checkpoint_every=2 if args.mode == "resume" else 1_000,
+        recompute=True, compile_layers=args.compile, checkpoint_every=2 if args.mode == "resume" else 1_000,
         lora=LoraSettings() if args.mode == "lora" else None,
     )  # fmt: skip
 
@@ -245,7 +242,7 @@ def main() -> None:
             lengths = (shares * args.context).astype(int).tolist() * args.steps
             write_model(shape, args.context, scratch / "checkpoint/model")
             write_rows(lengths, scratch / "dataset")
-            asked = {"mode": args.mode, "publish": args.publish, "compile": args.compile}
+            asked = {"mode": args.mode, "publish": args.publish}
             (job.folder / "asked.json").write_text(json.dumps(asked))
             if args.mode == "resume":
                 step = killed_after_a_checkpoint([*_again(args), "--scratch", str(scratch)], job)
@@ -260,7 +257,8 @@ def _again(args: argparse.Namespace) -> list[str]:
     given = {"processes": args.processes, "context": args.context, "fill": args.fill,
              "optimizer": args.optimizer, "steps": args.steps}  # fmt: skip
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "benchmarks.gpu_sft", args.mode, *flags, *["--tiny"] * args.tiny]
+    flags += [f"--{name}" for name in ("tiny", "compile") if getattr(args, name)]
+    return [sys.executable, "-m", "benchmarks.gpu_sft", args.mode, *flags]
 
 
 if __name__ == "__main__":

@@ -126,6 +126,9 @@ class RLConfig(CodeChecking):
     """Share of general prompts in a step once they have entered."""
     bf16: bool = False
     """Mixed precision; the weights stay in float32."""
+    compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
+    """torch.compile for the layers: an update takes a third less time and less memory, the first one about
+    half a minute more. For runs of hours."""
     engine: EngineSettings = EngineSettings()
     """What draws the outputs."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 50
@@ -208,6 +211,11 @@ class RLConfig(CodeChecking):
             raise ValueError(
                 "rollout_ahead needs an engine on devices of its own, and cannot draw groups again: set "
                 "engine.name to vllm-server and refill_rounds to 0"
+            )
+        if self.compile_layers and self.engine.entry.caches_in_trainer:
+            raise ValueError(
+                f"compile_layers: engine {self.engine.name} samples from the trained model itself, whose "
+                "compiled layers take whole packs only; set engine.name to vllm or compile_layers to false"
             )
         if len({t.name for t in self.rewards}) != len(self.rewards):
             raise ValueError("rewards names a term twice: give each term once with one weight")

@@ -53,7 +53,7 @@ from tasks.tokenizer import Codec
 from tasks.training.attention import use_flash_attention
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import OWN
-from tasks.training.models import halve_linear_layers
+from tasks.training.models import compile_layers, halve_linear_layers
 from tasks.training.sharding import is_sharded, policy_weights, whole_weights
 
 Row = dict[str, Any]
@@ -112,6 +112,8 @@ class GroupTrainer(GRPOTrainer):
         for model in (self.model, self.ref_model):
             if model is not None:
                 use_flash_attention(self.accelerator.unwrap_model(model), self.config.bf16)
+                if self.config.compile_layers:
+                    compile_layers(self.accelerator.unwrap_model(model))
         if self.ref_model is not None and self.config.bf16 and not is_sharded(self.ref_model):
             halve_linear_layers(self.accelerator.unwrap_model(self.ref_model))
 

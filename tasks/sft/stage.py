@@ -44,6 +44,9 @@ class SFTConfig(Settings):
     recompute: Annotated[bool | None, Field(json_schema_extra=VOLATILE)] = None
     """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
     1e9 parameters on."""
+    compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
+    """torch.compile for the layers: an update takes a third less time and less memory, the first one about
+    half a minute more. For runs of hours."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
     """Checkpoint interval, in updates."""
     budget_hours: Annotated[float | None, Field(gt=0, json_schema_extra=VOLATILE)] = None

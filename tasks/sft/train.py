@@ -39,6 +39,7 @@ from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
 from tasks.training.launching import sharding_arguments, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import (
+    compile_layers,
     end_token_ids,
     load_policy,
     save_model,
@@ -124,6 +125,8 @@ def build_trainer(
     if (rows.ids[rows.starts[1:] - 1] != tokenizer.eos_token_id).any():
         raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: encode the rows again")
     use_flash_attention(model, config.bf16)
+    if config.compile_layers:
+        compile_layers(model)
     order = row_order(rows.lengths[fitting], config.epochs, config.batch_size, config.seed)
     updates = PackedUpdates(
         rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes
