@@ -1,20 +1,23 @@
-"""GRPO on two GPUs: this project with `rollout_ahead` against TRL's experimental AsyncGRPOTrainer, in turn.
+"""GRPO on two GPUs: this project in two ways against TRL's experimental AsyncGRPOTrainer, in turn.
 
     python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w1 [--logs FOLDER]          all contestants in turn
     python -m benchmarks.gpu_async SMOLLM2_FOLDER --work w2 --steps 3 --limit 280 --only ours async
     .venv-vllm/bin/python -m benchmarks.gpu_async TINY_FOLDER --work dry --limit 600  the same code on a CPU
 
-    w1   the model of the folder: 16 questions x 16 outputs of exactly 300 tokens
-    w2   a Qwen2.5-1.5B with random weights: 32 x 16 outputs of exactly 1,024 tokens
-    dry  the model of the folder: 4 x 4 outputs of 16 tokens
+The work is that of `benchmarks.gpu_step`, without a KL term: 256 completions of 300 tokens an update in w1.
 
-Each contestant is a trainer on card 0 and a `vllm serve` on card 1, both started for it alone and killed
-after it; the servers are started with the same options. The same on both sides: prompts, their order and
+    ours-colocated  two processes by the launch layer (DDP), a vLLM in each one beside the trainer
+    ours            `rollout_ahead`: a trainer on the first card, `vllm serve` on the second
+    async           TRL's: likewise
+
+The cards are the first two of `CUDA_VISIBLE_DEVICES`. Servers are started with the same options. Whatever is
+started is started for one contestant alone and killed after it. The same in all: prompts, their order and
 tokens, the reward (a count of digits, which differs inside a group), completions in an update, one update a
 rollout, learning rate, AdamW without weight decay, bf16 over float32 weights, clipping, no KL term, no end
-token (`ignore_eos`), no recomputation. `ours` learns from completions that are one update old; `async` has
-`max_staleness` 1, so it throws away what is older. Its sample batches have a fixed count, as packs of a
-budget of tokens would make its updates vary in size.
+token (`ignore_eos`), no recomputation. `ours` learns from completions that are one update old, `async` has
+`max_staleness` 1, so it throws away what is older, and `ours-colocated` from those of the present policy. Its
+figures are those of the first process, with the engine's part of the memory in `trainer_gib`. TRL's sample
+batches have a fixed count, as packs of a budget of tokens would make its updates vary in size.
 
 What was changed in TRL's trainer, and nothing else:
 
@@ -25,10 +28,11 @@ What was changed in TRL's trainer, and nothing else:
   parser of answers, without which the worker does not start. The chat template given to it puts the prompt
   as it is.
 
-In `dry`, no weights are sent on either side, as the servers of a CPU cannot receive them, and the canary of
-ours, which would see that, is off; the rest is real. `async-loose` has TRL's default `max_staleness` of 4:
-Accelerate's loader takes a sample batch more than an update needs before it hands out the update's last one,
-so `async` may drop completions that waited for it. Variants `...-recompute` recompute activations.
+In `dry`, no weights are sent to servers, as those of a CPU cannot receive them, and the canary of `ours`,
+which would see that, is off; the rest is real (two processes use gloo). `async-loose` has TRL's default
+`max_staleness` of 4: Accelerate's loader takes a sample batch more than an update needs before it hands out
+the update's last one, so `async` may drop completions that waited for it. Variants `...-recompute` recompute
+activations.
 
 A line `RESULT` is the medians over the steps after the second, `mean_...` the means; tokens a second are of
 the mean step. Each step is a line `STEP` in the trainer's log, above which TRL's has all that TRL logs.
@@ -53,58 +57,67 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import psutil
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from benchmarks.gpu_step import qwen
+from artifacts.refs import Ref
+from benchmarks import gpu_step
 from benchmarks.rl_step import PROBLEMS, digits
-from tasks.rl import train
+from tasks.job import Input, Job
+from tasks.kinds import Kind
 from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
-from tasks.rollout.engines import open_engine, vllm_server
 from tasks.rollout.engines import vllm as vllm_engine
+from tasks.rollout.engines import vllm_server
 from tasks.rollout.server import Server, stay_on_loopback
 from tasks.rollout.settings import EngineSettings
+from tasks.supervise import trees
 from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.attention import Segments, flash_backward, flash_forward
+from tasks.training.launching import lost_note, train_in_processes
 from tasks.training.models import load_policy
+from tasks.training.settings import LaunchSettings
 
-WORK: dict[str, dict[str, Any]] = {
-    "w1": {"questions_per_step": 16, "group_size": 16, "max_completion_length": 300},
-    "w2": {"questions_per_step": 32, "group_size": 16, "max_completion_length": 1_024},
-    "dry": {"questions_per_step": 4, "group_size": 4, "max_completion_length": 16},
-}
-BUDGET = {"w1": 32_768, "w2": 8_704, "dry": 128}
-"""Tokens of a pack of ours. In w2 eight outputs with their prompt, as below."""
+BUDGET = {"w2": 8_704}
+"""Tokens of a pack of ours where it is not that of `gpu_step`: eight outputs with their prompt, as below."""
+_COLOCATED_BUDGET = {"w2": 4_608}
+"""The same beside an engine on the card and DDP's copy of the gradients: four outputs."""
 MICRO_BATCH = {"w1": 64, "w2": 8, "dry": 8}
 """Completions of a pass of TRL's: 20,600, 8,500 and about 200 tokens once their prompts are shared."""
 MODEL_LENGTH = {"w1": 1_024, "w2": 2_048, "dry": 256}
-CONTESTANTS = ("ours", "async", "async-loose", "ours", "async", "async-loose")
-VARIANTS = ("async-recompute", "ours-recompute")
+CONTESTANTS = ("ours-colocated", "ours", "async", "async-loose", "ours", "async", "async-loose")
+VARIANTS = ("async-recompute", "ours-recompute", "ours-colocated-recompute")
 _WARM_UP = 2
 _SERVER_SHARE = 0.6
-"""Of card 1's memory; receiving weights needs a few GiB beside it."""
+"""Of the second card's memory; receiving weights needs a few GiB beside it."""
+_COLOCATED = EngineSettings(name="vllm", gpu_memory_share=0.3)
 _PATIENCE = 3_600.0
 """Seconds that a trainer waits for its server; the limit of a contestant comes before it."""
 _PROMPT_AS_IT_IS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-def settings(work: str, steps: int, server: str) -> RLConfig:
-    template = "plain" if work == "dry" else "r1-few-shot"
-    return RLConfig(
-        template=template, steps=steps, mini_batches_per_rollout=1, learning_rate=1e-6, bf16=work != "dry",
-        kl_coef=0.0, checkpoint_every=10_000, micro_batch_tokens=BUDGET[work], rollout_ahead=True,
-        engine=EngineSettings(name="vllm-server", server_url=server), **WORK[work],
-    )  # fmt: skip
+def is_colocated(contestant: str) -> bool:
+    return "colocated" in contestant
+
+
+def settings(contestant: str, work: str, steps: int, server: str) -> RLConfig:
+    given: dict[str, Any]
+    if is_colocated(contestant):
+        given = {"engine": _COLOCATED, "launch": LaunchSettings(processes=2)}
+        budget = _COLOCATED_BUDGET
+    else:
+        engine = EngineSettings(name="vllm-server", server_url=server)
+        given, budget = {"engine": engine, "rollout_ahead": True}, BUDGET
+    if work in budget:
+        given["micro_batch_tokens"] = budget[work]
+    return gpu_step.settings(work, steps, kl_coef=0.0, **given)
 
 
 # ---- this project ------------------------------------------------------------------------------
@@ -112,53 +125,44 @@ def settings(work: str, steps: int, server: str) -> RLConfig:
 
 @contextlib.contextmanager
 def changed(work: str, recompute: bool) -> Iterator[None]:
-    """No end token; recomputation or not; and in `dry` no weights on their way."""
-    arguments, body = train.grpo_arguments, vllm_server.VllmServerEngine._body
-
-    def endless(given: EngineSettings, sampled: Any) -> Any:
-        return open_engine(given, replace(sampled, end_tokens=frozenset()))
+    """No end token, for a server too; recomputation or not; and in `dry` no weights on their way to it."""
+    engine = vllm_server.VllmServerEngine
+    body, send = engine._body, engine._send
 
     def ignoring(*given: Any) -> dict[str, Any]:
         return body(*given) | {"ignore_eos": True}
-
-    def recomputing(*given: Any) -> Any:
-        found = arguments(*given)
-        found.gradient_checkpointing = recompute
-        return found
 
     def kept(_: Any, weights: Any) -> None:
         for _ in weights:
             pass
 
-    with contextlib.ExitStack() as stack:
-        patch = [
-            mock.patch.object(train, "open_engine", endless),
-            mock.patch.object(train, "grpo_arguments", recomputing),
-            mock.patch.object(vllm_server.VllmServerEngine, "_body", ignoring),
-        ]
-        if work == "dry":
-            patch.append(mock.patch.object(vllm_server.VllmServerEngine, "_send", kept))
-        for each in patch:
-            stack.enter_context(each)
+    with (
+        gpu_step.endless(recompute),
+        mock.patch.multiple(engine, _body=ignoring, _send=kept if work == "dry" else send),
+    ):
         yield
 
 
-def run_ours(work: str, variant: str, config: RLConfig, folder: Path, model_folder: Path) -> None:
+def train(config: RLConfig, job: Job) -> None:
+    """One process of ours. The job's node is the contestant, its stage the work."""
+    colocated, work, model_folder = is_colocated(job.node), job.stage, job.inputs["checkpoint"].path
     tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
-    with changed(work, recompute=variant.endswith("recompute")):
-        Server(config.engine.server_url).wait(_PATIENCE)
+    with changed(work, recompute=job.node.endswith("recompute")):
+        if not colocated:
+            Server(config.engine.server_url).wait(_PATIENCE)
         trainer = build_trainer(
-            config, folder, model_folder, model, tokenizer, prompts, digits, lost_note=folder / "lost"
-        )
-        trainer._sampler_checked = work == "dry"
+            config, job.state, model_folder, model, tokenizer, prompts, digits,
+            lost_note=None if colocated else lost_note(job),
+        )  # fmt: skip
+        trainer._sampler_checked = work == "dry" and not colocated
 
         def row(log: dict[str, Any]) -> dict[str, Any]:
             return {
                 "wait_s": log["r1/generate_s"],
                 "update_s": log["r1/update_s"],
                 "sync_s": log.get("r1/sync_s", 0.0),
-                "staleness": log["r1/staleness"],
+                "staleness": log.get("r1/staleness", 0.0),
                 "learned_from": (1 - log["r1/idle_share"]) * config.questions_per_step,
                 "completions": config.batch_size,
                 "length": log["completions/mean_length"],
@@ -167,6 +171,7 @@ def run_ours(work: str, variant: str, config: RLConfig, folder: Path, model_fold
 
         trainer.add_callback(Steps(config.steps, row))
         trainer.train()
+        trainer.engine.close()
 
 
 # ---- TRL's AsyncGRPOTrainer --------------------------------------------------------------------
@@ -332,7 +337,8 @@ def asked_in_order(config: RLConfig, model_folder: Path, tokenizer: Any) -> Data
     return Dataset.from_list(rows)
 
 
-def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_folder: Path) -> None:
+def run_async(config: RLConfig, job: Job) -> None:
+    variant, work, model_folder = job.node, job.stage, job.inputs["checkpoint"].path
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer, packing
 
     here = torch.cuda.is_available()
@@ -361,7 +367,7 @@ def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_fol
         processing_class=tokenizer,
         weight_transfer=NoWeights(config.engine.server_url) if work == "dry" else None,
         args=AsyncGRPOConfig(
-            output_dir=str(folder), max_steps=config.steps, per_device_train_batch_size=MICRO_BATCH[work],
+            output_dir=str(job.state), max_steps=config.steps, per_device_train_batch_size=MICRO_BATCH[work],
             gradient_accumulation_steps=config.batch_size // MICRO_BATCH[work], token_budget=0,
             num_generations=config.group_size, max_completion_length=config.max_completion_length,
             temperature=config.temperature, learning_rate=config.learning_rate, weight_decay=0.0,
@@ -397,8 +403,9 @@ def run_async(work: str, variant: str, config: RLConfig, folder: Path, model_fol
 
 
 class Steps(TrainerCallback):
-    """Prints a line for each step, and ends the process after the last one: what comes then (a checkpoint,
-    the end of the worker) is not measured."""
+    """Prints a line for each step, and ends the process after the last one: what comes then (the end of
+    TRL's worker) is not measured. Several processes end by themselves, as one that vanishes could break off
+    what another one still receives; without the checkpoint of the end."""
 
     def __init__(self, steps: int, row: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._steps, self._row, self._ends = steps, row, [time.perf_counter()]
@@ -407,9 +414,10 @@ class Steps(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._ends.append(time.perf_counter())
+        control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if "loss" not in logs:
+        if "loss" not in logs or not state.is_world_process_zero:
             return
         found = {"step": state.global_step, "step_s": self._ends[-1] - self._ends[-2], **self._row(logs)}
         if torch.cuda.is_available():
@@ -418,7 +426,7 @@ class Steps(TrainerCallback):
             found |= {"trainer_gib": torch_gib, "gpu_gib": (total - free) / 2**30}
         kept = {name: float(f"{value:.6g}") for name, value in found.items() if value is not None}
         print("STEP " + json.dumps(kept), flush=True)
-        if state.global_step >= self._steps:
+        if state.global_step >= self._steps and args.world_size == 1:
             os._exit(0)
 
 
@@ -445,45 +453,31 @@ def summary(rows: list[dict[str, float]]) -> dict[str, float]:
 # ---- processes ---------------------------------------------------------------------------------
 
 
+def cards() -> tuple[str, str]:
+    """Those of this process's `CUDA_VISIBLE_DEVICES`: the trainer's and the server's."""
+    first, _, rest = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").partition(",")
+    return first, rest.partition(",")[0]
+
+
+def start(command: list[str], own: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """In a process group of its own, without a network."""
+    offline = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    log.unlink(missing_ok=True)
+    return trees.start_session([sys.executable, "-m", *command], os.environ | offline | own, log)
+
+
 def start_server(model: Path, work: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     """`vllm serve` on the second GPU, with the start-up settings of the project's engine."""
     compilation = {"mode": 0} if work == "dry" else vllm_engine._COMPILATION
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model), "--host", "127.0.0.1",
-        "--port", str(port), "--max-model-len", str(MODEL_LENGTH[work]), "--max-num-seqs", "512",
+        "vllm.entrypoints.cli.main", "serve", str(model), "--host", "127.0.0.1", "--port", str(port),
+        "--max-model-len", str(MODEL_LENGTH[work]), "--max-num-seqs", "512",
         "--weight-transfer-config", '{"backend": "nccl"}', "--logprobs-mode", "processed_logprobs",
         "--max-logprobs", "-1", "--compilation-config", json.dumps(compilation),
     ]  # fmt: skip
-    own = {"CUDA_VISIBLE_DEVICES": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    if work == "dry":
-        own["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    else:
+    if work != "dry":
         command += ["--gpu-memory-utilization", str(_SERVER_SHARE)]
-    return start(command, own, log)
-
-
-def start(command: list[str], own: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """A process group of its own, without a network."""
-    offline = {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command, env=os.environ | offline | own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill its group, and what it started elsewhere."""
-    below: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):
-        below = psutil.Process(process.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for each in below:
-        with contextlib.suppress(psutil.Error):
-            each.kill()
-    process.wait(30)
-    psutil.wait_procs(below, timeout=15)
+    return start(command, {"CUDA_VISIBLE_DEVICES": cards()[1], "VLLM_SERVER_DEV_MODE": "1"}, log)
 
 
 def free_port() -> int:
@@ -496,28 +490,26 @@ def contest(
     contestant: str, work: str, steps: int, model: Path, scratch: str, logs: Path, name: str, limit: float
 ) -> dict[str, Any] | str:
     """One contestant's figures, or what is known of its failure."""
-    port, began = free_port(), time.perf_counter()
+    port, began, colocated = free_port(), time.perf_counter(), is_colocated(contestant)
     log, server_log = logs / f"{name}.log", logs / f"{name}-server.log"
     arguments = ["--here", contestant, "--server", f"http://127.0.0.1:{port}", "--steps", str(steps)]
-    command = [sys.executable, "-m", "benchmarks.gpu_async", str(model), "--work", work, *arguments]
-    running: list[subprocess.Popen[bytes]] = []
+    command = ["benchmarks.gpu_async", str(model), "--work", work, *arguments]
+    visible = ",".join(filter(None, cards())) if colocated else cards()[0]
+    running: dict[str, subprocess.Popen[bytes]] = {}
     ended = ""
     try:
-        server = start_server(model, work, port, server_log)
-        running.append(server)
-        trainer = start(command, {"CUDA_VISIBLE_DEVICES": "0", "TMPDIR": scratch}, log)
-        running.append(trainer)
+        if not colocated:
+            running["server"] = start_server(model, work, port, server_log)
+        running["trainer"] = start(command, {"CUDA_VISIBLE_DEVICES": visible, "TMPDIR": scratch}, log)
         while not ended:
             time.sleep(0.2)
-            if trainer.poll() is not None:
-                ended = f"the trainer ended with {trainer.returncode}"
-            elif server.poll() is not None:
-                ended = f"the server ended with {server.returncode}"
-            elif time.perf_counter() - began > limit:
-                ended = f"stopped after {limit:.0f} s"
+            for what in filter(lambda what: trees.has_ended(running[what]), running):
+                ended = f"the {what} {trees.death(trees.exit_code(running[what]))}"
+            if time.perf_counter() - began > limit:
+                ended = ended or f"stopped after {limit:.0f} s"
     finally:
-        for process in reversed(running):
-            end(process)
+        for process in reversed(running.values()):
+            trees.stop(process, seconds=0)
     shown = log.read_text(errors="replace")
     rows = [json.loads(line[5:]) for line in shown.splitlines() if line.startswith("STEP ")]
     checks = [json.loads(line[6:]) for line in shown.splitlines() if line.startswith("CHECK ")]
@@ -527,17 +519,22 @@ def contest(
         return found
     if len(rows) > _WARM_UP:
         return found | {"ended": ended}
-    tail = server_log.read_text(errors="replace")[-3_000:]
+    tail = server_log.read_text(errors="replace")[-3_000:] if server_log.exists() else ""
     return f"{ended}\n---- trainer\n{shown[-4_000:]}\n---- server\n{tail}"
 
 
 def run_here(given: argparse.Namespace, work: str) -> None:
-    """The trainer of one contestant, in this process."""
-    stay_on_loopback(given.server)
-    config = settings(work, given.steps + _WARM_UP, given.server)
+    """The trainer of one contestant, in this process or in those that it starts."""
+    config = settings(given.here, work, given.steps + _WARM_UP, given.server)
+    source = Input(Ref(kind=Kind.checkpoint, digest="0" * 64), given.model)
     with tempfile.TemporaryDirectory() as scratch:
-        run = run_ours if given.here.startswith("ours") else run_async
-        run(work, given.here, config, Path(scratch), given.model)
+        job = Job(given.here, work, {"checkpoint": source}, Path(scratch))
+        if is_colocated(given.here):
+            train_in_processes("benchmarks.gpu_async:train", config, config.launch, job)
+        elif given.here.startswith("ours"):
+            train(config, job)
+        else:
+            run_async(config, job)
 
 
 def main() -> None:
@@ -546,7 +543,7 @@ def main() -> None:
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("model", type=Path)
-    parser.add_argument("--work", nargs="+", choices=sorted(WORK), default=["w1", "w2"])
+    parser.add_argument("--work", nargs="+", choices=sorted(gpu_step.WORK), default=["w1", "w2"])
     parser.add_argument("--only", nargs="+", choices=sorted({*CONTESTANTS, *VARIANTS}), default=CONTESTANTS)
     parser.add_argument("--steps", type=int, default=5, help="counted ones; two more are made")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds a contestant")
@@ -557,13 +554,14 @@ def main() -> None:
     given = parser.parse_args()
     given.model = given.model.resolve()
     if given.make_qwen:
-        qwen(given.model, given.make_qwen)
+        gpu_step.qwen(given.model, given.make_qwen)
         return
     if given.here:
         run_here(given, given.work[0])
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     stay_on_loopback("http://127.0.0.1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, of `dry`
     with tempfile.TemporaryDirectory() as scratch:
         logs = given.logs or Path(scratch)
         logs.mkdir(parents=True, exist_ok=True)

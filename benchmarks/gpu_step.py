@@ -24,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from tasks.rl import packing, train
 from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
+from tasks.rollout.engine import Engine, SampledModel
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings
 from tasks.tokenizer import load_tokenizer
@@ -68,11 +70,12 @@ CONTESTANTS = ("ours", "trl", "trl-best", "ours")
 VARIANTS = ("ours-no-shared-prompt", "ours-recompute", "ours-compiled")
 
 
-def settings(work: str, steps: int) -> RLConfig:
+def settings(work: str, steps: int, **other: Any) -> RLConfig:
     template = "plain" if work == "dry" else "r1-few-shot"
+    given = WORK[work] | {"micro_batch_tokens": BUDGET[work]} | other
     return RLConfig(
         template=template, steps=steps, mini_batches_per_rollout=1, learning_rate=1e-6, bf16=work != "dry",
-        checkpoint_every=10_000, micro_batch_tokens=BUDGET[work], **WORK[work],
+        checkpoint_every=10_000, **given,
     )  # fmt: skip
 
 
@@ -95,21 +98,27 @@ def qwen(tokenizer_folder: Path, folder: Path) -> Path:
     return folder
 
 
-def ours(config: RLConfig, folder: Path, model_folder: Path, variant: str) -> Any:
-    tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
-    prompts = Prompts.of(PROBLEMS, config, tokenizer)
-    endless = lambda given, sampled: open_engine(given, replace(sampled, end_tokens=frozenset()))  # noqa: E731
+@contextmanager
+def endless(recompute: bool) -> Iterator[None]:
+    """The trainer that is built inside samples without an end token, and recomputes activations or not."""
     arguments = train.grpo_arguments
+
+    def opened(given: EngineSettings, sampled: SampledModel) -> Engine:
+        return open_engine(given, replace(sampled, end_tokens=frozenset()))
 
     def recomputing(*given: Any) -> Any:
         found = arguments(*given)
-        found.gradient_checkpointing = variant == "ours-recompute"
+        found.gradient_checkpointing = recompute
         return found
 
-    with (
-        mock.patch.object(train, "open_engine", endless),
-        mock.patch.object(train, "grpo_arguments", recomputing),
-    ):
+    with mock.patch.multiple(train, open_engine=opened, grpo_arguments=recomputing):
+        yield
+
+
+def ours(config: RLConfig, folder: Path, model_folder: Path, variant: str) -> Any:
+    tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
+    prompts = Prompts.of(PROBLEMS, config, tokenizer)
+    with endless(variant == "ours-recompute"):
         trainer = build_trainer(config, folder, model_folder, model, tokenizer, prompts, digits)
     if variant == "ours-compiled":
         for each in (trainer.model, trainer.ref_model):
