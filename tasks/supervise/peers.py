@@ -11,8 +11,8 @@ import select
 import struct
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from tasks.supervise.trees import start_child
 
@@ -80,7 +80,7 @@ class Channel:
 
 
 class Peer:
-    """One child process. `call` sends a frame and waits for one."""
+    """One child process. `call` sends a frame and waits for one; `send` and `receive` are its halves."""
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
         self._process = start_child(argv, environment, pipes=True)
@@ -106,10 +106,25 @@ class Peer:
             PeerDied: none will come.
         """
         deadline = time.monotonic() + seconds
-        try:
+        with self._killed_by_failure():
             for part in (message, *more):
                 self._channel.send(part, deadline)
             return self._channel.receive(deadline)
+
+    def send(self, message: bytes, seconds: float) -> None:
+        """A frame, for one that answers when it likes. Raises as `call`."""
+        with self._killed_by_failure():
+            self._channel.send(message, time.monotonic() + seconds)
+
+    def receive(self, seconds: float) -> bytes:
+        """The next frame. Raises as `call`."""
+        with self._killed_by_failure():
+            return self._channel.receive(time.monotonic() + seconds)
+
+    @contextmanager
+    def _killed_by_failure(self) -> Iterator[None]:
+        try:
+            yield
         except (PeerTimeout, PeerDied):
             self.kill()
             raise

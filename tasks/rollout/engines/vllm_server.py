@@ -22,13 +22,12 @@ HTTP server that speaks the same interface.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from tasks.rollout.asking import Asker, Place
 from tasks.rollout.engine import (
     Completion,
     EngineUnavailable,
@@ -37,7 +36,7 @@ from tasks.rollout.engine import (
     Weights,
     finish_reason,
 )
-from tasks.rollout.server import IN_FLIGHT, Refused, Server, ServerGone, ServerWatch, stay_on_loopback
+from tasks.rollout.server import Refused, Server, ServerGone, ServerWatch, stay_on_loopback
 from tasks.rollout.settings import EngineSettings, Sampling
 
 log = logging.getLogger(__name__)
@@ -59,6 +58,8 @@ class VllmServerEngine:
         self.name = f"vllm-server {self._server.get('/version')['version']}"
         self._sender: WeightSender | None = None
         self._watch: ServerWatch | None = None
+        self._askers: list[Asker] = []
+        """Those that are idle: one, unless calls of `generate` overlap."""
         self._folder, self._pushed_to = model.folder, ""
         if model.lost_note is None:
             self.load(model.folder)
@@ -105,7 +106,12 @@ class VllmServerEngine:
                 self._send(weights)
 
     def close(self) -> None:
-        """The server lives on; only the connection for weights ends."""
+        """The server lives on; the connection for weights ends, and what asks it."""
+        while self._askers:
+            self._askers.pop().close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._sender is not None:
             self._sender.close()
             self._sender = None
@@ -138,7 +144,7 @@ class VllmServerEngine:
         from tasks.rollout.weights import folder_weights
 
         self._send(folder_weights(folder, "cuda"))
-        self.close()  # the weights stay, and a connection to a server that restarts would be dead
+        self._disconnect()  # the weights stay, and a connection to a server that restarts would be dead
 
     def _reload_there(self, folder: Path) -> None:
         """The server reads the folder."""
@@ -161,7 +167,7 @@ class VllmServerEngine:
         """False where the weights were pushed and another process answers now."""
         return not self._pushed_to or self._server.instance() == self._pushed_to
 
-    def _complete_surely(self, bodies: dict[tuple[int, int], dict[str, Any]]) -> list[Completion]:
+    def _complete_surely(self, bodies: dict[Place, dict[str, Any]]) -> list[Completion]:
         for _ in range(_TRIES):
             try:
                 completions = list(self._complete(bodies))
@@ -189,21 +195,18 @@ class VllmServerEngine:
             "return_token_ids": True,
         } | ({"logprobs": 0} if logprobs else {})
 
-    def _complete(self, bodies: dict[tuple[int, int], dict[str, Any]]) -> Iterator[Completion]:
-        with ThreadPoolExecutor(IN_FLIGHT) as threads:
-            asked = {
-                threads.submit(self._server.post, "/v1/completions", b): place for place, b in bodies.items()
-            }
-            try:
-                for answered in as_completed(asked):
-                    yield self._completion(*asked[answered], answered.result()["choices"][0])
-            finally:
-                threads.shutdown(wait=False, cancel_futures=True)
-
-    def _completion(self, prompt: int, sample: int, choice: dict[str, Any]) -> Completion:
-        tokens, given = choice["token_ids"], choice.get("logprobs")
-        logprobs = given and [math.nan if x is None else x for x in given["token_logprobs"]]
-        return Completion(prompt, sample, tokens, finish_reason(tokens, self._end_tokens), logprobs)
+    def _complete(self, bodies: dict[Place, dict[str, Any]]) -> Iterator[Completion]:
+        try:
+            asker = self._askers.pop()
+        except IndexError:
+            asker = Asker(self._server.url)
+        try:
+            for place, (tokens, logprobs) in asker.ask(bodies):
+                yield Completion(*place, tokens, finish_reason(tokens, self._end_tokens), logprobs)
+        except BaseException:  # also where the caller gave up half way
+            asker.close()
+            raise
+        self._askers.append(asker)
 
 
 class WeightSender:
