@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -120,10 +121,6 @@ def ours(config: RLConfig, folder: Path, model_folder: Path, variant: str) -> An
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
     with endless(variant == "ours-recompute"):
         trainer = build_trainer(config, folder, model_folder, model, tokenizer, prompts, digits)
-    if variant == "ours-compiled":
-        for each in (trainer.model, trainer.ref_model):
-            for layer in each.model.layers:
-                layer.compile(dynamic=True)
     return trainer
 
 
@@ -141,7 +138,7 @@ def theirs(config: RLConfig, folder: Path, model_folder: Path, variant: str, wor
 
 
 class Clock(TrainerCallback):
-    """The time at which each step ended."""
+    """The time at which each step ended, told as a line `STEP`: a contestant that is cut off has some."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -150,10 +147,13 @@ class Clock(TrainerCallback):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
+        if len(self.ends) > 1:
+            print(f"STEP {len(self.ends)} {self.ends[-1] - self.ends[-2]:.2f} s", flush=True)
 
 
 def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: Path) -> dict[str, Any]:
-    begun, config = time.perf_counter(), settings(work, steps + _WARM_UP)
+    compiled = {"compile_layers": True} if variant == "ours-compiled" else {}
+    begun, config = time.perf_counter(), settings(work, steps + _WARM_UP, **compiled)
     if work == "w2":
         model_folder = qwen(model_folder, scratch / "qwen")
     forwarded: list[int] = []
@@ -222,11 +222,17 @@ def main() -> None:
                 sys.executable, "-m", "benchmarks.gpu_step", str(given.model), "--here", "--work", work,
                 "--only", contestant, "--steps", str(given.steps),
             ]  # fmt: skip
-            shown = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ).stdout
-            results = [line for line in shown.splitlines() if line.startswith("RESULT ")]
-            print(work, contestant, *(results or [shown[-2_500:]]), flush=True)
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            ) as process:
+                assert process.stdout is not None
+                last: deque[str] = deque(maxlen=40)
+                for line in process.stdout:
+                    last.append(line)
+                    if line.startswith(("STEP ", "RESULT ")):
+                        print(work, contestant, line, end="", flush=True)
+            if process.returncode:
+                print(work, contestant, f"ended with {process.returncode}:", *last, flush=True)
 
 
 if __name__ == "__main__":
