@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,7 @@ class Asker:
         root = str(Path(__file__).parents[2])
         found = {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
         self._peer = Peer([sys.executable, "-P", "-m", "tasks.rollout.asking", url], os.environ | found)
+        self._end = weakref.finalize(self, self._peer.kill)
 
     def ask(self, bodies: Mapping[Place, Mapping[str, Any]]) -> Iterator[tuple[Place, Written]]:
         """Each completion as it ends. Where not all are taken, only `close` may follow.
@@ -61,7 +63,7 @@ class Asker:
 
     def close(self) -> None:
         """End the process, and with it the requests that are under way."""
-        self._peer.kill()
+        self._end()
 
 
 def written(server: Server, body: dict[str, Any]) -> Written | Exception:
