@@ -42,6 +42,9 @@ def sharding_arguments(launch: LaunchSettings, recompute: bool = False) -> dict[
     """
     if launch.strategy == "fsdp2":
         settings = {"version": 2, "reshard_after_forward": True, "activation_checkpointing": recompute}
+        # Each process writes and reads its own part of a checkpoint. The Trainer's default gathers everything
+        # in the first one, and writes the weights twice: 122 GB for 7B parameters instead of 91.
+        settings["state_dict_type"] = "SHARDED_STATE_DICT"
         return {"fsdp": True, "fsdp_config": settings}
     return {}
 
@@ -164,6 +167,8 @@ def _train(train: Callable[..., None], config: Settings, job: Job, spec: Path) -
     from accelerate import PartialState
 
     torch.serialization.register_package(0, lambda _: None, _on_numbered_cpu)
+    if not torch.cuda.is_available():
+        _share_out_on_cpu()
     train(config, job)
     if PartialState().is_main_process:
         write_json(spec / "summary.json", job.headline)
@@ -178,6 +183,23 @@ def _load(path: str) -> Any:
 def _job(document: dict[str, Any], stop: threading.Event) -> Job:
     inputs = {n: Input(Ref(kind=k, digest=d), Path(p)) for n, (k, d, p) in document["inputs"].items()}
     return Job(document["node"], document["stage"], inputs, Path(document["folder"]), stop)
+
+
+def _share_out_on_cpu() -> None:
+    """Have Accelerate take `fsdp2` seriously on a CPU: it drops the setting there without a word, although
+    torch's `fully_shard` works with gloo. It serves tests, which would else prove data parallelism alone."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    begin = AcceleratorState.__init__
+
+    def begin_sharded(self: AcceleratorState, *args: Any, **given: Any) -> None:
+        begin(self, *args, **given)
+        plugin = given.get("fsdp_plugin")
+        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
+
+    AcceleratorState.__init__ = begin_sharded
 
 
 def _on_numbered_cpu(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:

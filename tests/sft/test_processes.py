@@ -66,7 +66,11 @@ def test_a_stopped_job_with_sharded_weights_goes_on(inputs, tmp_path):
     job.stop.set()
     with pytest.raises(StopRequested, match="stopped at step 1 of 4"):
         run(config, job)
-    assert checkpoint_step(newest_checkpoint(job.state / "trainer")) == 1
+    checkpoint = newest_checkpoint(job.state / "trainer")
+    assert checkpoint_step(checkpoint) == 1
+    for part in ("pytorch_model_fsdp_0", "optimizer_0"):  # shared out: each process wrote its own
+        assert len(list((checkpoint / part).glob("*.distcp"))) == 2
+    assert not list(checkpoint.glob("*.safetensors"))
     job.stop.clear()
     resumed = trained(config, job)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
