@@ -16,7 +16,6 @@ from pathlib import Path
 
 from tasks.supervise import trees
 
-
 _WAITING = 2
 
 

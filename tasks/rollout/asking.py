@@ -5,15 +5,16 @@ JSON). In threads of the trainer they would hold the interpreter while an update
 are the work of another processor, and the trainer reads token ids and log-probabilities only. Nothing here
 imports torch. The process ends with the one that started it.
 
-    it reads    a pickle of (place, body of a request) a frame
-    it writes   a pickle of (place, what was written or the error) a frame, for each request as it ends
+    it reads    a frame of JSON a request: place, body
+    it writes   a frame of JSON for each request as it ends: place, tokens, log-probabilities or null; or
+                place, the error's name, its text
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ from tasks.supervise.peers import Channel, Peer, PeerDied
 Place = tuple[int, int]
 Written = tuple[list[int], list[float] | None]
 """Tokens, and their log-probabilities if they were asked for."""
+_ERRORS = {error.__name__: error for error in (ServerGone, Refused, RuntimeError)}
 _LONG = 1e6
 """Seconds. The process has its own limits, and the end of one is noticed at once."""
 
@@ -52,12 +54,12 @@ class Asker:
         """
         try:
             for asked in bodies.items():
-                self._peer.send(pickle.dumps(asked), _LONG)
+                self._peer.send(json.dumps(asked).encode(), _LONG)
             for _ in bodies:
-                place, found = pickle.loads(self._peer.receive(_LONG))
-                if isinstance(found, Exception):
-                    raise found
-                yield place, found
+                (prompt, sample), *found = json.loads(self._peer.receive(_LONG))
+                if isinstance(found[0], str):
+                    raise _ERRORS[found[0]](found[1])
+                yield (prompt, sample), (found[0], found[1])
         except PeerDied as error:
             raise RuntimeError(f"the process that asks the vLLM server died ({error})") from error
 
@@ -66,31 +68,31 @@ class Asker:
         self._end()
 
 
-def written(server: Server, body: dict[str, Any]) -> Written | Exception:
-    """What the server writes for one request, or why not."""
+def written(server: Server, body: dict[str, Any]) -> Written | tuple[str, str]:
+    """What the server writes for one request; or an error's name and text."""
     try:
         choice = server.post("/v1/completions", body)["choices"][0]
         given = choice.get("logprobs")
         return choice["token_ids"], given and [math.nan if x is None else x for x in given["token_logprobs"]]
     except (ServerGone, Refused) as error:
-        return error
+        return type(error).__name__, str(error)
     except Exception as error:  # noqa: BLE001 - whoever asked waits for an answer
-        return RuntimeError(f"an answer of {server.url} cannot be read ({type(error).__name__}: {error})")
+        return "RuntimeError", f"an answer of {server.url} cannot be read ({type(error).__name__}: {error})"
 
 
 def main(url: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends this process
     server, channel, turn = Server(url), Channel(sys.stdout.fileno(), sys.stdin.fileno()), threading.Lock()
 
-    def answer(place: Place, body: dict[str, Any]) -> None:
-        message = pickle.dumps((place, written(server, body)))
+    def answer(place: list[int], body: dict[str, Any]) -> None:
+        message = json.dumps([place, *written(server, body)]).encode()
         with turn:
             channel.send(message, time.monotonic() + _LONG)
 
     threads = ThreadPoolExecutor(IN_FLIGHT)
     try:
         while True:
-            threads.submit(answer, *pickle.loads(channel.receive(time.monotonic() + _LONG)))
+            threads.submit(answer, *json.loads(channel.receive(time.monotonic() + _LONG)))
     except PeerDied:  # the end of the input
         os._exit(0)
 
