@@ -2,7 +2,7 @@
 
 So a trainer and an engine never meet on one card, whichever pools, pipelines or workers started them, and a
 machine with four cards gives four jobs a card each. The locks lie in `$R1_HOME/cards`. A machine without a
-GPU works on `_WITHOUT_GPU` jobs at once: much of a small model's work keeps one processor busy.
+GPU works on `_WITHOUT_GPU` jobs at once, and prefers those that the recipe waits for.
 
 Not Prefect's global concurrency slots: a slot is leased, so a job that was killed keeps its slot for minutes,
 and a flow run that was killed gives it back while its job still holds the memory. The kernel frees a lock
@@ -21,13 +21,22 @@ from typing import IO
 
 from tasks.job import StopRequested
 from tasks.job.spec import JobSpec
-from tasks.recipe import STAGES
+from tasks.recipe import STAGES, goes_on_without
 from tasks.supervise.records import open_private
 
 _POLL_SECONDS = 0.5
-_WITHOUT_GPU = ("processors-0", "processors-1")
-"""On two cores, two RL jobs of `tiny` with a thread each take 1.5 times less than one after the other with
-both; with two threads each they gain nothing, so workers give each half (`flows.starting`)."""
+_WITHOUT_GPU = ("processors-0", "processors-1", "processors-2")
+"""On two cores, no RL job of `tiny` gains from a second torch thread, so workers give each half of them
+(`flows.starting`). Three: the stage that the recipe waits for, a student and an evaluation."""
+_BESIDE = 10
+"""Niceness of jobs that the recipe does not wait for: they take what the others leave of the processors."""
+
+
+def step_aside(spec: JobSpec) -> None:
+    """Let the kernel prefer other jobs to this process where all share processors, and the recipe goes on
+    without what it makes."""
+    if not has_gpu(os.environ) and all(goes_on_without(build.node) for build in spec.builds):
+        os.nice(_BESIDE)
 
 
 @contextmanager

@@ -82,13 +82,17 @@ def test_a_machine_without_a_gpu_works_on_two_jobs_at_once(tmp_path, monkeypatch
 
 
 def test_what_counts_as_a_card(tmp_path):
-    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1"]
+    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1", "processors-2"]
     (tmp_path / "nvidia3").touch()
     (tmp_path / "nvidia7").touch()
     (tmp_path / "nvidiactl").touch()
     assert visible_cards({}, tmp_path) == ["0", "1"]  # CUDA numbers those that this container sees
     assert visible_cards({"CUDA_VISIBLE_DEVICES": "2, 3"}, tmp_path) == ["2", "3"]
-    assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ["processors-0", "processors-1"]
+    assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == [
+        "processors-0",
+        "processors-1",
+        "processors-2",
+    ]
 
 
 def test_a_killed_job_frees_its_card_at_once(tmp_path, monkeypatch):
