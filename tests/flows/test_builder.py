@@ -242,7 +242,7 @@ def test_other_branches_end_before_the_run_waits_for_a_review(workers, tmp_path)
     _, error = run(workers)
     assert isinstance(error, Undecided)
     assert list(error.sets) == ["cold-start"]
-    assert {"tiny-student-base", "tiny-student-rl-only"} == set(workers.asked)
+    assert {"tiny-student-base", "tiny-student-rl-only", "evaluation"} == set(workers.asked)
     decided(workers, tmp_path, "approve")
     built = workers.built
     workers.built = PrefectBuilder(built.pipeline, built.preset, built.store)
