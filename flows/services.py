@@ -187,7 +187,7 @@ def _healthy() -> bool:
         return False
 
 
-def _server(say: Say, begun: Callable[[], None]) -> bool:
+def _server(say: Say, begun: Callable[[], None] = lambda: None) -> bool:
     """A server that answers; whether it is ours. `begun` is called once ours can be asked for its string."""
     url = api_url()
     process = daemons.running("server")

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -63,6 +63,49 @@ def add_gradients(model: torch.nn.Module, losses: Sequence[Callable[[], torch.Te
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return values
+
+
+Rows = Callable[..., torch.Tensor]
+"""Of tensors whose first axis is the rows."""
+
+
+def halved(model: torch.nn.Module, work: Rows) -> Rows:
+    """`work` of a half of the rows in each thread, backward too, where two parts are done at once.
+
+    For trainers whose loss is over the whole batch: `add_gradients` does not fit into them.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def whole(*rows: torch.Tensor) -> torch.Tensor:
+        if min(parts_at_once(), len(rows[0])) == 1:
+            return work(*rows)
+        made: torch.Tensor = _Halved.apply(work, rows, torch.is_grad_enabled(), *parameters)  # type: ignore[no-untyped-call]
+        return made
+
+    return whole
+
+
+class _Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, work: Rows, rows: Sequence[torch.Tensor], learns: bool, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        def half(own: Sequence[torch.Tensor]) -> torch.Tensor:
+            with torch.set_grad_enabled(learns):
+                return work(*own)
+
+        ctx.parameters = parameters
+        ctx.halves = in_threads(half, [*zip(*(tensor.chunk(2) for tensor in rows), strict=True)])
+        return torch.cat([found.detach() for found in ctx.halves])
+
+    @staticmethod
+    def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        def half(number: int) -> tuple[torch.Tensor, ...]:
+            own = grad[0].split([len(found) for found in ctx.halves])[number]
+            return torch.autograd.grad(ctx.halves[number], ctx.parameters, own, materialize_grads=True)
+
+        first, second = in_threads(half, [0, 1])
+        return None, None, None, *(a.add_(b) for a, b in zip(first, second, strict=True))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from tasks.processors import add_gradients, forked, in_threads, parts_at_once
+from tasks.processors import add_gradients, forked, halved, in_threads, parts_at_once
 
 
 @pytest.fixture
@@ -52,6 +52,24 @@ def test_gradients_in_threads_are_those_of_the_sum(one_thread):
 
     torch.testing.assert_close(gradients(together=True), gradients(together=False))
     assert all(map(torch.equal, gradients(together=True), gradients(together=True)))
+
+
+def test_halves_of_a_batch_give_its_output_and_gradients(one_thread):
+    torch.manual_seed(0)
+    model, rows, weights = torch.nn.Linear(8, 1), torch.randn(5, 8), torch.randn(5, 1)
+    parameters, shapes = list(model.parameters()), []
+
+    def seen(x):
+        shapes.append(len(x))
+        return model(x)
+
+    found, plain = halved(model, seen)(rows), model(rows)
+    torch.testing.assert_close(found, plain)
+    assert sorted(shapes) == [2, 3]
+    ours, theirs = (torch.autograd.grad((out * weights).sum(), parameters) for out in (found, plain))
+    torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        assert not halved(model, model)(rows).requires_grad
 
 
 def test_a_fork_answers_and_is_gone():

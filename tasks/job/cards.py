@@ -15,7 +15,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -28,15 +28,21 @@ _POLL_SECONDS = 0.5
 _WITHOUT_GPU = ("processors-0", "processors-1", "processors-2")
 """On two cores, no RL job of `tiny` gains from a second torch thread, so workers give each half of them
 (`flows.starting`). Three: the stage that the recipe waits for, a student and an evaluation."""
-_BESIDE = 10
-"""Niceness of jobs that the recipe does not wait for: they take what the others leave of the processors."""
 
 
 def step_aside(spec: JobSpec) -> None:
-    """Let the kernel prefer other jobs to this process where all share processors, and the recipe goes on
-    without what it makes."""
-    if not has_gpu(os.environ) and all(goes_on_without(build.node) for build in spec.builds):
-        os.nice(_BESIDE)
+    """Let this process and all below it have what other jobs leave of the processors, where all share them and
+    the recipe goes on without what it makes.
+
+    Not by niceness: a thread that often sleeps, as those do that share Python's lock, then still waits for
+    the slice of a nicer one to end, and R1-Zero of `tiny` gained nothing from its second processor.
+    """
+    if has_gpu(os.environ) or not all(goes_on_without(build.node) for build in spec.builds):
+        return
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):  # a desktop's kernel shares out among sessions first
+        Path("/proc/self/autogroup").write_text("19")
 
 
 @contextmanager
