@@ -9,16 +9,6 @@ import torch
 from tasks.processors import add_gradients, forked, halved, in_threads, parts_at_once
 
 
-@pytest.fixture
-def one_thread(monkeypatch):
-    """A job of one thread on a machine with two processors."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_only_a_job_of_one_thread_and_process_works_on_two_parts(one_thread, monkeypatch):
     assert parts_at_once() == 2
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -31,8 +31,8 @@ _WITHOUT_GPU = ("processors-0", "processors-1", "processors-2")
 
 
 def step_aside(spec: JobSpec) -> None:
-    """Let this process and all below it have what other jobs leave of the processors, where all share them and
-    the recipe goes on without what it makes.
+    """Let this process and all below it have what others leave of the processors, where all jobs share them
+    and the recipe goes on without what this one makes.
 
     Not by niceness: a thread that often sleeps, as those do that share Python's lock, then still waits for
     the slice of a nicer one to end, and R1-Zero of `tiny` gained nothing from its second processor.
