@@ -25,9 +25,9 @@ from tasks.recipe import STAGES, goes_on_without
 from tasks.supervise.records import open_private
 
 _POLL_SECONDS = 0.5
-_WITHOUT_GPU = ("processors-0", "processors-1", "processors-2")
+_WITHOUT_GPU = ("processors-0", "processors-1", "processors-aside")
 """On two cores, no RL job of `tiny` gains from a second torch thread, so workers give each half of them
-(`flows.starting`). Three: the stage that the recipe waits for, a student and an evaluation."""
+(`flows.starting`). The last is for what the recipe does not wait for (`step_aside`), one after another."""
 
 
 def step_aside(spec: JobSpec) -> None:
@@ -37,12 +37,16 @@ def step_aside(spec: JobSpec) -> None:
     Not by niceness: a thread that often sleeps, as those do that share Python's lock, then still waits for
     the slice of a nicer one to end, and R1-Zero of `tiny` gained nothing from its second processor.
     """
-    if has_gpu(os.environ) or not all(goes_on_without(build.node) for build in spec.builds):
+    if has_gpu(os.environ) or not _is_aside(spec):
         return
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with suppress(OSError):  # a desktop's kernel shares out among sessions first
         Path("/proc/self/autogroup").write_text("19")
+
+
+def _is_aside(spec: JobSpec) -> bool:
+    return all(goes_on_without(build.node) for build in spec.builds)
 
 
 @contextmanager
@@ -61,6 +65,8 @@ def held(spec: JobSpec, stop: threading.Event, waiting: Callable[[str], None]) -
         return
     several = any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds)
     cards = visible_cards(os.environ)
+    if not has_gpu(os.environ):
+        cards = cards[-1:] if _is_aside(spec) else cards[:-1]
     with ExitStack() as locks:
         for wanted in [[card] for card in cards] if several else [cards]:
             taken = _one_of(wanted, locks, stop, waiting)
