@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -119,6 +120,8 @@ class PrefectBuilder:
     """Runs that have published what they were asked for, and still show it in the UI."""
     _undecided: dict[str, Ref] = field(default_factory=dict)
     """Node -> its data set, for which nobody decided while there was anything else to do."""
+    _one_of_each: threading.Lock = field(default_factory=threading.Lock)
+    """Held while one of the runs of `make_each` is at work."""
     _walked: threading.Event = field(default_factory=threading.Event)
     """Every node is submitted."""
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -145,8 +148,8 @@ class PrefectBuilder:
     ) -> dict[str, Promise]:
         """Those that are missing, in one run of the stage's deployment, which starts one engine for them.
 
-        An engine that starts in no time need not be shared: then the earlier half has a run of its own, which
-        is at work beside the stages that still train.
+        An engine that starts in no time need not be shared: then each has a run of its own, beside the
+        stages that still train. One at a time: two would fill the pool that the next stage may need.
         """
 
         def made(part: Mapping[str, Promise], turn: str) -> list[str]:
@@ -281,7 +284,8 @@ class PrefectBuilder:
         if missing:
             waited = [keys[name] for name in missing]
             self._wait_for_turn(turn)
-            self._dispatch(node, parameters(missing), waited, turn)
+            with self._one_of_each if node.stage.each else nullcontext():
+                self._dispatch(node, parameters(missing), waited, turn)
         self._refs |= {name: self._published(name, key) for name, key in keys.items()}
         return missing
 
@@ -370,6 +374,4 @@ def _parts(node: str, config: Settings, each: Mapping[str, Promise]) -> dict[str
     engine = getattr(config, "engine", None)
     if len(each) < 2 or engine is None or engine.entry.package:
         return {node: dict(each)}
-    labels, half = list(each), (len(each) + 1) // 2
-    parts = {f"{node}-early": labels[:half], node: labels[half:]}
-    return {name: {label: each[label] for label in part} for name, part in parts.items()}
+    return {f"{node}.{label}": {label: promise} for label, promise in each.items()}

@@ -1,10 +1,15 @@
 """Makes the server ready for our deployments: work pools, their limits, the watch for lost machines.
 
 `python -m flows.register`, once per server; `prefect --no-prompt deploy --all` then adds the deployments.
+`python -m flows.register deploy` does both once it reads a line: `r1 up` starts it while the server still
+starts, as both take seconds to import Prefect.
 """
 
 from __future__ import annotations
 
+import importlib
+import runpy
+import sys
 from datetime import timedelta
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -39,10 +44,18 @@ _LOST_MACHINES = "r1: runs of lost machines"
 
 
 def main() -> None:
+    deploys = sys.argv[1:] == ["deploy"]
+    if deploys:
+        importlib.import_module("prefect.cli.deploy")
+        if not sys.stdin.readline():
+            return
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():
             _pool(client, name, limit)
         _watch_for_lost_machines(client)
+    if deploys:
+        sys.argv[:] = ["prefect", "--no-prompt", "deploy", "--all"]
+        runpy.run_module("prefect", run_name="__main__")
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int | None) -> None:

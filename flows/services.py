@@ -16,7 +16,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +31,7 @@ from tasks.settings import REPOSITORY
 from tasks.supervise import trees
 from tasks.supervise.records import open_private
 
+_REGISTER = ("flows.register", "deploy")
 _START_SECONDS = 180.0
 _DOWN_SECONDS = 15.0
 _ROOM = 2**20
@@ -108,15 +109,19 @@ def up(say: Say) -> None:
     """
     api_url()  # says so in a wrong folder, before anything is made there
     require_checkout()
-    with _room(), _alone():
+    with _room(), _alone(), closing(_Registration()) as registration:
         _refuse_other_checkout()
-        ours = _server(say)
-        _registered(say)
-        if daemons.running("workers") is None:
-            if ours:
-                _end_dead_runs(say)
-            say(f"starting workers for {', '.join(POOLS)}")
-            daemons.start("workers", ["flows.workers", *POOLS], environment())
+        ours = _server(say, registration.begin)
+
+        def workers() -> None:
+            if daemons.running("workers") is None:
+                if ours:
+                    _end_dead_runs(say)
+                say(f"starting workers for {', '.join(POOLS)}")
+                daemons.start("workers", ["flows.workers", *POOLS], environment())
+
+        registration.complete(say, workers)
+        workers()
 
 
 def revive(say: Say) -> bool:
@@ -182,8 +187,8 @@ def _healthy() -> bool:
         return False
 
 
-def _server(say: Say) -> bool:
-    """A server that answers; whether it is ours."""
+def _server(say: Say, begun: Callable[[], None] = lambda: None) -> bool:
+    """A server that answers; whether it is ours. `begun` is called once ours can be asked for its string."""
     url = api_url()
     process = daemons.running("server")
     if process is None and _healthy():
@@ -202,7 +207,7 @@ def _server(say: Say) -> bool:
         port = str(urlsplit(url).port or 4200)
         command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
         daemons.start("server", command, environment())
-    _wait_for_server()
+    _wait_for_server(begun)
     if _is_open():
         down()
         raise ServiceError(
@@ -231,9 +236,11 @@ def _is_open() -> bool:
     return httpx.get(f"{api_url()}/admin/version", timeout=30).status_code == 200
 
 
-def _wait_for_server() -> None:
+def _wait_for_server(begun: Callable[[], None]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not _healthy():
+        if is_ours():
+            begun()
         if daemons.running("server") is None:
             raise ServiceError(f"the Prefect server {daemons.death('server')}; `r1 run` starts it again")
         if time.monotonic() > deadline:
@@ -256,17 +263,62 @@ def _refuse_other_checkout() -> None:
         )
 
 
-def _registered(say: Say) -> None:
+class _Registration:
     """Pools and deployments, when the code that they stand for changed since the last time."""
-    record = paths.home() / "prefect" / "registered"
-    state = _definitions()
-    if record.is_file() and record.read_text() == state:
-        return
-    say("registering work pools and deployments")
-    _python("flows.register")
-    _python("prefect", "--no-prompt", "deploy", "--all")
-    with open_private(record, "w") as file:
-        file.write(state)
+
+    def __init__(self) -> None:
+        self._record, self._state = paths.home() / "prefect" / "registered", _definitions()
+        self._is_new = not self._record.is_file()
+        self._done = not self._is_new and self._record.read_text() == self._state
+        self._process: subprocess.Popen[str] | None = None
+
+    def begin(self) -> None:
+        """Start the process that will do it. It only imports what it needs: that takes as long as the
+        server's own start."""
+        if not self._done and self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *_REGISTER], env=_wide(), text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+
+    def complete(self, say: Say, pools_there: Callable[[], None]) -> None:
+        """Register. `pools_there` is called before the deployments follow, where there were none of other
+        code, whose runs might wait for a worker.
+
+        Raises:
+            ServiceError: it failed.
+        """
+        if self._done:
+            return
+        self.begin()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        say("registering work pools and deployments")
+        with suppress(BrokenPipeError):
+            process.stdin.write("now\n")
+            process.stdin.flush()
+        while self._is_new and process.poll() is None:
+            if _pools_there():
+                pools_there()
+                break
+            time.sleep(0.1)
+        output, errors = process.communicate()
+        if process.returncode:
+            done = subprocess.CompletedProcess(_REGISTER, process.returncode, output, errors)
+            raise ServiceError(f"`python -m {' '.join(_REGISTER)}` {why(done)}; `r1 run` tries it again")
+        with open_private(self._record, "w") as file:
+            file.write(self._state)
+
+    def close(self) -> None:
+        if self._process is not None:
+            with self._process as process:  # which waits for its end
+                process.kill()
+
+
+def _pools_there() -> bool:
+    with client() as server:
+        return all(server.get(f"work_pools/{name}").status_code == 200 for name in POOLS)
 
 
 def _definitions() -> str:
@@ -275,18 +327,15 @@ def _definitions() -> str:
     return hashlib.sha256(known.encode() + Path("prefect.yaml").read_bytes()).hexdigest()
 
 
-def _python(*module: str) -> None:
-    done = command([sys.executable, "-m", *module])
-    if done.returncode:
-        raise ServiceError(f"`python -m {' '.join(module)}` {why(done)}; `r1 run` tries it again")
-
-
 def command(words: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. Its output is wide, so that no line of an error is folded into two."""
-    wide = {**environment(), "COLUMNS": "1000", "NO_COLOR": "1"}
     return subprocess.run(
-        words, env=wide, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        words, env=_wide(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
+
+
+def _wide() -> dict[str, str]:
+    return {**environment(), "COLUMNS": "1000", "NO_COLOR": "1"}
 
 
 def why(done: subprocess.CompletedProcess[str]) -> str:

@@ -35,8 +35,8 @@ def started_beside() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="r1-") as folder:
         path = str(Path(folder) / "starter")
         paths.log("starter").parent.mkdir(parents=True, exist_ok=True)
-        # Two jobs work at once (`tasks.job.cards`). With all processors each, they would not be faster than
-        # one after the other; with half of them each, they take 1.5 times less.
+        # Several jobs work at once (`tasks.job.cards`). With all processors each, two would not be faster
+        # than one after the other; with half of them each, they take 1.5 times less.
         half = str(max(1, (os.cpu_count() or 2) // 2))
         environment = {"OMP_NUM_THREADS": half} | job_environment()
         process = trees.start_session(

@@ -442,6 +442,11 @@ def role(node: str) -> str:
     return next((name for name in endings if node.endswith(name.removeprefix(STUDENT))), node)
 
 
+def goes_on_without(node: str) -> bool:
+    """Whether only the report waits for a node: a student or an evaluation."""
+    return role(node).startswith(f"{STUDENT}-") or node.startswith("evaluation.")
+
+
 def section(node: str) -> str:
     """The section of a preset with a node's settings (a student's: `student.distill`); empty if unknown."""
     found = _ANY.nodes.get(role(node))

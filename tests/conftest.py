@@ -68,3 +68,15 @@ def build_model(tokenizer, layers: int = 2, hidden: int = 64, intermediate: int 
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlamaForCausalLM(config)
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """A job of one thread on a machine with two processors (`tasks.processors`)."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from tasks.job.build import run_builds
+from tasks.job.cards import step_aside
 from tasks.job.spec import JobSpec
 from tasks.supervise.records import Heartbeat
 from tasks.supervise.watch import Watch
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     spec = JobSpec.model_validate_json(options.spec.read_bytes())
+    step_aside(spec)
     heartbeat = Heartbeat(options.spec.parent / "heartbeat")
     with Watch(options.parent) as watch, watch.calling(heartbeat.beat):
         sys.exit(run_builds(spec, options.spec.parent, watch))

@@ -2,7 +2,7 @@
 
 So a trainer and an engine never meet on one card, whichever pools, pipelines or workers started them, and a
 machine with four cards gives four jobs a card each. The locks lie in `$R1_HOME/cards`. A machine without a
-GPU works on `_WITHOUT_GPU` jobs at once: much of a small model's work keeps one processor busy.
+GPU works on `_WITHOUT_GPU` jobs at once, and prefers those that the recipe waits for.
 
 Not Prefect's global concurrency slots: a slot is leased, so a job that was killed keeps its slot for minutes,
 and a flow run that was killed gives it back while its job still holds the memory. The kernel frees a lock
@@ -15,19 +15,38 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from tasks.job import StopRequested
 from tasks.job.spec import JobSpec
-from tasks.recipe import STAGES
+from tasks.recipe import STAGES, goes_on_without
 from tasks.supervise.records import open_private
 
 _POLL_SECONDS = 0.5
-_WITHOUT_GPU = ("processors-0", "processors-1")
-"""On two cores, two RL jobs of `tiny` with a thread each take 1.5 times less than one after the other with
-both; with two threads each they gain nothing, so workers give each half (`flows.starting`)."""
+_WITHOUT_GPU = ("processors-0", "processors-1", "processors-aside")
+"""On two cores, no RL job of `tiny` gains from a second torch thread, so workers give each half of them
+(`flows.starting`). The last is for what the recipe does not wait for (`step_aside`), one after another."""
+
+
+def step_aside(spec: JobSpec) -> None:
+    """Let this process and all below it have what others leave of the processors, where all jobs share them
+    and the recipe goes on without what this one makes.
+
+    Not by niceness: a thread that often sleeps, as those do that share Python's lock, then still waits for
+    the slice of a nicer one to end, and R1-Zero of `tiny` gained nothing from its second processor.
+    """
+    if has_gpu(os.environ) or not _is_aside(spec):
+        return
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with suppress(OSError):  # a desktop's kernel shares out among sessions first
+        Path("/proc/self/autogroup").write_text("19")
+
+
+def _is_aside(spec: JobSpec) -> bool:
+    return all(goes_on_without(build.node) for build in spec.builds)
 
 
 @contextmanager
@@ -46,6 +65,8 @@ def held(spec: JobSpec, stop: threading.Event, waiting: Callable[[str], None]) -
         return
     several = any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds)
     cards = visible_cards(os.environ)
+    if not has_gpu(os.environ):
+        cards = cards[-1:] if _is_aside(spec) else cards[:-1]
     with ExitStack() as locks:
         for wanted in [[card] for card in cards] if several else [cards]:
             taken = _one_of(wanted, locks, stop, waiting)

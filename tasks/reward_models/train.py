@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
 
 from artifacts.tables import write_table
@@ -34,6 +36,7 @@ from tasks.job import Job
 from tasks.language_models.opening import open_model
 from tasks.language_models.settings import StandIn
 from tasks.problem import RUBRIC_SETS, Problem, from_table, select
+from tasks.processors import halved
 from tasks.rendering import parse_completion
 from tasks.reward_models.preference_data import (
     Labelled,
@@ -254,9 +257,22 @@ def _arguments(config: RewardModelsConfig, folder: Path, rows: int) -> dict[str,
 def _classifier(source: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The checkpoint with a fresh scalar head; the seed of the head is fixed."""
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_pretrained(
+    model = AutoModelForSequenceClassification.from_pretrained(
         source, num_labels=1, dtype=torch.float32, pad_token_id=tokenizer.pad_token_id, local_files_only=True
     )
+    plain = model.forward
+
+    def logits(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return plain(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+
+    in_halves = halved(model, logits)
+
+    @wraps(plain)
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> Any:
+        return SequenceClassifierOutput(logits=in_halves(input_ids, attention_mask))
+
+    model.forward = forward
+    return model
 
 
 def _source(job: Job) -> Path:

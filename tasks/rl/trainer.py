@@ -27,6 +27,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from safetensors.torch import load_model, save_model
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
+from tasks.processors import add_gradients, in_threads, parts_at_once
 from tasks.rl import canary, objective, packing
 from tasks.rl.ahead import RolloutAhead
 from tasks.rl.batch import TokenMeans, idle_rows, refilled
@@ -353,18 +355,24 @@ class GroupTrainer(GRPOTrainer):
     @torch.no_grad()
     def _scored(self, model: Any, rows: Rows, mask: torch.Tensor) -> torch.Tensor:
         """Log-probabilities in the shape of the completions' mask, 0 where it is."""
+
+        def scored(chosen: list[int]) -> torch.Tensor:
+            with torch.no_grad(), self.accelerator.autocast():
+                return packing.score(model, packing.pack(rows, chosen), mask.device)[0].float()
+
         out = torch.zeros(mask.shape, device=mask.device)
-        with self._timed("score_s"), self.accelerator.autocast():
-            for chosen in self._planned(rows, range(len(rows.prompts))):
-                logps, _ = packing.score(model, packing.pack(rows, chosen), mask.device)
-                out[chosen] = out[chosen].masked_scatter(mask[chosen], logps.float())
+        with self._timed("score_s"):
+            packs = self._planned(rows, range(len(rows.prompts)))
+            for chosen, logps in zip(packs, in_threads(scored, packs), strict=True):
+                out[chosen] = out[chosen].masked_scatter(mask[chosen], logps)
         return out
 
     def _planned(self, rows: Rows, chosen: Sequence[int]) -> list[list[int]]:
-        """Packs of the chosen rows, as many in every process, or they would wait for each other forever."""
-        budget = self.config.micro_batch_tokens
-        packs = packing.plan(rows, chosen, budget)
-        return packing.plan(rows, chosen, budget, self._most(len(packs)))
+        """Packs of the chosen rows, as many in every process, or they would wait for each other forever, and
+        as many in each of the parts that are done at once."""
+        budget, parts = self.config.micro_batch_tokens, parts_at_once()
+        most = self._most(len(packing.plan(rows, chosen, budget)))
+        return packing.plan(rows, chosen, budget, -(-most // parts) * parts)
 
     def _score_reference(self, batch: Batch, rows: Rows, chosen: torch.Tensor) -> None:
         """The reference's log-probabilities of the rows that are trained on; TRL would score all of them."""
@@ -408,12 +416,24 @@ class GroupTrainer(GRPOTrainer):
         """Adds up the losses of the packs; processes exchange gradients after the last one only."""
         update, loss = self._update(batch), torch.zeros((), device=self.accelerator.device)
         packs = self._planned(rows, kept)
-        for chosen in packs:
-            with contextlib.nullcontext() if chosen is packs[-1] else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    part = self._part(model, packing.pack(rows, chosen), batch, update)
-                self.accelerator.backward(part)
-            loss += part.detach()
+        seen: dict[int, Callable[[], None]] = {}
+
+        def part(number: int) -> torch.Tensor:
+            with self.compute_loss_context_manager():
+                value, seen[number] = self._part(model, packing.pack(rows, packs[number]), batch, update)
+            return value
+
+        numbers = range(len(packs))
+        if parts_at_once() > 1:
+            loss += torch.stack(add_gradients(model, [partial(part, number) for number in numbers])).sum()
+        else:
+            for number in numbers:
+                with contextlib.nullcontext() if number == numbers[-1] else self.accelerator.no_sync(model):
+                    value = part(number)
+                    self.accelerator.backward(value)
+                loss += value.detach()
+        for number in numbers:
+            seen[number]()
         return loss
 
     def _update(self, batch: Batch) -> objective.Update:
@@ -424,8 +444,11 @@ class GroupTrainer(GRPOTrainer):
             len(batch["advantages"]), tokens, self._limit, self.config.clip_epsilon, self.config.kl_coef
         )
 
-    def _part(self, model: Any, pack: Pack, batch: Batch, update: objective.Update) -> torch.Tensor:
-        """The objective of one pack, in place of TRL's `_compute_loss`; its figures go to the log."""
+    def _part(
+        self, model: Any, pack: Pack, batch: Batch, update: objective.Update
+    ) -> tuple[torch.Tensor, Callable[[], None]]:
+        """The objective of one pack, in place of TRL's `_compute_loss`, and what notes its figures.
+        That is called in the order of the packs: their sums would else differ from run to run."""
         policy, entropy = packing.score(model, pack, self.accelerator.device)
         assert entropy is not None  # TRL gives the policy's head that output
         mask = batch["completion_mask"][pack.rows].bool()
@@ -440,8 +463,8 @@ class GroupTrainer(GRPOTrainer):
             policy, policy.detach() if old is None else old.where(~old.isnan(), policy.detach()),
             flat("ref_per_token_logps"), batch["advantages"][pack.rows], mask.nonzero()[:, 0],
         )  # fmt: skip
-        self._means.add(tokens, entropy, flat("sampling_per_token_logps"), update.epsilon)
-        return self._objective(tokens, update)
+        noted = replace(tokens, policy=policy.detach()), entropy.detach(), flat("sampling_per_token_logps")
+        return self._objective(tokens, update), partial(self._means.add, *noted, update.epsilon)
 
     def _kept(self, batch: Batch) -> torch.Tensor:
         """Numbers of the rows to train on: all, or, if so wanted, those that are not idle.

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tasks.rollout.llama import Llama, LlamaSteps
 from tasks.rollout.settings import Sampling
 
 ATTENTION = "grouped_sdpa"
@@ -227,9 +228,7 @@ def _decode_batch(
 ) -> Iterator[tuple[int, DrawnRow]]:
     """Yields (place in the batch, what was drawn) as rows leave the batch."""
     device = model.device
-    logits, cache, mask = _read_prompts(model, prompts, max(room))
-    position = torch.tensor([[len(p)] for p in prompts], device=device)
-    width = max(map(len, prompts))
+    logits, steps = _read_prompts(model, prompts, max(room))
     ends = torch.tensor(sorted(end_tokens), device=device)
     limits = torch.tensor(room, device=device)
     seed = np.array(seeds, dtype=np.uint64)
@@ -248,25 +247,44 @@ def _decode_batch(
         if alive < _DROP_BELOW * len(rows):
             yield from ((place, drafts.row(place)) for place in rows[~running].tolist())
             kept = running.nonzero().squeeze(1)
-            for layer in cache.layers:
-                layer.select(kept)
-            rows, token, position, mask = rows[kept], token[kept], position[kept], mask[kept]
+            steps.keep(kept)
+            rows, token = rows[kept], token[kept]
             limits, running, seed = limits[kept], running[kept], seed[kept.cpu().numpy()]
-        seen = _masks(model, mask[:, None, None, : width + step + 1])
-        logits = _logits(model, token[:, None], seen, position, cache)
-        position = position + 1
+        logits = steps.logits(token)
     yield from ((place, drafts.row(place)) for place in rows.tolist())
+
+
+class _ModelSteps:
+    """One token a row by the model itself; `mask` (rows, positions) goes as far as the rows may get."""
+
+    def __init__(
+        self, model: PreTrainedModel, cache: Cache, mask: torch.Tensor, position: torch.Tensor
+    ) -> None:
+        self._model, self._cache, self._mask, self._position = model, cache, mask, position
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Of the rows only these, which are then numbered anew."""
+        for layer in self._cache.layers:
+            layer.select(rows)
+        self._mask, self._position = self._mask[rows], self._position[rows]
+
+    def logits(self, token: torch.Tensor) -> torch.Tensor:
+        """(rows, vocabulary) after one more token (rows,)."""
+        seen = self._mask[:, None, None, : self._cache.get_seq_length() + 1]
+        logits = _logits(self._model, token[:, None], _masks(self._model, seen), self._position, self._cache)
+        self._position = self._position + 1
+        return logits
 
 
 def _read_prompts(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int
-) -> tuple[torch.Tensor, Cache, torch.Tensor]:
-    """Logits after each prompt (rows, vocabulary), the cache, the mask (rows, width + room)."""
+) -> tuple[torch.Tensor, _ModelSteps | LlamaSteps]:
+    """Logits after each prompt (rows, vocabulary), and what goes on from there."""
     distinct = {tuple(p): i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in distinct], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in distinct], device=model.device)
-    cache = Cache(layers=[BufferLayer() for _ in range(model.config.num_hidden_layers)])
+    cache = Cache(layers=_buffers(model))
     position = (mask.cumsum(1) - 1).clamp(min=0)
     shown: Any = mask
     if _SLIDING in _layer_kinds(model):
@@ -277,12 +295,19 @@ def _read_prompts(
         shown = _masks(model, seen | torch.eye(width, dtype=torch.bool, device=model.device))
     logits = _logits(model, ids, shown, position, cache)
     rows = torch.tensor([distinct[tuple(p)] for p in prompts], device=model.device)
+    if llama := Llama.of(model):
+        return logits[rows], LlamaSteps(llama, cache.layers, _buffers(model), mask.bool(), rows)
     if len(distinct) < len(prompts):
         for layer in cache.layers:
             layer.select(rows)
         logits, mask = logits[rows], mask[rows]
     ones = torch.ones(len(prompts), room, dtype=torch.bool, device=model.device)
-    return logits, cache, torch.cat([mask.bool(), ones], dim=1)
+    position = torch.tensor([[len(p)] for p in prompts], device=model.device)
+    return logits, _ModelSteps(model, cache, torch.cat([mask.bool(), ones], dim=1), position)
+
+
+def _buffers(model: PreTrainedModel) -> list[BufferLayer]:
+    return [BufferLayer() for _ in range(model.config.num_hidden_layers)]
 
 
 def _logits(

@@ -14,6 +14,7 @@ import contextlib
 import logging
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -25,6 +26,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
 from trl.trainer.utils import add_fused_lm_head
 
+from tasks.processors import add_gradients, parts_at_once
 from tasks.sft.tokens import TokenRows
 from tasks.training.attention import FLASH, PackLayout, pack_inputs
 from tasks.training.checkpoints import make_room
@@ -107,7 +109,9 @@ class PackedUpdates(Dataset[PackedUpdate]):
     def __getitem__(self, item: int) -> PackedUpdate:
         update, process = divmod(item, self._processes)
         numbers = self._updates[update]
-        mine = dealt(self.rows.lengths[numbers].tolist(), self._capacity, self._processes)[process]
+        parts = min(parts_at_once(), len(numbers))  # of a process alone; they take turns in its list
+        shares = dealt(self.rows.lengths[numbers].tolist(), self._capacity, self._processes * parts)
+        mine = [bins for turn in zip(*shares[process * parts :][:parts], strict=True) for bins in turn]
         return {
             "micro_batches": [micro_batch(self.rows, numbers[places]) for places in mine],
             "completion_tokens": int(self.rows.completion_lengths[numbers].sum()),
@@ -140,17 +144,25 @@ class PackedTrainer(Trainer):
         model.train()
         scale = self.accelerator.num_processes / inputs["completion_tokens"]
         total = torch.zeros((), device=self.accelerator.device)
-        right = torch.zeros_like(total)
-        for number, micro in enumerate(inputs["micro_batches"], 1):
-            with self._averaging(model, number == len(inputs["micro_batches"])):
-                with self.compute_loss_context_manager():
-                    given = self._prepare_inputs(micro) | self._attention(micro)
-                    found = model(**given, use_cache=False, fused_lm_head=True)
-                loss = -found.log_probs.sum() * scale
-                self.accelerator.backward(loss)
-            total += loss.detach()
-            right += found.is_top1.sum() * scale
-        self._right = right
+        micros = inputs["micro_batches"]
+        right = [torch.zeros_like(total)] * len(micros)
+
+        def part(number: int) -> torch.Tensor:
+            with self.compute_loss_context_manager():
+                given = self._prepare_inputs(micros[number]) | self._attention(micros[number])
+                found = model(**given, use_cache=False, fused_lm_head=True)
+            right[number] = found.is_top1.sum() * scale
+            return -found.log_probs.sum() * scale
+
+        if parts_at_once() > 1:
+            total += torch.stack(add_gradients(model, [partial(part, n) for n in range(len(micros))])).sum()
+        else:
+            for number in range(len(micros)):
+                with self._averaging(model, number == len(micros) - 1):
+                    loss = part(number)
+                    self.accelerator.backward(loss)
+                total += loss.detach()
+        self._right = torch.stack(right).sum()
         return total
 
     def _attention(self, micro: MicroBatch) -> dict[str, Any]:

@@ -142,17 +142,18 @@ def test_each_nodes_task_waits_for_those_of_its_inputs(workers):
     assert error is None
     nodes, feeds = workers.built.pipeline.nodes, workers.built.pipeline.feeds
     expected = {node: set(feeds.get(node, {}).values()) for node in nodes}
-    evaluated = [set(inputs.values()) for name, inputs in feeds.items() if name.startswith("evaluation.")]
+    del expected["evaluation"]  # each is a run of its own, which does not wait for the later ones
+    evaluated = {
+        name: set(inputs.values()) for name, inputs in feeds.items() if name.startswith("evaluation.")
+    }
     assert len(evaluated) == 9
-    expected["evaluation-early"] = set.union(*evaluated[:5])  # a run that does not wait for the later ones
-    expected["evaluation"] = set.union(*evaluated[5:])
-    expected["report"] = {feed.partition(".")[0] for feed in expected["report"]} | {"evaluation-early"}
-    assert edges_of(flow_run, len(nodes) + 1) == expected
-    assert len(workers.asked) == len(nodes) + 1 - len(REUSED)
+    expected |= evaluated
+    assert edges_of(flow_run, len(expected)) == expected
+    assert len(workers.asked) == len(expected) - len(REUSED)
 
 
 def test_evaluations_that_share_an_engines_start_are_one_run():
-    for engine, names in (("vllm", ["evaluation"]), ("transformers", ["evaluation-early", "evaluation"])):
+    for engine, names in (("vllm", ["evaluation"]), ("transformers", [f"evaluation.{x}" for x in "abc"])):
         config = EvaluateConfig(engine=EngineSettings(name=engine))
         parts = builder._parts("evaluation", config, {label: Promise(label, None) for label in "abc"})
         assert list(parts) == names
@@ -184,18 +185,23 @@ def test_branches_are_at_work_at_the_same_time(workers, monkeypatch):
     assert {"dev1", "tiny-student-rl-only"} <= set(workers.asked)
 
 
-def test_the_later_evaluations_begin_while_the_earlier_ones_are_at_work(workers, monkeypatch):
-    meeting, until_the_end = threading.Barrier(2, timeout=60), PrefectBuilder._wait
+def test_evaluations_are_at_work_one_at_a_time(workers, monkeypatch):
+    """Two of them would fill a pool in which the mixture may have to wait."""
+    at_work, most, dispatch = [], [], PrefectBuilder._dispatch
 
-    def meet(self, client, run_id, keys):
-        if len(keys) > 1:
-            meeting.wait()
-        return until_the_end(self, client, run_id, keys)
+    def count(self, node, *rest):
+        if node.name == "evaluation":
+            at_work.append(node)
+            most.append(len(at_work))
+        dispatch(self, node, *rest)
+        if node.name == "evaluation":
+            at_work.pop()
 
-    monkeypatch.setattr(PrefectBuilder, "_wait", meet)
+    monkeypatch.setattr(PrefectBuilder, "_dispatch", count)
     _, error = run(workers)
     assert error is None
-    assert workers.asked.count("evaluation") == 2
+    assert workers.asked.count("evaluation") == 9
+    assert max(most) == 1
 
 
 def test_what_can_begin_together_is_asked_for_in_the_order_of_the_recipe(workers, monkeypatch):
@@ -236,7 +242,7 @@ def test_other_branches_end_before_the_run_waits_for_a_review(workers, tmp_path)
     _, error = run(workers)
     assert isinstance(error, Undecided)
     assert list(error.sets) == ["cold-start"]
-    assert {"tiny-student-base", "tiny-student-rl-only"} == set(workers.asked)
+    assert {"tiny-student-base", "tiny-student-rl-only", "evaluation"} == set(workers.asked)
     decided(workers, tmp_path, "approve")
     built = workers.built
     workers.built = PrefectBuilder(built.pipeline, built.preset, built.store)

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from tasks.job import StopRequested
+from tasks.job import StopRequested, cards
 from tasks.job.cards import held, visible_cards
 from tasks.job.spec import BuildSpec, JobSpec
 from tasks.settings import REPOSITORY
@@ -31,10 +32,12 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def spec(folder, stage="rl-zero", processes=1):
+def spec(folder, stage="rl-zero", processes=1, nodes=("n",)):
     config = {"launch": {"processes": processes}}
-    build = BuildSpec(node="n", stage=stage, config=config, inputs={}, key="k", ref_name="p/n")
-    return JobSpec(work_root=folder, preset="p", builds=(build,))
+    builds = (
+        BuildSpec(node=n, stage=stage, config=config, inputs={}, key="k", ref_name="p/n") for n in nodes
+    )
+    return JobSpec(work_root=folder, preset="p", builds=tuple(builds))
 
 
 def now(asked, waiting=lambda message: None):
@@ -79,16 +82,23 @@ def test_a_machine_without_a_gpu_works_on_two_jobs_at_once(tmp_path, monkeypatch
             pytest.fail("two are at work")
         with pytest.raises(StopRequested), now(spec(tmp_path, processes=2)):
             pytest.fail("two are at work")
+        aside, another = (spec(tmp_path, nodes=[n]) for n in ("evaluation.r1", "student-distilled"))
+        with now(aside), pytest.raises(StopRequested), now(another):
+            pytest.fail("what nothing waits for is at work one after another")
 
 
 def test_what_counts_as_a_card(tmp_path):
-    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1"]
+    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1", "processors-aside"]
     (tmp_path / "nvidia3").touch()
     (tmp_path / "nvidia7").touch()
     (tmp_path / "nvidiactl").touch()
     assert visible_cards({}, tmp_path) == ["0", "1"]  # CUDA numbers those that this container sees
     assert visible_cards({"CUDA_VISIBLE_DEVICES": "2, 3"}, tmp_path) == ["2", "3"]
-    assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == ["processors-0", "processors-1"]
+    assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == [
+        "processors-0",
+        "processors-1",
+        "processors-aside",
+    ]
 
 
 def test_a_killed_job_frees_its_card_at_once(tmp_path, monkeypatch):
@@ -108,3 +118,18 @@ def test_a_killed_job_frees_its_card_at_once(tmp_path, monkeypatch):
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_only_a_job_that_nothing_waits_for_steps_aside(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *given: asked.append(given[1]))
+    monkeypatch.setattr(cards, "Path", lambda _: Path(os.devnull))
+    for node in ("r1", "mixture", "tiny-student-base"):
+        cards.step_aside(spec(tmp_path, nodes=[node]))
+    assert asked == [os.SCHED_IDLE]  # the student's
+    cards.step_aside(spec(tmp_path, nodes=["evaluation.r1"]))
+    cards.step_aside(spec(tmp_path, nodes=["evaluation.r1", "r1"]))
+    assert asked == [os.SCHED_IDLE] * 2
+    monkeypatch.setattr(cards, "has_gpu", lambda _: True)
+    cards.step_aside(spec(tmp_path, nodes=["evaluation.r1"]))
+    assert asked == [os.SCHED_IDLE] * 2

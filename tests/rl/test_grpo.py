@@ -128,8 +128,11 @@ def test_the_loss_off_policy_clips_the_ratio(trainer):
     assert trainer._metrics["train"]["clip_ratio/region_mean"][0] > 0
 
 
-def test_packs_add_up_to_trls_whole_batch(trainer):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_packs_add_up_to_trls_whole_batch(trainer, at_once, request):
     """Packs in which a prompt stands once leave the gradients of TRL's own step on the padded batch."""
+    if at_once == 2:
+        request.getfixturevalue("one_thread")
     batch = rollout(trainer)
     plain = copy.deepcopy(trainer.model)
     step_loss(trainer, batch)

@@ -5,10 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tasks.processors import forked
 from tasks.rollout import decoding
 from tasks.rollout.decoding import decode, draw, uniform, write
+from tasks.rollout.engines import transformers
+from tasks.rollout.llama import Llama
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
 
@@ -136,8 +140,8 @@ def test_top_p_keeps_the_smallest_sufficient_set(vocabulary, top_p, seed):
 def test_rows_come_as_they_end_and_their_log_probabilities_are_the_models(tiny_model, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     prompts = [[5, 6, 7, 8 + i] for i in range(12)]
-    ends, passes, one_pass = frozenset(range(10, 40)), [], decoding._logits
-    monkeypatch.setattr(decoding, "_logits", lambda *given: passes.append(1) or one_pass(*given))
+    ends, passes = frozenset(range(10, 40)), []
+    monkeypatch.setattr(decoding, "draw", lambda *given: passes.append(1) or draw(*given))
     sampling = Sampling(temperature=0.8, max_new_tokens=30)
     drawn, passes_at = {}, []
     for row, found in write(model, prompts, sampling, range(12), ends, 8, logprobs=True):
@@ -150,3 +154,38 @@ def test_rows_come_as_they_end_and_their_log_probabilities_are_the_models(tiny_m
             logits = model(torch.tensor([prompt + drawn[i].tokens])).logits[0, len(prompt) - 1 : -1]
         expected = (logits / 0.8).log_softmax(-1)[range(len(drawn[i].tokens)), drawn[i].tokens]
         torch.testing.assert_close(torch.tensor(drawn[i].logprobs), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("folder", ["tiny_model", "grouped_model"])
+def test_a_llama_is_computed_as_transformers_does(folder, request, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(request.getfixturevalue(folder)).eval()
+    prompts = [[5 + i % 3] * (3 + i % 3) for i in range(12)]  # three prompts of unequal length, rows apart
+    asked = model, prompts, Sampling(max_new_tokens=40), range(12), frozenset(range(10, 20)), 12, True
+    assert Llama.of(model) is not None
+    ours = dict(write(*asked))
+    monkeypatch.setattr(Llama, "of", lambda model: None)
+    for row, theirs in write(*asked):
+        assert ours[row].tokens == theirs.tokens
+        assert ours[row].logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+
+
+def test_a_llama_with_adapters_or_scaled_positions_is_left_to_transformers(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    assert Llama.of(type(model)(model.config)) is None
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with_adapters = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert Llama.of(with_adapters) is None
+    assert Llama.of(with_adapters.get_base_model()) is None
+    assert Llama.of(AutoModelForCausalLM.from_pretrained(tiny_model).bfloat16()) is None
+
+
+def test_half_of_the_prompts_drawn_in_a_fork_is_drawn_as_here(tiny_model, one_thread, monkeypatch):
+    seeds, processes = range(len(PROMPTS) * 4), []
+    many = [prompt for prompt in PROMPTS for _ in range(4)]
+    monkeypatch.setattr(transformers, "forked", lambda work: processes.append(1) or forked(work))
+    both = _engine(tiny_model).generate(many, WARM, seeds)
+    assert processes == [1]
+    monkeypatch.setattr(transformers, "parts_at_once", lambda: 1)
+    assert both == _engine(tiny_model).generate(many, WARM, seeds)
+    assert processes == [1]

@@ -70,9 +70,14 @@ def test_logits_of_a_packed_row_are_those_of_the_row_alone(name, tmp_path):
             torch.testing.assert_close(together[here], model(input_ids=ids).logits[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("capacity", [1, 40, 10_000])
-def test_gradients_of_a_packed_update_are_those_of_its_rows(capacity, rows, tiny_model, tmp_path):
+def test_gradients_of_a_packed_update_are_those_of_its_rows(
+    capacity, at_once, rows, tiny_model, tmp_path, request
+):
     """However it is packed: the mean over the completion tokens of the update."""
+    if at_once == 2:
+        request.getfixturevalue("one_thread")
     model = load_policy(tiny_model)
     plain = copy.deepcopy(model)
     losses = torch.zeros(())
