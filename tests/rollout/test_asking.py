@@ -80,10 +80,10 @@ def test_errors_are_those_of_the_server(tmp_path, asker):
 
 
 ASKS_AND_DIES = """
-import os, pickle, sys
+import json, os, sys
 from tasks.rollout.asking import Asker
 asker = Asker(sys.argv[1])
-asker._peer.send(pickle.dumps(((0, 0), {})), 9)
+asker._peer.send(json.dumps(((0, 0), {})).encode(), 9)
 print(asker._peer.pid, flush=True)
 sys.stdin.readline()
 os._exit(0)
