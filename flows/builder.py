@@ -120,8 +120,8 @@ class PrefectBuilder:
     """Runs that have published what they were asked for, and still show it in the UI."""
     _undecided: dict[str, Ref] = field(default_factory=dict)
     """Node -> its data set, for which nobody decided while there was anything else to do."""
-    _one_of_each: threading.Lock = field(default_factory=threading.Lock)
-    """Held while one of the runs of `make_each` is at work."""
+    _places_aside: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(2))
+    """One is held while one of the runs of `make_each` is at work."""
     _walked: threading.Event = field(default_factory=threading.Event)
     """Every node is submitted."""
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -149,7 +149,7 @@ class PrefectBuilder:
         """Those that are missing, in one run of the stage's deployment, which starts one engine for them.
 
         An engine that starts in no time need not be shared: then each has a run of its own, beside the
-        stages that still train. One at a time: two would fill the pool that the next stage may need.
+        stages that still train. Two at a time: more would fill the pool that the next stage may need.
         """
 
         def made(part: Mapping[str, Promise], turn: str) -> list[str]:
@@ -284,7 +284,7 @@ class PrefectBuilder:
         if missing:
             waited = [keys[name] for name in missing]
             self._wait_for_turn(turn)
-            with self._one_of_each if node.stage.each else nullcontext():
+            with self._places_aside if node.stage.each else nullcontext():
                 self._dispatch(node, parameters(missing), waited, turn)
         self._refs |= {name: self._published(name, key) for name, key in keys.items()}
         return missing

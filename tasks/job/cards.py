@@ -25,9 +25,11 @@ from tasks.recipe import STAGES, goes_on_without
 from tasks.supervise.records import open_private
 
 _POLL_SECONDS = 0.5
-_WITHOUT_GPU = ("processors-0", "processors-1", "processors-aside")
+_ASIDE = ("aside-0", "aside-1")
+_WITHOUT_GPU = ("processors-0", "processors-1", *_ASIDE)
 """On two cores, no RL job of `tiny` gains from a second torch thread, so workers give each half of them
-(`flows.starting`). The last is for what the recipe does not wait for (`step_aside`), one after another."""
+(`flows.starting`). The last are for what the recipe does not wait for (`step_aside`): two, as one alone
+leaves a processor idle whenever it starts or publishes."""
 
 
 def step_aside(spec: JobSpec) -> None:
@@ -66,7 +68,7 @@ def held(spec: JobSpec, stop: threading.Event, waiting: Callable[[str], None]) -
     several = any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds)
     cards = visible_cards(os.environ)
     if not has_gpu(os.environ):
-        cards = cards[-1:] if _is_aside(spec) else cards[:-1]
+        cards = [card for card in cards if (card in _ASIDE) == _is_aside(spec)]
     with ExitStack() as locks:
         for wanted in [[card] for card in cards] if several else [cards]:
             taken = _one_of(wanted, locks, stop, waiting)

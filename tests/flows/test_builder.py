@@ -185,14 +185,15 @@ def test_branches_are_at_work_at_the_same_time(workers, monkeypatch):
     assert {"dev1", "tiny-student-rl-only"} <= set(workers.asked)
 
 
-def test_evaluations_are_at_work_one_at_a_time(workers, monkeypatch):
-    """Two of them would fill a pool in which the mixture may have to wait."""
+def test_no_more_than_two_evaluations_are_at_work(workers, monkeypatch):
+    """Three of them would fill a pool in which the mixture may have to wait."""
     at_work, most, dispatch = [], [], PrefectBuilder._dispatch
 
     def count(self, node, *rest):
         if node.name == "evaluation":
             at_work.append(node)
             most.append(len(at_work))
+            time.sleep(0.5)  # so that those that may begin meanwhile do
         dispatch(self, node, *rest)
         if node.name == "evaluation":
             at_work.pop()
@@ -201,7 +202,7 @@ def test_evaluations_are_at_work_one_at_a_time(workers, monkeypatch):
     _, error = run(workers)
     assert error is None
     assert workers.asked.count("evaluation") == 9
-    assert max(most) == 1
+    assert set(most) <= {1, 2}
 
 
 def test_what_can_begin_together_is_asked_for_in_the_order_of_the_recipe(workers, monkeypatch):

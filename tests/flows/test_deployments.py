@@ -45,7 +45,7 @@ def test_a_deployment_runs_the_flow_of_its_name_on_its_stages_pool(name):
 
 
 def test_one_run_at_a_time_has_the_gpu():
-    assert POOLS == {"cpu": None, "gpu-train": 3, "gpu-rollout": 2}
+    assert POOLS == {"cpu": None, "gpu-train": 3, "gpu-rollout": 3}
     assert {stage.pool for stage in STAGES.values()} == set(POOLS)
 
 

@@ -82,13 +82,13 @@ def test_a_machine_without_a_gpu_works_on_two_jobs_at_once(tmp_path, monkeypatch
             pytest.fail("two are at work")
         with pytest.raises(StopRequested), now(spec(tmp_path, processes=2)):
             pytest.fail("two are at work")
-        aside, another = (spec(tmp_path, nodes=[n]) for n in ("evaluation.r1", "student-distilled"))
-        with now(aside), pytest.raises(StopRequested), now(another):
-            pytest.fail("what nothing waits for is at work one after another")
+        evaluation, student = (spec(tmp_path, nodes=[n]) for n in ("evaluation.r1", "student-distilled"))
+        with now(evaluation), now(student), pytest.raises(StopRequested), now(evaluation):
+            pytest.fail("two that nothing waits for are at work")
 
 
 def test_what_counts_as_a_card(tmp_path):
-    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1", "processors-aside"]
+    assert visible_cards({}, tmp_path) == ["processors-0", "processors-1", "aside-0", "aside-1"]
     (tmp_path / "nvidia3").touch()
     (tmp_path / "nvidia7").touch()
     (tmp_path / "nvidiactl").touch()
@@ -97,7 +97,8 @@ def test_what_counts_as_a_card(tmp_path):
     assert visible_cards({"CUDA_VISIBLE_DEVICES": ""}, tmp_path) == [
         "processors-0",
         "processors-1",
-        "processors-aside",
+        "aside-0",
+        "aside-1",
     ]
 
 
