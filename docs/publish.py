@@ -4,7 +4,7 @@
 
 From the newest report of the preset in the store. WORDS say how the run was started. FOLDER gets
 
-    report.html, report.md      as the run made them
+    report.html                 as the run made it
     scores.parquet              every score of every checkpoint, column `node`
     question_scores.parquet     the same by question, for paired comparisons
     metrics.parquet             the training curves, evaluation during training among them (`during` is true)
@@ -27,7 +27,6 @@ from artifacts.manifest import Manifest
 from artifacts.store import ArtifactStore
 from artifacts.tables import read_table
 
-_PAGES = ("report.html", "report.md")
 _TABLES = {
     "scores": ["scores"],
     "question_scores": ["question_scores"],
@@ -44,8 +43,7 @@ def publish(store: ArtifactStore, preset: str, folder: Path, command: Sequence[s
     folder.mkdir(parents=True, exist_ok=True)
     report = store.resolve(f"{preset}/report")
     parents = store.manifest(report.digest).parents
-    for page in _PAGES:
-        shutil.copyfile(store.fetch(report) / page, folder / page)
+    shutil.copyfile(store.fetch(report) / "report.html", folder / "report.html")
     for table, files in _TABLES.items():
         found = [
             rows

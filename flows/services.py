@@ -236,7 +236,7 @@ def _is_open() -> bool:
     return httpx.get(f"{api_url()}/admin/version", timeout=30).status_code == 200
 
 
-def _wait_for_server(begun: Callable[[], None]) -> None:
+def _wait_for_server(begun: Callable[[], None] = lambda: None) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not _healthy():
         if is_ours():

@@ -138,6 +138,7 @@ def test_trivial_math_gets_a_short_answer(refine):
 
     sampled = [candidate(0), candidate(1), candidate(0, OTHER), candidate(1, OTHER, verdict="wrong")]
     sieve, asked = refine(sampled, reply, short=True)
+    asked = sorted(asked)  # they are asked at the same time
     assert [messages[0][:6] for messages in asked] == ["Answer", "You ed"]
     assert r"<answer> $\boxed{3}$ </answer>" in sieve.kept[0].completion
     assert asked[0][1] == "Question: compute 1 + 2"
