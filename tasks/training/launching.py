@@ -41,7 +41,11 @@ def sharding_arguments(launch: LaunchSettings, recompute: bool = False) -> dict[
     pass; the Trainer's own `gradient_checkpointing` would gather them a third time.
     """
     if launch.strategy == "fsdp2":
-        settings = {"version": 2, "reshard_after_forward": True, "activation_checkpointing": recompute}
+        settings: dict[str, Any] = {
+            "version": 2,
+            "reshard_after_forward": True,
+            "activation_checkpointing": recompute,
+        }
         # Each process writes and reads its own part of a checkpoint. The Trainer's default gathers everything
         # in the first one, and writes the weights twice: 122 GB for 7B parameters instead of 91.
         settings["state_dict_type"] = "SHARDED_STATE_DICT"
