@@ -30,7 +30,7 @@ from tasks.job import Job
 from tasks.rl.schedule import last_steps_begin
 from tasks.rl.stage import RLConfig
 from tasks.supervise.records import read_json, write_json
-from tasks.training.checkpoints import checkpoint_step, is_sealed, newest_checkpoint
+from tasks.training.checkpoints import checkpoint_step, fits, is_sealed, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,12 @@ def adopt(config: RLConfig, job: Job) -> None:
     if record is None:
         return
     limit = min(int(record["same_until"]), same_until(config), config.steps)
-    usable = _usable(source / "trainer", config, limit)
+    usable = [c for c in _usable(source / "trainer", config, limit) if fits(c, config.launch)]
     if not usable:
-        log.info("%s starts anew: the state of %d steps lies past step %d", job.node, record["steps"], limit)
+        log.info(
+            "%s starts anew: the state of %d steps lies past step %d, or was written with another "
+            "launch.strategy", job.node, record["steps"], limit,
+        )  # fmt: skip
         return
     shutil.rmtree(job.state, ignore_errors=True)
     shutil.copytree(source, job.state, copy_function=_link)

@@ -38,7 +38,13 @@ from tasks.rollout.engines import open_engine
 from tasks.tables import METRICS, SAMPLES
 from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.callbacks import JobCallback, raise_if_stopped
-from tasks.training.checkpoints import SealCheckpoints, best_checkpoint, checkpoint_step, newest_checkpoint
+from tasks.training.checkpoints import (
+    SealCheckpoints,
+    best_checkpoint,
+    checkpoint_step,
+    newest_checkpoint,
+    resume_point,
+)
 from tasks.training.launching import lost_note, process_number, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import adapters, end_token_ids, load_policy, save_model
@@ -60,7 +66,7 @@ def run(config: RLConfig, job: Job) -> None:
     """
     job.progress(0, config.steps, "loading the model")
     adopt(config, job)
-    resume = newest_checkpoint(job.state / "trainer")
+    resume = resume_point(job.state / "trainer", config.launch)
     for shards in _tables(config):
         (job.state / shards).mkdir(exist_ok=True)
         drop_from(job.state / shards, checkpoint_step(resume) if resume else 0)

@@ -35,7 +35,7 @@ from tasks.sft.tokens import TokenRows, prompt_template, token_rows
 from tasks.tokenizer import Codec, load_tokenizer
 from tasks.training.attention import use_flash_attention
 from tasks.training.callbacks import JobCallback, raise_if_stopped
-from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint
+from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint, resume_point
 from tasks.training.launching import sharding_arguments, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import (
@@ -65,6 +65,7 @@ def run(config: SFTConfig, job: Job) -> None:
     source = job.inputs["checkpoint"].path / "model"
     rows = token_rows(job, load_tokenizer(source))
     fitting = rows_that_fit(rows, config, source)
+    resume_point(job.state / "trainer", config.launch)
     if config.launch.processes > 1:
         train_in_processes("tasks.sft.train:train", config, config.launch, job)
     else:

@@ -12,6 +12,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tasks.training.settings import LaunchSettings
+
 _MARKER = "complete.json"
 _ROOM = 1.05
 """Free space for a checkpoint, in sizes of the one before."""
@@ -47,6 +49,32 @@ def newest_checkpoint(folder: Path) -> Path | None:
         shutil.rmtree(torn)
     sealed = [c for c in found if c.is_dir()]
     return sealed[-1] if sealed else None
+
+
+def resume_point(folder: Path, launch: LaunchSettings) -> Path | None:
+    """The newest checkpoint, which a run with this launch can go on from; None where there is none.
+
+    Raises:
+        ValueError: its weights are whole and the run shares them out, or the other way round.
+    """
+    newest = newest_checkpoint(folder)
+    if newest is not None and not fits(newest, launch):
+        written = "fsdp2" if _is_shared_out(newest) else "ddp"
+        raise ValueError(
+            f"{newest} was written with {written} and launch.strategy is {launch.strategy}: set it back, or "
+            f"remove {folder} to start anew"
+        )
+    return newest
+
+
+def fits(checkpoint: Path, launch: LaunchSettings) -> bool:
+    """Whether a run with this launch can read the checkpoint."""
+    return _is_shared_out(checkpoint) == (launch.strategy == "fsdp2")
+
+
+def _is_shared_out(checkpoint: Path) -> bool:
+    """Whether each process wrote its part of the weights (FSDP2)."""
+    return (checkpoint / "pytorch_model_fsdp_0").is_dir()
 
 
 def make_room(folder: Path) -> list[Path]:

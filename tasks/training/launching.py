@@ -199,7 +199,8 @@ def _share_out_on_cpu() -> None:
 
     def begin_sharded(self: AcceleratorState, *args: Any, **given: Any) -> None:
         begin(self, *args, **given)
-        plugin = given.get("fsdp_plugin")
+        # All instances share one state; a later one without the plugin takes it from the process group again.
+        plugin = given.get("fsdp_plugin") or self.__dict__.get("fsdp_plugin")
         if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
 

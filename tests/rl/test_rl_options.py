@@ -78,7 +78,11 @@ def test_shared_out_weights_learn_what_whole_ones_do(inputs, tmp_path):  # noqa:
     """FSDP2 in two processes (gloo, CPU): gathered to sample, gathered to publish."""
     one = finished(SHORT, local_job(tmp_path, "one", "rl-zero", inputs))
     shared = SHORT.model_copy(update={"launch": LaunchSettings(processes=2, strategy="fsdp2")})
-    two = finished(shared, local_job(tmp_path, "two", "rl-zero", inputs))
+    two = local_job(tmp_path, "two", "rl-zero", inputs)
+    # The finished run is of the same settings, but its checkpoint is of another kind: no state to go on from.
+    finished(shared, two)
+    assert "continued_from_step" not in two.headline
+    assert (newest_checkpoint(two.state / "trainer") / "pytorch_model_fsdp_0").is_dir()
     assert [r["completion"] for r in samples(one)] == [r["completion"] for r in samples(two)]
     ours, theirs = (load_policy(j.draft / "model").state_dict() for j in (one, two))
     for name in ours:

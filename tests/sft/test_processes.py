@@ -72,5 +72,7 @@ def test_a_stopped_job_with_sharded_weights_goes_on(inputs, tmp_path):
         assert len(list((checkpoint / part).glob("*.distcp"))) == 2
     assert not list(checkpoint.glob("*.safetensors"))
     job.stop.clear()
+    with pytest.raises(ValueError, match=r"checkpoint-1 was written with fsdp2 and launch.strategy is ddp"):
+        run(config.model_copy(update={"launch": LaunchSettings()}), job)
     resumed = trained(config, job)
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
