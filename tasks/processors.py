@@ -2,24 +2,19 @@
 
 A worker gives each of two jobs half of the machine (`flows.starting`). Mostly there is one that the recipe
 waits for, and a small model's matrices are too small for torch's own threads: of a job with one thread, two
-parts are therefore worked on at once. Gradients and log-probabilities in a thread, since torch lets go of
-Python's lock in its kernels; sampling, which is Python half of the time, in a fork.
+parts of gradients and log-probabilities are therefore worked on at once, in threads, since torch lets go of
+Python's lock in its kernels. Sampling in a fork was tried: once torch has worked in several threads, a matrix
+product in a fork may wait for ever for a lock that no thread there holds.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import pickle
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
-
-from tasks.sandbox.isolation import die_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -106,59 +101,3 @@ class _Halved(torch.autograd.Function):
 
         first, second = in_threads(half, [0, 1])
         return None, None, None, *(a.add_(b) for a, b in zip(first, second, strict=True))
-
-
-@contextmanager
-def forked(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
-    """Does `work` in a fork of this process, which sees everything here as it is now. Call what is yielded to
-    wait for the result; the fork is gone when the context ends.
-
-    In the fork there is no other thread: `work` may do without gradients what torch does in one thread, and
-    nothing that needs a lock which another thread may hold.
-    """
-    reading, writing = os.pipe()
-    parent, child = os.getpid(), os.fork()
-    if child == 0:
-        _answer(work, writing, parent)
-    os.close(writing)
-    ended = False
-
-    def result() -> Result:
-        nonlocal ended
-        with open(reading, "rb", closefd=False) as answer:
-            told = answer.read()
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        ended = True
-        if code:
-            raise RuntimeError(f"a process that worked beside this one ended with code {code}")
-        found: Result | Exception = pickle.loads(told)  # from this program itself
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    try:
-        yield result
-    finally:
-        os.close(reading)
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-
-def _answer(work: Callable[[], object], writing: int, parent: int) -> NoReturn:
-    """What the fork does; it never returns, and runs nothing that waits for the end of this program."""
-    code = 1
-    try:
-        die_with_parent()
-        if os.getppid() != parent:
-            os._exit(code)  # it was gone before
-        gc.disable()  # what is garbage here may still clean up for the parent
-        try:
-            found = work()
-        except Exception as error:  # noqa: BLE001  raised where the result is asked for
-            found = error
-        with open(writing, "wb") as answer:
-            pickle.dump(found, answer)
-        code = 0
-    finally:
-        os._exit(code)

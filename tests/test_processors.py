@@ -1,13 +1,12 @@
-"""Two parts of a job's work at once, in threads and in a fork."""
+"""Two parts of a job's work at once, in threads."""
 
 import os
 import threading
 
-import psutil
 import pytest
 import torch
 
-from tasks.processors import add_gradients, forked, halved, in_threads, parts_at_once
+from tasks.processors import add_gradients, halved, in_threads, parts_at_once
 
 
 def test_only_a_job_of_one_thread_and_process_works_on_two_parts(one_thread, monkeypatch):
@@ -61,29 +60,3 @@ def test_halves_of_a_batch_give_its_output_and_gradients(one_thread):
     torch.testing.assert_close(ours, theirs)
     with torch.no_grad():
         assert not halved(model, model)(rows).requires_grad
-
-
-def test_a_fork_answers_and_is_gone():
-    with forked(lambda: (os.getpid(), torch.ones(3))) as answer:
-        process, tensor = answer()
-    assert process != os.getpid()
-    assert tensor.tolist() == [1, 1, 1]
-    with pytest.raises(ProcessLookupError):
-        os.kill(process, 0)
-
-
-def test_what_a_fork_raises_is_raised_here_and_its_death_is_told():
-    def wrong():
-        raise ValueError("not this one")
-
-    with forked(wrong) as answer, pytest.raises(ValueError, match="not this one"):
-        answer()
-    with forked(lambda: os._exit(3)) as answer, pytest.raises(RuntimeError, match="code 3"):
-        answer()
-
-
-def test_a_fork_that_nobody_waits_for_is_killed():
-    before = set(psutil.Process().children())
-    with forked(lambda: threading.Event().wait()):
-        assert len(set(psutil.Process().children()) - before) == 1
-    assert not set(psutil.Process().children()) - before

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.processors import forked
 from tasks.rollout import decoding
 from tasks.rollout.decoding import decode, draw, uniform, write
-from tasks.rollout.engines import transformers
 from tasks.rollout.llama import Llama
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
@@ -178,14 +176,3 @@ def test_a_llama_with_adapters_or_scaled_positions_is_left_to_transformers(tiny_
     assert Llama.of(with_adapters) is None
     assert Llama.of(with_adapters.get_base_model()) is None
     assert Llama.of(AutoModelForCausalLM.from_pretrained(tiny_model).bfloat16()) is None
-
-
-def test_half_of_the_prompts_drawn_in_a_fork_is_drawn_as_here(tiny_model, one_thread, monkeypatch):
-    seeds, processes = range(len(PROMPTS) * 4), []
-    many = [prompt for prompt in PROMPTS for _ in range(4)]
-    monkeypatch.setattr(transformers, "forked", lambda work: processes.append(1) or forked(work))
-    both = _engine(tiny_model).generate(many, WARM, seeds)
-    assert processes == [1]
-    monkeypatch.setattr(transformers, "parts_at_once", lambda: 1)
-    assert both == _engine(tiny_model).generate(many, WARM, seeds)
-    assert processes == [1]

@@ -15,14 +15,10 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from tasks.processors import forked, parts_at_once
 from tasks.rollout.decoding import ATTENTION, require_full_attention, write
 from tasks.rollout.engine import Completion, SampledModel, TokenIds, Weights, finish_reason
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.weights import named_weights
-
-_FEWEST_BESIDE = 8
-"""Rows that are worth a fork, which takes some 20 ms."""
 
 
 class TransformersEngine:
@@ -41,30 +37,19 @@ class TransformersEngine:
         seeds: Sequence[Sequence[int]],
         logprobs: bool = False,
     ) -> Iterator[Completion]:
-        """See `Engine.generate`. Half of the prompts may be completed in a fork and told of last."""
+        """See `Engine.generate`."""
         rows = [(prompt, sample) for prompt, group in enumerate(seeds) for sample in range(len(group))]
         if not rows:
             return
         with self._model() as model:
-
-            def drawn(own: Sequence[tuple[int, int]]) -> Iterator[Completion]:
-                found = write(
-                    model, [prompts[p] for p, _ in own], sampling, [seeds[p][s] for p, s in own],
-                    self._end_tokens, self._batch_size, logprobs,
-                )  # fmt: skip
-                for row, written in found:
-                    reason = finish_reason(written.tokens, self._end_tokens)
-                    scored = written.logprobs if logprobs else None
-                    prompt, sample = own[row]
-                    yield Completion(prompt, sample, written.tokens, reason, scored)
-
-            here, there = ([row for row in rows if row[0] % 2 == part] for part in (0, 1))
-            if parts_at_once() == 1 or min(len(here), len(there)) < _FEWEST_BESIDE:
-                yield from drawn(rows)
-                return
-            with forked(lambda: list(drawn(there))) as others:
-                yield from drawn(here)
-                yield from others()
+            drawn = write(
+                model, [prompts[p] for p, _ in rows], sampling, [seeds[p][s] for p, s in rows],
+                self._end_tokens, self._batch_size, logprobs,
+            )  # fmt: skip
+            for row, found in drawn:
+                prompt, sample = rows[row]
+                reason = finish_reason(found.tokens, self._end_tokens)
+                yield Completion(prompt, sample, found.tokens, reason, found.logprobs if logprobs else None)
 
     def load(self, weights: Weights) -> None:
         """See `Engine.load`. A lent model has the trainer's weights already."""
