@@ -16,7 +16,7 @@ from tasks.funnel import FunnelStep, read_funnel
 from tasks.job import Input
 from tasks.problem import VERIFIABLE, group_name
 from tasks.protocol import warnings
-from tasks.recipe import in_order, role, title
+from tasks.recipe import STUDENT, in_order, role, title
 from tasks.report.claims import ClaimResult, check_all
 from tasks.report.selection import ChosenCompletions, choose
 from tasks.report.tables import StageRow, stage_table
@@ -97,10 +97,19 @@ class RunRecord:
 
     @property
     def nodes(self) -> list[ReportNode]:
-        """The artifacts with their parents, as the manifests have them."""
-        names = {part.manifest.digest: name for name, part in self.parts.items()}
+        """The artifacts with their parents, as the manifests have them. Where a student is the base itself,
+        students come from the one of the two, everything else from the other."""
+        names = {
+            of_student: {
+                part.manifest.digest: name
+                for name, part in sorted(
+                    self.parts.items(), key=lambda item: _is_students(item[0]) == of_student
+                )
+            }
+            for of_student in (False, True)
+        }
         return [
-            ReportNode(name, p.manifest.digest, tuple(_known(p.manifest, names)))
+            ReportNode(name, p.manifest.digest, tuple(_known(p.manifest, names[_is_students(name)])))
             for name, p in self.parts.items()
         ]
 
@@ -223,6 +232,10 @@ def _counts(path: Path, column: str) -> dict[str, int]:
         for entry in batch[column].value_counts().to_pylist():
             found[entry["values"]] += entry["counts"]
     return dict(found.most_common())
+
+
+def _is_students(node: str) -> bool:
+    return role(node).startswith(f"{STUDENT}-")
 
 
 def _costs(parts: Iterable[RunArtifact]) -> list[Cost]:

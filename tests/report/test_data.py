@@ -69,3 +69,12 @@ def test_lineage_names_the_parents_the_manifests_have(loaded):
     parents = {node.name: set(node.parents) for node in loaded.nodes}
     assert parents["dev3"] == {"base", "mixture"}
     assert parents["r1"] == {"dev3", "reward-models", "problems"}
+
+
+def test_a_student_that_is_the_base_feeds_the_students_only(loaded):
+    base = loaded.parts["base"]
+    student = next(name for name in loaded.parts if name.endswith("student-base"))
+    shared = replace(loaded, parts=loaded.parts | {student: replace(base, name=student)})
+    parents = {node.name: set(node.parents) for node in shared.nodes}
+    assert "base" in parents["r1-zero"]
+    assert not any(student in found for name, found in parents.items() if "student" not in name)
