@@ -442,9 +442,14 @@ def role(node: str) -> str:
     return next((name for name in endings if node.endswith(name.removeprefix(STUDENT))), node)
 
 
+def is_students(node: str) -> bool:
+    """Whether a node makes a student or its base."""
+    return role(node).startswith(f"{STUDENT}-")
+
+
 def goes_on_without(node: str) -> bool:
     """Whether only the report waits for a node: a student or an evaluation."""
-    return role(node).startswith(f"{STUDENT}-") or node.startswith("evaluation.")
+    return is_students(node) or node.startswith("evaluation.")
 
 
 def section(node: str) -> str:

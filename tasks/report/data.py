@@ -16,7 +16,7 @@ from tasks.funnel import FunnelStep, read_funnel
 from tasks.job import Input
 from tasks.problem import VERIFIABLE, group_name
 from tasks.protocol import warnings
-from tasks.recipe import STUDENT, in_order, role, title
+from tasks.recipe import in_order, is_students, role, title
 from tasks.report.claims import ClaimResult, check_all
 from tasks.report.selection import ChosenCompletions, choose
 from tasks.report.tables import StageRow, stage_table
@@ -103,13 +103,13 @@ class RunRecord:
             of_student: {
                 part.manifest.digest: name
                 for name, part in sorted(
-                    self.parts.items(), key=lambda item: _is_students(item[0]) == of_student
+                    self.parts.items(), key=lambda item: is_students(item[0]) == of_student
                 )
             }
             for of_student in (False, True)
         }
         return [
-            ReportNode(name, p.manifest.digest, tuple(_known(p.manifest, names[_is_students(name)])))
+            ReportNode(name, p.manifest.digest, tuple(_known(p.manifest, names[is_students(name)])))
             for name, p in self.parts.items()
         ]
 
@@ -232,10 +232,6 @@ def _counts(path: Path, column: str) -> dict[str, int]:
         for entry in batch[column].value_counts().to_pylist():
             found[entry["values"]] += entry["counts"]
     return dict(found.most_common())
-
-
-def _is_students(node: str) -> bool:
-    return role(node).startswith(f"{STUDENT}-")
 
 
 def _costs(parts: Iterable[RunArtifact]) -> list[Cost]:
