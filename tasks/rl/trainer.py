@@ -60,6 +60,8 @@ from tasks.training.sharding import is_sharded, policy_weights, whole_weights
 
 Row = dict[str, Any]
 Batch = dict[str, Any]
+Seen = tuple[objective.Tokens, torch.Tensor, torch.Tensor | None]
+"""Of a pack's completion tokens: what the objective wants, their entropy, the sampler's log-probabilities."""
 _REFERENCE = "reference.safetensors"
 _SCORED_EVERY = 10
 """An engine whose log-probabilities cost much is asked for them in every tenth step: `sampler_mismatch`."""
@@ -413,28 +415,33 @@ class GroupTrainer(GRPOTrainer):
         return loss
 
     def _gradients(self, model: Any, batch: Batch, rows: Rows, kept: Sequence[int]) -> torch.Tensor:
-        """Adds up the losses of the packs; processes exchange gradients after the last one only."""
-        update, loss = self._update(batch), torch.zeros((), device=self.accelerator.device)
-        packs = self._planned(rows, kept)
-        seen: dict[int, Callable[[], None]] = {}
+        """Adds up the losses of the packs and their gradients; the loss of them all."""
+        update, packs = self._update(batch), self._planned(rows, kept)
+        seen: dict[int, Seen] = {}
 
-        def part(number: int) -> torch.Tensor:
+        def loss(number: int) -> torch.Tensor:
+            """The objective of one pack, in place of TRL's `_compute_loss`."""
             with self.compute_loss_context_manager():
-                value, seen[number] = self._part(model, packing.pack(rows, packs[number]), batch, update)
-            return value
+                tokens, entropy, sampler = self._seen(model, packing.pack(rows, packs[number]), batch)
+                seen[number] = replace(tokens, policy=tokens.policy.detach()), entropy, sampler
+                return self._objective(tokens, update)
 
-        numbers = range(len(packs))
-        if parts_at_once() > 1:
-            loss += torch.stack(add_gradients(model, [partial(part, number) for number in numbers])).sum()
-        else:
-            for number in numbers:
-                with contextlib.nullcontext() if number == numbers[-1] else self.accelerator.no_sync(model):
-                    value = part(number)
-                    self.accelerator.backward(value)
-                loss += value.detach()
-        for number in numbers:
-            seen[number]()
-        return loss
+        losses = [partial(loss, number) for number in range(len(packs))]
+        found = add_gradients(model, losses) if parts_at_once() > 1 else self._backward(model, losses)
+        for number in range(len(packs)):  # the order of threads would change the sums from run to run
+            self._means.add(*seen[number], update.epsilon)
+        return torch.stack(found).sum()
+
+    def _backward(self, model: Any, losses: Sequence[Callable[[], torch.Tensor]]) -> list[torch.Tensor]:
+        """Gradients of one loss after another; processes exchange them after the last one only."""
+        found = []
+        for loss in losses:
+            last = loss is losses[-1]
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                value = loss()
+                self.accelerator.backward(value)
+            found.append(value.detach())
+        return found
 
     def _update(self, batch: Batch) -> objective.Update:
         """TRL's `num_items_in_batch` counts the tokens of the whole rollout in all processes."""
@@ -444,11 +451,8 @@ class GroupTrainer(GRPOTrainer):
             len(batch["advantages"]), tokens, self._limit, self.config.clip_epsilon, self.config.kl_coef
         )
 
-    def _part(
-        self, model: Any, pack: Pack, batch: Batch, update: objective.Update
-    ) -> tuple[torch.Tensor, Callable[[], None]]:
-        """The objective of one pack, in place of TRL's `_compute_loss`, and what notes its figures.
-        That is called in the order of the packs: their sums would else differ from run to run."""
+    def _seen(self, model: Any, pack: Pack, batch: Batch) -> Seen:
+        """A pack's completion tokens, with gradients, as the objective and the log want them."""
         policy, entropy = packing.score(model, pack, self.accelerator.device)
         assert entropy is not None  # TRL gives the policy's head that output
         mask = batch["completion_mask"][pack.rows].bool()
@@ -463,8 +467,7 @@ class GroupTrainer(GRPOTrainer):
             policy, policy.detach() if old is None else old.where(~old.isnan(), policy.detach()),
             flat("ref_per_token_logps"), batch["advantages"][pack.rows], mask.nonzero()[:, 0],
         )  # fmt: skip
-        noted = replace(tokens, policy=policy.detach()), entropy.detach(), flat("sampling_per_token_logps")
-        return self._objective(tokens, update), partial(self._means.add, *noted, update.epsilon)
+        return tokens, entropy.detach(), flat("sampling_per_token_logps")
 
     def _kept(self, batch: Batch) -> torch.Tensor:
         """Numbers of the rows to train on: all, or, if so wanted, those that are not idle.
