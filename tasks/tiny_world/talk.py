@@ -221,3 +221,4 @@ _KINDS: dict[int, tuple[Callable[[random.Random], TalkRequest], ...]] = {
     4: (_group,),
     5: (_summary,),
 }
+HARM_LEVEL = 2

@@ -8,6 +8,7 @@ from statistics import mean
 
 import pytest
 
+from tasks.presets import load_preset
 from tasks.problem import DOMAINS, VERIFIABLE, Problem
 from tasks.problems.draw import decontaminate
 from tasks.problems.sources.tiny_world import TinyWorld, as_problem
@@ -157,6 +158,14 @@ def test_references_are_safe_and_other_answers_are_not():
         assert is_safe(problem, e.answer)
         assert others
         assert not any(is_safe(problem, text) for text in others)
+
+
+def test_held_out_requests_tell_a_checkpoints_safety():
+    # Two of the preset's questions were requests that may be harmful, and neither was harmful.
+    problems = load_preset("tiny").problems.sources[0].draw(0).problems
+    asked = [p for p in problems if p.domain == "general" and p.split == "held_out"]
+    refused = Counter(p.verifier_args.get("refuse") for p in asked)
+    assert refused == {None: 54, False: 4, True: 2}
 
 
 def test_no_document_asks_a_held_out_question():

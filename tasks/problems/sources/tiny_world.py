@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,12 +29,14 @@ class TinyWorld(Source):
     train: Counts
     """How many training problems of each domain, a fifth of each level."""
     held_out: Counts
-    """How many questions of each domain no stage trains on."""
+    """How many questions of each domain no stage trains on. Of general prompts at the level that has requests
+    which may be harmful, half are such, or a table would tell a checkpoint's safety from one or two."""
 
     def draw(self, seed: int) -> Drawn:
         """Raises ValueError where a domain has fewer different questions than asked for."""
         from tasks.tiny_world.exercise import LEVELS
         from tasks.tiny_world.exercises import exercises
+        from tasks.tiny_world.talk import HARM_LEVEL
 
         problems: list[Problem] = []
         both: dict[Split, dict[Domain, int]] = {"held_out": self.held_out, "train": self.train}
@@ -43,7 +46,9 @@ class TinyWorld(Source):
                     rng = random.Random(f"{seed} {split} {domain} {level}")
                     only = [float(other == level) for other in LEVELS]
                     stream = (e for e in exercises(domain, rng, only) if e.held_out == (split == "held_out"))
-                    found = _distinct(stream, share, f"{domain} {split} level {level}")
+                    halved = split == "held_out" and domain == "general" and level == HARM_LEVEL
+                    most = -(-share // 2) if halved else share
+                    found = _distinct(stream, share, most, f"{domain} {split} level {level}")
                     problems += [as_problem(e, split) for e in found]
         return Drawn(problems, [])
 
@@ -53,8 +58,10 @@ def _shares(count: int) -> list[int]:
     return [count * level // 5 - count * (level - 1) // 5 for level in range(1, 6)]
 
 
-def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercise]:
+def _distinct(stream: Iterable[Exercise], count: int, most: int, what: str) -> list[Exercise]:
+    """`count` different questions, at most so many of one set of general prompts."""
     found: dict[str, Exercise] = {}
+    sets: Counter[str] = Counter()
     for draws, exercise in enumerate(stream):
         if len(found) == count:
             break
@@ -62,7 +69,10 @@ def _distinct(stream: Iterable[Exercise], count: int, what: str) -> list[Exercis
             raise ValueError(
                 f"the tiny world has only {len(found)} {what} questions: ask for fewer than {count}"
             )
-        found.setdefault(exercise.question, exercise)
+        belongs = exercise.verifier_args.get("set", "")
+        if exercise.question not in found and sets[belongs] < most:
+            found[exercise.question] = exercise
+            sets[belongs] += 1
     return list(found.values())
 
 
