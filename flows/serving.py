@@ -204,8 +204,9 @@ def run_proxy(proxy: Proxy, place: socket.socket, server: ModelServer, ready: Ca
 
     watching = threading.Thread(target=look, daemon=True)
     watching.start()
-    ready()
     try:
+        place.listen()  # whoever is told the address may connect at once, and uvicorn takes a while to begin
+        ready()
         serving.run(sockets=[place])
     finally:
         over.set()

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from openai import OpenAI
 from typer.testing import CliRunner
 
 from flows import cli, serving
+from tasks.serving.model_server import ModelServer
+from tasks.serving.proxy import Proxy
 
 TINY = "tasks/tiny_world/weights/tiny-base"
 SUM = [{"role": "user", "content": "what is 2 + 3?"}]
@@ -191,6 +194,21 @@ def test_a_port_that_is_taken_is_one_line(home):
         refused = CliRunner().invoke(cli.app, ["serve", TINY, "--port", str(port)])
         assert refused.exit_code == 2
         assert f"--port {port}: Address already in use" in refused.output
+
+
+def test_whoever_hears_the_address_connects_at_once():
+    class Heard(Exception):
+        pass
+
+    def ready():
+        socket.create_connection(place.getsockname(), timeout=5).close()
+        raise Heard
+
+    with serving.listening(0) as place, subprocess.Popen(["sleep", "60"]) as process:
+        server = ModelServer(None, None, None, process, None)
+        with pytest.raises(Heard):
+            serving.run_proxy(Proxy("tiny", None, "key"), place, server, ready)
+        process.kill()
 
 
 def test_a_folder_is_called_after_itself(home, store, tiny_model, tmp_path):
