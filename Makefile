@@ -50,7 +50,7 @@ distill: setup
 	.venv/bin/r1 distill $(STUDENT)
 
 test: test-fast
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 test-fast: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not e2e"
