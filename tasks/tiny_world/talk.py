@@ -221,4 +221,4 @@ _KINDS: dict[int, tuple[Callable[[random.Random], TalkRequest], ...]] = {
     4: (_group,),
     5: (_summary,),
 }
-HARM_LEVEL = 2
+HARM_LEVEL = next(level for level, kinds in _KINDS.items() if _harm in kinds)

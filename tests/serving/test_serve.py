@@ -206,9 +206,11 @@ def test_whoever_hears_the_address_connects_at_once():
 
     with serving.listening(0) as place, subprocess.Popen(["sleep", "60"]) as process:
         server = ModelServer(None, None, None, process, None)
-        with pytest.raises(Heard):
-            serving.run_proxy(Proxy("tiny", None, "key"), place, server, ready)
-        process.kill()
+        try:
+            with pytest.raises(Heard):
+                serving.run_proxy(Proxy("tiny", None, "key"), place, server, ready)
+        finally:
+            process.kill()
 
 
 def test_a_folder_is_called_after_itself(home, store, tiny_model, tmp_path):
