@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from prefect.plugins import HookContext, SetupResult, register_hook
@@ -78,7 +79,9 @@ def _complete_names() -> None:
 def lock_early() -> None:
     """Outermost transactions on SQLite take the write lock as they begin; nested ones stay as they were.
 
-    A nested one that took it would wait for its own outer one. Reads outside a transaction take no lock.
+    A nested one that took it would wait for its own outer one. Reads outside a transaction take no lock. Nor
+    may those that Prefect makes in another thread while it commits, such as of an automation that it created:
+    the thread of all transactions waits for them, so the next holder of the lock could never let go of it.
     """
     from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 
@@ -86,11 +89,14 @@ def lock_early() -> None:
     if getattr(original, "locks_early", False):
         return
 
-    def begin_transaction(
+    @asynccontextmanager
+    async def begin_transaction(
         self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
-    ) -> AbstractAsyncContextManager[Any]:
+    ) -> AsyncIterator[Any]:
         outermost = SQLITE_BEGIN_MODE.get() is None
-        return original(self, session, with_for_update=with_for_update or outermost)
+        async with original(self, session, with_for_update=with_for_update or outermost) as transaction:
+            yield transaction
+            SQLITE_BEGIN_MODE.set("DEFERRED")  # what begins during the commit inherits this
 
     begin_transaction.locks_early = True  # type: ignore[attr-defined]
     AioSqliteConfiguration.begin_transaction = begin_transaction  # type: ignore

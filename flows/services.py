@@ -302,7 +302,7 @@ class _Registration:
             if _pools_there():
                 pools_there()
                 break
-            time.sleep(0.1)
+            time.sleep(0.5)
         output, errors = process.communicate()
         if process.returncode:
             done = subprocess.CompletedProcess(_REGISTER, process.returncode, output, errors)
@@ -317,8 +317,12 @@ class _Registration:
 
 
 def _pools_there() -> bool:
-    with client() as server:
-        return all(server.get(f"work_pools/{name}").status_code == 200 for name in POOLS)
+    """Not while the server is too busy to say so."""
+    try:
+        with client() as server:
+            return all(server.get(f"work_pools/{name}").status_code == 200 for name in POOLS)
+    except httpx.TransportError:
+        return False
 
 
 def _definitions() -> str:

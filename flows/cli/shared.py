@@ -42,15 +42,23 @@ _UNFOLDED = 100_000
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn bad input and missing things into one line on stderr and exit code 2."""
+    import httpx
+
     from artifacts.errors import StoreError
     from flows.remedies import explained
-    from flows.services import ServiceError
+    from flows.services import ServiceError, api_url
     from tasks.presets import PresetError
 
     try:
         yield
     except (PresetError, ServiceError, StoreError) as error:
         complain(explained(error) if isinstance(error, StoreError) else str(error))
+        raise typer.Exit(2) from None
+    except httpx.TransportError as error:
+        said = f" ({error})" if str(error) else ""
+        complain(
+            f"the Prefect server at {api_url()} does not answer{said}: `r1 up` starts it; then try again"
+        )
         raise typer.Exit(2) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

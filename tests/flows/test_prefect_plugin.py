@@ -1,10 +1,12 @@
 """The environment that Prefect's processes get, and the server's transactions on a real SQLite file."""
 
 import asyncio
+import time
 
 import pytest
 import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.utilities.asyncutils import run_coro_as_sync
 
 from flows import prefect_plugin, server_auth
 from flows.prefect_plugin import lock_early
@@ -65,6 +67,45 @@ def test_transactions_that_read_and_then_write_wait_in_turn(tmp_path, monkeypatc
     lock_early()
     lock_early()
     assert asyncio.run(polls_counted(tmp_path / "prefect.db", workers=4)) == 4
+
+
+async def reads_at_commit(path) -> list:
+    """What a commit reads in another thread, as Prefect does when an automation was made, while a second
+    writer waits for the lock that the commit frees."""
+    config = AioSqliteConfiguration(f"sqlite+aiosqlite:///{path}")
+    engine = await config.engine()
+    read = []
+
+    async def count() -> None:
+        async with await config.session(await config.engine()) as session:
+            read.append((await session.execute(sa.text("SELECT count(*) FROM made"))).scalar())
+
+    async def write(wait: float, commit) -> None:
+        async with await config.session(engine) as session, config.begin_transaction(session):
+            await session.execute(sa.text("INSERT INTO made VALUES (1)"))
+            if commit:
+                sa.event.listen(session.sync_session, "after_commit", commit, once=True)
+            await asyncio.sleep(wait)
+
+    async with await config.session(engine) as session, config.begin_transaction(session):
+        await session.execute(sa.text("CREATE TABLE made (n INT)"))
+
+    def after_commit(_) -> None:
+        time.sleep(0.5)  # by now the other writer has the lock
+        run_coro_as_sync(count())
+
+    await asyncio.gather(write(0.3, after_commit), write(0.0, None))
+    await engine.dispose()
+    return read
+
+
+def test_what_a_commit_reads_waits_for_no_writer(tmp_path, monkeypatch):
+    original = AioSqliteConfiguration.begin_transaction
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", original)
+    lock_early()
+    began = time.monotonic()
+    assert asyncio.run(reads_at_commit(tmp_path / "prefect.db")) == [1]
+    assert time.monotonic() - began < 20  # SQLite gives up after 60 s
 
 
 def test_prefect_as_it_comes_fails_them(tmp_path):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,10 +16,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from flows import daemons, paths, services
 from flows.cli import app
+from flows.cli.shared import one_line_errors
 from tasks.supervise import trees
 from tests.artifacts.test_faults import fill
 
@@ -265,3 +268,22 @@ def test_a_home_without_a_free_byte_is_one_sentence_and_starts_nothing(tmp_path,
         assert re.fullmatch(r"r1: the disk of .*/trust is full .*: free some space .*\n", done.stderr)
     finally:
         subprocess.run(["umount", "-l", str(home)], check=True)
+
+
+def test_a_server_that_is_too_busy_to_answer_is_asked_again(monkeypatch, home):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        monkeypatch.setattr(services, "client", lambda: httpx.Client(base_url=url, timeout=0.2))
+        assert not services._pools_there()
+
+
+def test_a_server_that_does_not_answer_is_one_line(monkeypatch, home, capsys):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    with pytest.raises(typer.Exit) as ended, one_line_errors():
+        httpx.get("http://127.0.0.1:1/api/health")
+    assert ended.value.exit_code == 2
+    assert re.fullmatch(
+        r"r1: the Prefect server at http://127.0.0.1:1/api does not answer \(.*refused\): `r1 up` starts it; .*\n",
+        capsys.readouterr().err,
+    )
