@@ -98,7 +98,7 @@ def flow_parameters(
     elif not stage.each:
         parameters["node"] = node.name
     if each is not None:
-        parameters[f"{stage.each}s"] = dict(each)
+        parameters |= {stage.each: ", ".join(each), f"{stage.each}s": dict(each)}  # the first names the run
     left_out = {name: WITHOUT for name in stage.optional if name not in inputs}
     if _takes_any_number(stage):
         parameters["inputs"] = dict(inputs)

@@ -240,3 +240,13 @@ def test_the_whole_recipe_has_no_departures():
     pipeline = load_pipeline("tiny")
     whole = wiring(pipeline.preset, pipeline.student_config, pipeline.student)
     assert (pipeline.feeds, pipeline.wired.departures) == (whole.feeds, ())
+
+
+def test_runs_of_evaluations_say_which_checkpoint_they_evaluate():
+    from flows.stage_flows import FLOWS
+
+    pipeline = load_pipeline("tiny")
+    node = pipeline.node("evaluation")
+    asked = flow_parameters(node, "tiny", "tiny", "", {"problems": "b" * 64}, {"dev1": "a" * 64})
+    assert FLOWS["evaluate"].flow_run_name.format(**asked) == "evaluate dev1 of tiny"
+    assert asked["checkpoints"] == {"dev1": "a" * 64}
