@@ -9,6 +9,7 @@
     --fill full         every row as long as the context; `mixed` (default): from an eighth of it to all of it
     --optimizer adamw_8bit    needs torchao
     --compile           with `compile_layers`
+    --rows 64           of an update (`resume`: 8)
     --publish           write the trained model too (30 GB of float32)
 
 Weights are random and made here from the configuration, tokens are those of the tiny world: nothing is
@@ -62,6 +63,8 @@ TOKENIZER = REPOSITORY / "tasks/tiny_world/weights/tiny-base/"
 QWEN = PUBLISHED["Qwen/Qwen2.5-Math-7B"]
 TINY = ModelShape(64, 192, 2, 4, 2, 16, 4_096, False)
 _GIB = 2**30
+_STARTED = time.time()
+"""Of this process."""
 
 
 def qwen_config(shape: ModelShape, context: int) -> Qwen2Config:
@@ -101,22 +104,34 @@ def write_rows(lengths: list[int], folder: Path) -> None:
 
 
 class Meter(TrainerCallback):
-    """One line an update and process in `meter-N.jsonl`; no checkpoint at the end unless asked for."""
+    """One line an update and process in `meter-N.jsonl`; no checkpoint after the last update."""
 
     def __init__(self, folder: Path, checkpoints: bool) -> None:
         self._path = folder / f"meter-{process_number()}.jsonl"
-        self._checkpoints, self._begun = checkpoints, 0.0
+        self._checkpoints, self._begun, self._ended = checkpoints, 0.0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tell(f"training begins after update {state.global_step}")
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._begun = _now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        self._ended = _now()
         memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        line = {"step": state.global_step, "seconds": _now() - self._begun, "peak": memory}
+        line = {"step": state.global_step, "seconds": self._ended - self._begun, "peak": memory}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        control.should_save = control.should_save and self._checkpoints
+        self._tell(f"update {state.global_step}: {line['seconds']:.2f} s, peak {memory / _GIB:.1f} GiB")
+        control.should_save &= self._checkpoints and state.global_step < args.max_steps
         return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tell(f"checkpoint {state.global_step} sealed {_now() - self._ended:.1f} s after its update")
+
+    def _tell(self, what: str) -> None:
+        if process_number() == 0:
+            print(f"{time.time() - _STARTED:6.1f} s  {what}", flush=True)
 
 
 def _now() -> float:
@@ -142,7 +157,8 @@ def train(config: SFTConfig, job: Job) -> None:
 
 def settings(args: argparse.Namespace) -> SFTConfig:
     """The paper's for a 7B student (B.4.3, Table 6), in updates of 64 rows or 8."""
-    rows = {"size": 64, "resume": 16 if args.tiny else 8, "lora": 64}[args.mode] // (8 if args.tiny else 1)
+    usual = {"size": 64, "resume": 8, "lora": 64}[args.mode] // (8 if args.tiny else 1)
+    rows = args.rows or max(usual, 2)  # one for each process
     launch = LaunchSettings(processes=args.processes, strategy="fsdp2" if args.processes > 1 else "ddp")
     return SFTConfig(
         epochs=1, batch_size=rows, micro_batch_tokens=args.context, max_length=args.context,
@@ -175,7 +191,9 @@ def report(config: SFTConfig, job: Job, shape: ModelShape) -> dict[str, Any]:
     lines = [
         [json.loads(line) for line in path.read_text().splitlines()] for path in job.folder.glob("meter-*")
     ]
-    slowest = [max(steps, key=lambda s: s["seconds"]) for steps in zip(*lines, strict=True)][1:]
+    slowest = [max(steps, key=lambda s: s["seconds"]) for steps in zip(*lines, strict=False)][1:]
+    if not slowest:
+        return {"updates": 0}
     seconds = sum(step["seconds"] for step in slowest)
     lengths = token_rows(job, load_tokenizer(job.inputs["checkpoint"].path / "model")).lengths
     order = np.array(row_order(lengths, config.epochs, config.batch_size, config.seed))
@@ -222,6 +240,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--context", type=int, default=32_768)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--fill", choices=["mixed", "full"], default="mixed")
     parser.add_argument("--optimizer", choices=["adamw", "adamw_8bit"], default="adamw")
     parser.add_argument("--compile", action="store_true")
@@ -247,6 +266,7 @@ def main() -> None:
             if args.mode == "resume":
                 step = killed_after_a_checkpoint([*_again(args), "--scratch", str(scratch)], job)
                 print(f"killed; the newest whole checkpoint is of step {step}", flush=True)
+                print(json.dumps(report(config, job, shape)), flush=True)
                 for meter in job.folder.glob("meter-*"):
                     meter.unlink()
         run_job(config, job)
@@ -255,8 +275,8 @@ def main() -> None:
 
 def _again(args: argparse.Namespace) -> list[str]:
     given = {"processes": args.processes, "context": args.context, "fill": args.fill,
-             "optimizer": args.optimizer, "steps": args.steps}  # fmt: skip
-    flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+             "optimizer": args.optimizer, "steps": args.steps, "rows": args.rows}  # fmt: skip
+    flags = [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
     flags += [f"--{name}" for name in ("tiny", "compile") if getattr(args, name)]
     return [sys.executable, "-m", "benchmarks.gpu_sft", args.mode, *flags]
 

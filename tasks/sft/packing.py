@@ -30,6 +30,7 @@ from tasks.processors import add_gradients, parts_at_once
 from tasks.sft.tokens import TokenRows
 from tasks.training.attention import FLASH, PackLayout, pack_inputs
 from tasks.training.checkpoints import make_room
+from tasks.training.recompute import keep_attention
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class PackedTrainer(Trainer):
         That is what data parallelism expects, which averages gradients (and the Trainer the logged loss).
         """
         model.train()
+        keep_attention(model)
         scale = self.accelerator.num_processes / inputs["completion_tokens"]
         total = torch.zeros((), device=self.accelerator.device)
         micros = inputs["micro_batches"]

@@ -106,12 +106,15 @@ def layer_bytes(shape: ModelShape, precision: Precision, flash: bool) -> int:
 
 
 def activation_bytes(
-    shape: ModelShape, tokens: int, trained: int, precision: Precision, recompute: bool, on_gpu: bool
+    shape: ModelShape, tokens: int, trained: int, precision: Precision, recompute: bool, on_gpu: bool,
+    keeps_attention: bool = False,
 ) -> int:
-    """Of a forward and backward pass over `tokens`, of which `trained` carry loss."""
+    """Of a forward and backward pass over `tokens`, of which `trained` carry loss. With `keeps_attention`
+    what is recomputed is not attention (`tasks.training.recompute`)."""
     layer = layer_bytes(shape, precision, on_gpu)
     working = precision.matrix * 3 * shape.intermediate  # gradients inside the feed-forward layer
-    kept = precision.stream * shape.hidden if recompute else layer
+    attention = (precision.matrix * shape.head_size + FLOAT) * shape.heads  # its result and log-sum-exp
+    kept = precision.stream * shape.hidden + attention * keeps_attention if recompute else layer
     mask = 0 if on_gpu else tokens * tokens * (1 + FLOAT)
     in_layer = tokens * (layer * recompute + working)
     scored = trained if on_gpu else tokens

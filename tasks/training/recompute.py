@@ -1,0 +1,38 @@
+"""Layers that compute their activations again in the backward pass keep what their attention returned.
+
+Recomputing saves memory and costs another forward pass. Of a layer's parts attention is the dearest to repeat
+for its size: the kernel's time grows with the length of a row, its result does not. For Qwen2.5-7B and packs
+of 16,384 tokens the results of all layers take 3.1 GiB.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+_KEPT = [
+    torch.ops.aten._flash_attention_forward.default,  # `tasks.training.attention`
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
+"""The attention kernels of a GPU and of a CPU. Their results must not be changed in place afterwards, which
+`tasks.training.attention` does where rows share a prompt: such packs are not for this."""
+
+
+def keep_attention(model: torch.nn.Module) -> None:
+    """For every layer of the model that recomputes, by Accelerate's wrapper (FSDP2) or by transformers' own.
+
+    Both recompute everything, and neither can be told otherwise in its settings.
+    """
+    again = partial(
+        checkpoint, use_reentrant=False, preserve_rng_state=False,  # nothing in a layer is drawn
+        context_fn=partial(create_selective_checkpoint_contexts, _KEPT),
+    )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, CheckpointWrapper):
+            module.checkpoint_fn = again
+        elif isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+            module._gradient_checkpointing_func = again
