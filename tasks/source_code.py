@@ -39,7 +39,7 @@ def sources(entry: str, root: Path = REPOSITORY) -> dict[str, str]:
             name = path.relative_to(root).as_posix()
             if name not in found:
                 found[name] = _digests(path)
-                waiting += _named_modules(path, name)
+                waiting += _named_modules(path.read_bytes(), name)
     return dict(sorted(found.items()))
 
 
@@ -124,9 +124,13 @@ def _is_documentation(line: ast.stmt) -> bool:
     )
 
 
-def _named_modules(path: Path, name: str) -> Iterator[str]:
+@cache
+def _named_modules(data: bytes, name: str) -> tuple[str, ...]:
     """What a file imports, wherever in it, and modules and rooms that it names in a text."""
-    tree = _without_docstrings(ast.parse(path.read_bytes()))
+    return tuple(_found_modules(_without_docstrings(ast.parse(data)), name))
+
+
+def _found_modules(tree: ast.Module, name: str) -> Iterator[str]:
     for node in _at_run_time(tree):
         match node:
             case ast.Import(names=names):
@@ -138,7 +142,7 @@ def _named_modules(path: Path, name: str) -> Iterator[str]:
                 module, colon, _ = text.partition(":")
                 if not colon:
                     yield f"{module}.*"
-                elif path.name != _DECLARES:
+                elif name.rpartition("/")[2] != _DECLARES:
                     yield module
 
 

@@ -12,15 +12,16 @@ import sys
 from importlib.util import find_spec
 
 from tasks.job.__main__ import main
-from tasks.job.build import load
+from tasks.job.build import imported_code, load
 from tasks.recipe import STAGES
 from tasks.rollout.engines import ENGINES
 from tasks.supervise.records import open_private
 
 
 def import_stages() -> None:
-    """Every stage's entry, and with it torch, transformers and TRL."""
+    """Every stage's entry, and with it torch, transformers and TRL; what was imported is noted."""
     for stage in STAGES.values():
+        imported_code(stage.entry)
         load(stage.entry)
 
 

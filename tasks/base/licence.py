@@ -30,8 +30,9 @@ def licence_of_card(card: Path) -> str:
 
 
 def licence_of_gguf(path: Path) -> str:
-    """The field `general.license` of a GGUF file."""
+    """The field `general.license` of a GGUF file. It is named as transformers names it, by a string:
+    `tasks.base.smollm2.gguf_read_once` then has it parsed already."""
     from gguf import GGUFReader
 
-    field = GGUFReader(path).get_field("general.license")
+    field = GGUFReader(str(path)).get_field("general.license")
     return str(field.contents()) if field else ""

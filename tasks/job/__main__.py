@@ -12,15 +12,18 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from tasks.job.build import run_builds
 from tasks.job.cards import step_aside
 from tasks.job.spec import JobSpec
+from tasks.supervise.leaving import leave
 from tasks.supervise.records import Heartbeat
 from tasks.supervise.watch import Watch
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Raises what a stage raised, once its exit record is written."""
     parser = argparse.ArgumentParser(prog="python -m tasks.job", description=__doc__)
     parser.add_argument("spec", type=Path, help="a JobSpec as JSON; logs and records go beside it")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="stop when this process is gone")
@@ -30,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     step_aside(spec)
     heartbeat = Heartbeat(options.spec.parent / "heartbeat")
     with Watch(options.parent) as watch, watch.calling(heartbeat.beat):
-        sys.exit(run_builds(spec, options.spec.parent, watch))
+        code = run_builds(spec, options.spec.parent, watch)
+    leave(code)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _build(
         LeaseLost: another builder took over; started again, the job waits for its result.
     """
     stage = STAGES[build.stage]
-    code = sources(stage.entry)  # before it is imported and runs for hours, while its files are edited
+    code = imported_code(stage.entry)
     config = stage.config.model_validate(build.config)
     job = Job(build.node, build.stage, _inputs(store, build), folder, stop, kept=kept)
     shutil.rmtree(job.draft, ignore_errors=True)
@@ -171,6 +172,13 @@ def _manifest(
         accelerator_hours=round(seconds * _accelerators() / 3600, 4),
         summary=job.headline,
     )
+
+
+@cache
+def imported_code(entry: str) -> dict[str, str]:
+    """The files that `entry` is made of, as this process imports them: asked for before it does, since they
+    may be edited while it waits for its job or runs for hours."""
+    return sources(entry)
 
 
 def load(entry: str) -> Callable[..., None]:

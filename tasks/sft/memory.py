@@ -54,7 +54,12 @@ def sft_memory(shape: ModelShape, config: SFTConfig, on_gpu: bool = True) -> SFT
         optimizer=int(_MOMENTS[config.optimizer] * trained / share),
         gathered=gathered,
         activations=activation_bytes(
-            shape, tokens, tokens, Precision.of(config.bf16, sharded), recompute, on_gpu,
+            shape,
+            tokens,
+            tokens,
+            Precision.of(config.bf16, sharded),
+            recompute,
+            on_gpu,
             keeps_attention=True,
         ),
     )

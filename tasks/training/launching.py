@@ -27,6 +27,7 @@ from artifacts.refs import Ref
 from tasks.job import Input, Job, ServiceLost, StopRequested
 from tasks.settings import Settings
 from tasks.supervise import trees
+from tasks.supervise.leaving import leave
 from tasks.supervise.records import ExitRecord, read_json, write_json
 from tasks.supervise.watch import GRACE_SECONDS, Watch
 from tasks.training.settings import LaunchSettings
@@ -214,3 +215,4 @@ def _on_numbered_cpu(storage: torch.UntypedStorage, location: str) -> torch.Unty
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave(0)

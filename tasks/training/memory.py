@@ -108,7 +108,7 @@ def layer_bytes(shape: ModelShape, precision: Precision, flash: bool) -> int:
 def activation_bytes(
     shape: ModelShape, tokens: int, trained: int, precision: Precision, recompute: bool, on_gpu: bool,
     keeps_attention: bool = False,
-) -> int:
+) -> int:  # fmt: skip
     """Of a forward and backward pass over `tokens`, of which `trained` carry loss. With `keeps_attention`
     what is recomputed is not attention (`tasks.training.recompute`)."""
     layer = layer_bytes(shape, precision, on_gpu)

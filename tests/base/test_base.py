@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.base.folder import UnusableBase
+from tasks.base.licence import licence_of_gguf
 from tasks.base.load import (
     BaseUnavailable,
     _licence,
@@ -19,7 +23,7 @@ from tasks.base.load import (
     save,
     set_context,
 )
-from tasks.base.smollm2 import smollm2_installed
+from tasks.base.smollm2 import gguf_read_once, smollm2_installed
 from tasks.base.stage import SMOLLM2, BaseConfig
 from tasks.rendering import chat_template, render_prompt
 from tasks.rollout.settings import EngineSettings, Sampling
@@ -111,6 +115,25 @@ def test_smollm2_is_dequantised_and_saved(tmp_path):
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert "Paris" in tokenizer.decode(saved.generate(ids, max_new_tokens=8, do_sample=False)[0])
+
+
+def test_the_licence_is_read_from_a_gguf_that_is_parsed_once(monkeypatch):
+    """Parsing the file takes seconds. The package that does is not installed here: its place is taken."""
+    parsed = []
+
+    class GGUFReader:
+        def __init__(self, path):
+            parsed.append(path)
+
+        def get_field(self, name):
+            return SimpleNamespace(contents=lambda: f"the {name}")
+
+    names = SimpleNamespace(GGUFReader=GGUFReader, get_tensor_name_map=None)
+    monkeypatch.setitem(sys.modules, "gguf", names)
+    with gguf_read_once():
+        names.GGUFReader("/model.gguf")  # as transformers does
+        assert licence_of_gguf(Path("/model.gguf")) == "the general.license"
+    assert parsed == ["/model.gguf"]
 
 
 def test_what_later_stages_cannot_use_is_refused():

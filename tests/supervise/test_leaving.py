@@ -1,0 +1,20 @@
+"""A process that leaves has written its logs, and takes nothing apart."""
+
+import subprocess
+import sys
+
+LEAVING = """
+import atexit, logging, sys, threading, time
+from tasks.supervise.leaving import leave
+logging.basicConfig(stream=sys.stderr, format="%(message)s")
+atexit.register(print, "taken apart")
+threading.Thread(target=time.sleep, args=(60,)).start()  # the interpreter would wait for it
+print("printed")
+logging.getLogger().error("logged")
+leave(3)
+"""
+
+
+def test_it_ends_at_once_with_its_code_and_its_logs():
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "printed\n", "logged\n")
