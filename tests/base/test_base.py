@@ -128,7 +128,7 @@ def test_the_licence_is_read_from_a_gguf_that_is_parsed_once(monkeypatch):
         def get_field(self, name):
             return SimpleNamespace(contents=lambda: f"the {name}")
 
-    names = SimpleNamespace(GGUFReader=GGUFReader, get_tensor_name_map=None)
+    names = SimpleNamespace(GGUFReader=GGUFReader, get_tensor_name_map=dict)
     monkeypatch.setitem(sys.modules, "gguf", names)
     with gguf_read_once():
         names.GGUFReader("/model.gguf")  # as transformers does
