@@ -10,6 +10,9 @@ from tasks.training.memory import FLOAT, HALF, ModelShape, Precision, activation
 _MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 * (1 + FLOAT / 256)}
 """Bytes a trained value: torchao keeps a scale for every 256."""
 
+ROOM = 0.94
+"""Share of a card that tensors can take; CUDA, NCCL and the allocator's gaps take the rest."""
+
 
 @dataclass(frozen=True)
 class SFTMemory:
@@ -33,8 +36,15 @@ def recomputes(config: SFTConfig, parameters: int) -> bool:
     return parameters >= RECOMPUTE_FROM if config.recompute is None else config.recompute
 
 
-def sft_memory(shape: ModelShape, config: SFTConfig, on_gpu: bool = True) -> SFTMemory:
-    """At a full micro-batch, in which every token carries loss."""
+def has_room_for_attention(shape: ModelShape, config: SFTConfig, size: int, on_gpu: bool = True) -> bool:
+    """Whether a card of `size` bytes can keep what attention returned (`tasks.training.recompute`)."""
+    return sft_memory(shape, config, on_gpu, keeps_attention=True).peak <= ROOM * size
+
+
+def sft_memory(
+    shape: ModelShape, config: SFTConfig, on_gpu: bool = True, keeps_attention: bool = False
+) -> SFTMemory:
+    """At a full micro-batch, in which every token carries loss. At the least: without `keeps_attention`."""
     parameters = shape.parameters
     adapters = shape.adapter_parameters(config.lora.rank) if config.lora else 0
     trained = adapters or parameters
@@ -54,13 +64,7 @@ def sft_memory(shape: ModelShape, config: SFTConfig, on_gpu: bool = True) -> SFT
         optimizer=int(_MOMENTS[config.optimizer] * trained / share),
         gathered=gathered,
         activations=activation_bytes(
-            shape,
-            tokens,
-            tokens,
-            Precision.of(config.bf16, sharded),
-            recompute,
-            on_gpu,
-            keeps_attention=True,
+            shape, tokens, tokens, Precision.of(config.bf16, sharded), recompute, on_gpu, keeps_attention
         ),
     )
 

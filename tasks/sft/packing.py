@@ -125,9 +125,10 @@ class PackedTrainer(Trainer):
     The logits come from TRL's fused head, tile by tile: no tensor of tokens x vocabulary is there.
     """
 
-    def __init__(self, model: PreTrainedModel, **trainer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, keeps_attention: bool = False, **trainer: Any) -> None:
+        """`keeps_attention`: see `tasks.training.recompute`."""
         super().__init__(model=model, data_collator=lambda items: items[0], **trainer)
-        self._right = 0
+        self._right, self._keeps_attention = 0, keeps_attention
         add_fused_lm_head(self.causal_model(self.model), outputs=("log_probs", "is_top1"))
 
     @staticmethod
@@ -143,7 +144,8 @@ class PackedTrainer(Trainer):
         That is what data parallelism expects, which averages gradients (and the Trainer the logged loss).
         """
         model.train()
-        keep_attention(model)
+        if self._keeps_attention:
+            keep_attention(model)
         scale = self.accelerator.num_processes / inputs["completion_tokens"]
         total = torch.zeros((), device=self.accelerator.device)
         micros = inputs["micro_batches"]

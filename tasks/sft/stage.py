@@ -43,7 +43,7 @@ class SFTConfig(Settings):
     """Several processes on one machine, which share the rows of an update."""
     recompute: Annotated[bool | None, Field(json_schema_extra=VOLATILE)] = None
     """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
-    1e9 parameters on."""
+    1e9 parameters on. What attention returned is kept where the estimate of memory leaves room."""
     compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
     """torch.compile for the layers: an update takes a third less time and less memory, the first one about
     half a minute more. For runs of hours."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from transformers import (
     AutoConfig,
@@ -28,7 +29,7 @@ from artifacts.tables import read_batches
 from tasks.job import Job
 from tasks.rollout.decoding import decode
 from tasks.rollout.settings import Sampling
-from tasks.sft.memory import recomputes
+from tasks.sft.memory import has_room_for_attention, recomputes
 from tasks.sft.packing import PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows, prompt_template, token_rows
@@ -37,6 +38,7 @@ from tasks.training.attention import use_flash_attention
 from tasks.training.callbacks import JobCallback, raise_if_stopped
 from tasks.training.checkpoints import SealCheckpoints, newest_checkpoint, resume_point
 from tasks.training.launching import sharding_arguments, train_in_processes
+from tasks.training.memory import ModelShape
 from tasks.training.metrics import last_mean, write_metrics
 from tasks.training.models import (
     compile_layers,
@@ -135,6 +137,7 @@ def build_trainer(
     steps, parameters = len(order) // config.batch_size, model.num_parameters()
     trainer = PackedTrainer(
         model=with_adapters(model, config.lora, config.seed) if config.lora else model,
+        keeps_attention=recomputes(config, parameters) and has_room_to_keep_attention(model, config),
         args=training_arguments(config, folder, steps, parameters),
         train_dataset=updates,
         processing_class=tokenizer,
@@ -142,6 +145,18 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def has_room_to_keep_attention(model: PreTrainedModel, config: SFTConfig) -> bool:
+    """By the estimate of memory; a model that has none (no dense decoder) recomputes everything."""
+    on_gpu = torch.cuda.is_available()
+    here = psutil.virtual_memory().available // config.launch.processes
+    size = torch.cuda.get_device_properties(0).total_memory if on_gpu else here
+    try:
+        shape = ModelShape.of(model.config.get_text_config().to_dict())
+    except ValueError:
+        return False
+    return has_room_for_attention(shape, config, size, on_gpu)
 
 
 def training_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrainingArguments:

@@ -14,7 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-_KEPT = [
+KERNELS = [
     torch.ops.aten._flash_attention_forward.default,  # `tasks.training.attention`
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
@@ -29,7 +29,7 @@ def keep_attention(model: torch.nn.Module) -> None:
     """
     again = partial(
         checkpoint, use_reentrant=False, preserve_rng_state=False,  # nothing in a layer is drawn
-        context_fn=partial(create_selective_checkpoint_contexts, _KEPT),
+        context_fn=partial(create_selective_checkpoint_contexts, KERNELS),
     )  # fmt: skip
     for module in model.modules():
         if isinstance(module, CheckpointWrapper):

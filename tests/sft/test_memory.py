@@ -1,6 +1,7 @@
 """The estimate of memory against the tensors that are alive in real steps on a CPU."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tasks.sft.memory import sft_memory
+from tasks.sft import train
+from tasks.sft.memory import ROOM, has_room_for_attention, sft_memory
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows
 from tasks.sft.train import build_trainer
 from tasks.tokenizer import load_tokenizer
 from tasks.training.memory import ModelShape
+from tasks.training.recompute import KERNELS
+from tests.training.test_recompute import Calls
 
 TINY_BASE = Path("tasks/tiny_world/weights/tiny-base")
 WIDE = ModelShape(512, 1376, 2, 8, 2, 64, 9000, tied=False)
@@ -71,10 +75,34 @@ def measured(shape: ModelShape, config: SFTConfig, folder: Path) -> int:
 )  # fmt: skip
 def test_the_estimate_is_within_15_percent_of_what_is_alive(shape, settings, tmp_path):
     config = SFTConfig(epochs=2, batch_size=4, micro_batch_tokens=256, max_length=256, **settings)
-    estimate = sft_memory(shape, config, on_gpu=False).peak
+    keeps = bool(config.recompute)  # there is room on this machine
+    estimate = sft_memory(shape, config, on_gpu=False, keeps_attention=keeps).peak
     assert estimate == pytest.approx(measured(shape, config, tmp_path), rel=0.15)
 
 
 def test_parameters_are_those_of_the_model():
     for shape in (WIDE, DEEP, SMALL):
         assert shape.parameters == model_of(shape).num_parameters()
+
+
+def test_attention_is_kept_where_the_estimate_leaves_room():
+    config = SFTConfig(epochs=1, batch_size=4, micro_batch_tokens=256, max_length=256, recompute=True)
+    least, most = (sft_memory(DEEP, config, keeps_attention=kept).peak for kept in (False, True))
+    # A token keeps, of each of 6 layers, 4 heads of 32 values in float32 and their log-sum-exp.
+    assert most - least == 256 * 6 * 4 * (32 + 1) * 4
+    assert has_room_for_attention(DEEP, config, int(most / ROOM) + 1)
+    assert not has_room_for_attention(DEEP, config, int(most / ROOM) - 1)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(2**40, True), (2**20, False)])
+def test_a_trainer_keeps_attention_only_with_room(size, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.psutil, "virtual_memory", lambda: SimpleNamespace(available=size))
+    config = SFTConfig(epochs=2, batch_size=4, micro_batch_tokens=256, max_length=256, recompute=True)
+    rows = rows_of(128, 4)
+    trainer = build_trainer(config, tmp_path, model_of(DEEP), load_tokenizer(TINY_BASE), rows, np.arange(4))
+    trainer.model.gradient_checkpointing_enable()
+    with Calls() as calls:
+        trainer.training_step(trainer.model, trainer.train_dataset[0])
+    runs = sum(calls.counted[kernel] for kernel in KERNELS)
+    passes = len(trainer.train_dataset[0]["micro_batches"])
+    assert runs == passes * DEEP.layers * (1 if kept else 2)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.training.models import compile_layers
-from tasks.training.recompute import _KEPT, keep_attention
+from tasks.training.recompute import KERNELS, keep_attention
 
 LAYERS = 3
 IDS = torch.randint(0, 50, (1, 24), generator=torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def gradients(policy):
     with Calls() as calls:
         policy(IDS, labels=IDS, use_cache=False).loss.backward()
     found = {name.replace("_checkpoint_wrapped_module.", ""): p.grad for name, p in policy.named_parameters()}
-    return found, sum(calls.counted[kernel] for kernel in _KEPT)
+    return found, sum(calls.counted[kernel] for kernel in KERNELS)
 
 
 @pytest.mark.parametrize("recomputing", [by_transformers, by_accelerate])
