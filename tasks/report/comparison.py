@@ -17,6 +17,7 @@ from tasks.intervals import PairedDifference, paired_difference
 from tasks.protocol import Protocol, differences
 from tasks.recipe import in_order, title
 from tasks.report.data import EVALUATION_METRICS, Metrics, by_name, question_means
+from tasks.report.names import short_revision
 from tasks.report.stage_settings import flat, shown_value
 from tasks.report.tables import COLUMNS, Column, StageRow, columns_by, percent_and_interval
 
@@ -149,7 +150,7 @@ def _versions(manifests: Sequence[Manifest]) -> dict[str, str]:
         for library, version in manifest.versions.items():
             found.setdefault(library, set()).add(version)
         if manifest.code_revision:
-            found.setdefault("code", set()).add(manifest.code_revision[:12])
+            found.setdefault("code", set()).add(short_revision(manifest.code_revision))
     return {library: ", ".join(sorted(versions)) for library, versions in sorted(found.items())}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tasks.recipe import role
 from tasks.report.claims import ClaimVerdict
 from tasks.report.data import Curation, RunRecord
-from tasks.report.names import domain_title
+from tasks.report.names import domain_title, short_revision
 from tasks.report.tables import StageRow, duration
 from tasks.settings import REPOSITORY
 
@@ -52,8 +52,10 @@ def _students(rows: dict[str, StageRow]) -> str:
 
 def _claims(run: RunRecord) -> str:
     counts = Counter(finding.verdict for finding in run.claims)
+    count = counts[ClaimVerdict.does_not]
+    said = {ClaimVerdict.does_not: "does not reproduce" if count == 1 else "do not reproduce"}
     parts = [
-        f"{counts[v]} {v}"
+        f"{counts[v]} {said.get(v, v)}"
         for v in (ClaimVerdict.noise, ClaimVerdict.does_not, ClaimVerdict.not_measured)
         if counts[v]
     ]
@@ -100,7 +102,8 @@ def versions(run: RunRecord) -> dict[str, str]:
 def revisions(run: RunRecord) -> str:
     """The code revisions that built the artifacts."""
     parts = (*run.parts.values(), *run.evaluations.values())
-    return ", ".join(sorted({p.manifest.code_revision[:12] for p in parts if p.manifest.code_revision}))
+    found = {p.manifest.code_revision for p in parts if p.manifest.code_revision}
+    return ", ".join(sorted(map(short_revision, found)))
 
 
 def reproduce(run: RunRecord) -> str:
