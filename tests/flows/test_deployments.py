@@ -66,12 +66,12 @@ prefects = time.process_time()
 import flows.r1_full_pipeline, flows.stage_flows
 ours = time.process_time() - prefects
 heavy = sorted({"torch", "transformers", "trl", "vllm", "duckdb", "matplotlib"} & set(sys.modules))
-print(json.dumps({"heavy": heavy, "share": ours / prefects}))
+print(json.dumps({"heavy": heavy, "ours": ours, "prefects": prefects}))
 """
     runs = [
         json.loads(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
-        for _ in range(3)
+        for _ in range(5)
     ]
     assert runs[0]["heavy"] == []
-    # Of the processor time that importing Prefect takes, about 2 s; one run alone varies from 0.18 to 0.25.
-    assert min(run["share"] for run in runs) < 0.25
+    # Of the processor time that importing Prefect takes, about 2 s; what runs beside it adds to either.
+    assert min(run["ours"] for run in runs) < 0.25 * min(run["prefects"] for run in runs)
