@@ -20,14 +20,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from benchmarks.gpu_sft import qwen_config
 from tasks.rl import packing
 from tasks.training.attention import (
     PackLayout,
@@ -49,14 +51,9 @@ _KERNELS = 12
 
 
 def model_of(shape: ModelShape, layers: int, dtype: torch.dtype) -> Qwen2ForCausalLM:
-    config = Qwen2Config(
-        hidden_size=shape.hidden, intermediate_size=shape.intermediate, num_hidden_layers=layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads, vocab_size=shape.vocabulary,
-        tie_word_embeddings=shape.tied, max_position_embeddings=32_768,
-    )  # fmt: skip
     torch.manual_seed(0)
     with DEVICE:
-        model = Qwen2ForCausalLM(config).to(dtype)
+        model = Qwen2ForCausalLM(qwen_config(replace(shape, layers=layers), 32_768)).to(dtype)
     use_flash_attention(model, bf16=True)
     return model.train()
 

@@ -46,7 +46,7 @@ from tasks.job import Input, Job
 from tasks.kinds import Kind
 from tasks.settings import REPOSITORY
 from tasks.sft import train as sft
-from tasks.sft.memory import has_room_for_attention, sft_memory
+from tasks.sft.memory import sft_memory
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import token_rows
 from tasks.tables import SFT as SFT_TABLE
@@ -199,6 +199,7 @@ def report(config: SFTConfig, job: Job, shape: ModelShape) -> dict[str, Any]:
     order = np.array(row_order(lengths, config.epochs, config.batch_size, config.seed))
     updates = lengths[order.reshape(-1, config.batch_size)]
     done = np.concatenate([updates[step["step"] - 1] for step in slowest])
+    estimate = sft_memory(shape, config, torch.cuda.is_available(), sft.has_room_here(shape, config))
     used = _flops(done, shape, config) / seconds / PEAK / config.launch.processes
     return {
         "rows": config.batch_size, "context": config.max_length, "processes": config.launch.processes,
@@ -207,14 +208,8 @@ def report(config: SFTConfig, job: Job, shape: ModelShape) -> dict[str, Any]:
         "seconds_an_update": round(seconds / len(slowest), 3),
         "tokens_per_second": round(done.sum() / seconds), "mfu_percent": round(100 * used, 2),
         "peak_gib": round(max(s["peak"] for process in lines for s in process) / _GIB, 2),
-        "estimate_gib": round(_estimate(shape, config) / _GIB, 2),
+        "estimate_gib": round(estimate.peak / _GIB, 2),
     }  # fmt: skip
-
-
-def _estimate(shape: ModelShape, config: SFTConfig) -> int:
-    on_gpu = torch.cuda.is_available()
-    size = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
-    return sft_memory(shape, config, on_gpu, has_room_for_attention(shape, config, size, on_gpu)).peak
 
 
 def _flops(lengths: np.ndarray, shape: ModelShape, config: SFTConfig) -> float:

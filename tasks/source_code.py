@@ -38,8 +38,9 @@ def sources(entry: str, root: Path = REPOSITORY) -> dict[str, str]:
         for path in _files(waiting.pop(), root):
             name = path.relative_to(root).as_posix()
             if name not in found:
-                found[name] = _digests(path)
-                waiting += _named_modules(path.read_bytes(), name)
+                data = path.read_bytes()
+                found[name] = f"{_bytes(data)}:{_meaning(data)}"
+                waiting += _named_modules(data, name)
     return dict(sorted(found.items()))
 
 
@@ -86,11 +87,6 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _digests(path: Path) -> str:
-    data = path.read_bytes()
-    return f"{_bytes(data)}:{_meaning(data)}"
 
 
 def _bytes(data: bytes) -> str:

@@ -144,7 +144,9 @@ class PackedTrainer(Trainer):
         That is what data parallelism expects, which averages gradients (and the Trainer the logged loss).
         """
         model.train()
-        if self._keeps_attention:
+        if (
+            self._keeps_attention
+        ):  # here, as Accelerate puts its wrappers around the layers when training begins
             keep_attention(model)
         scale = self.accelerator.num_processes / inputs["completion_tokens"]
         total = torch.zeros((), device=self.accelerator.device)

@@ -137,7 +137,7 @@ def build_trainer(
     steps, parameters = len(order) // config.batch_size, model.num_parameters()
     trainer = PackedTrainer(
         model=with_adapters(model, config.lora, config.seed) if config.lora else model,
-        keeps_attention=recomputes(config, parameters) and has_room_to_keep_attention(model, config),
+        keeps_attention=recomputes(config, parameters) and _keeps_attention(model, config),
         args=training_arguments(config, folder, steps, parameters),
         train_dataset=updates,
         processing_class=tokenizer,
@@ -147,15 +147,20 @@ def build_trainer(
     return trainer
 
 
-def has_room_to_keep_attention(model: PreTrainedModel, config: SFTConfig) -> bool:
-    """By the estimate of memory; a model that has none (no dense decoder) recomputes everything."""
-    on_gpu = torch.cuda.is_available()
-    here = psutil.virtual_memory().available // config.launch.processes
-    size = torch.cuda.get_device_properties(0).total_memory if on_gpu else here
+def _keeps_attention(model: PreTrainedModel, config: SFTConfig) -> bool:
+    """A model whose memory is not estimated (no dense decoder) recomputes everything."""
     try:
         shape = ModelShape.of(model.config.get_text_config().to_dict())
     except ValueError:
         return False
+    return has_room_here(shape, config)
+
+
+def has_room_here(shape: ModelShape, config: SFTConfig) -> bool:
+    """Whether a card here, or where there is none a share of the memory, can keep what attention returned."""
+    on_gpu = torch.cuda.is_available()
+    here = psutil.virtual_memory().available // config.launch.processes
+    size = torch.cuda.get_device_properties(0).total_memory if on_gpu else here
     return has_room_for_attention(shape, config, size, on_gpu)
 
 

@@ -63,8 +63,6 @@ class VllmEngine:
         with _launched_variables():
             self._llm: Any = self._vllm.LLM(
                 model=str(model.folder),
-                # A trainer gives its weights before anything is drawn; a checkpoint's are read here.
-                load_format="auto" if model.policy is None else "dummy",
                 # Tokens in, tokens out: the texts are made by `tasks.tokenizer`.
                 skip_tokenizer_init=True,
                 gpu_memory_utilization=settings.gpu_memory_share,
