@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from typing import NoReturn
 
-import psutil
 import pytest
 
 from flows import paths
@@ -16,6 +15,7 @@ from flows.plan import plan
 from flows.runner import job_environment
 from flows.spare import SpareProcesses
 from tasks.settings import REPOSITORY
+from tasks.supervise import trees
 
 pytestmark = pytest.mark.slow
 
@@ -50,27 +50,31 @@ def test_an_unknown_node_is_one_line(preset):
     assert done.stderr.startswith("r1: the recipe has no node 'dev9'")
 
 
-def test_a_spare_process_does_the_job_and_others_wait(preset, store):
+def test_a_spare_process_does_the_job_and_others_wait(preset, store, monkeypatch):
     path = preset({"base.model": "tasks/tiny_world/weights/tiny-base"})
-    before = set(psutil.Process().children())
+    started: list[subprocess.Popen] = []  # in their order, which neither a process number nor a time tells
+
+    def noted(*words: object, **named: object) -> subprocess.Popen:
+        started.append(start_session(*words, **named))
+        return started[-1]
+
+    start_session = trees.start_session
+    monkeypatch.setattr(trees, "start_session", noted)
     spare = SpareProcesses(job_environment(), paths.log("spare"))
-    first, second = sorted(set(psutil.Process().children()) - before, key=lambda p: p.create_time())
     pipeline = load_pipeline(path)
     node = pipeline.node("base")
     stage = replace(node.stage, pool="gpu-train")
     builder = LocalBuilder(pipeline, store, print, start_on_gpu=spare.start)
     try:
         ref = builder.make("base", stage, node.config)
-        waiting = set(psutil.Process().children()) - before
+        ended = [process.returncode is not None or trees.has_ended(process) for process in started]
     finally:
         spare.close()
     assert store.get_ref(builder.pipeline.ref_name("base")) == ref
     (folder,) = (paths.work_root() / "jobs").iterdir()
     assert "published" in (folder / "log.txt").read_text()
-    assert first not in waiting
-    assert second in waiting
-    assert len(waiting) == 2
-    assert not set(psutil.Process().children()) - before
+    assert ended == [True, False, False]  # the oldest did the job, and a third was started
+    assert all(process.returncode is not None for process in started)
 
 
 def test_a_job_without_a_gpu_waits_for_no_imports(preset, store):
