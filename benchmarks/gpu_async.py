@@ -220,16 +220,16 @@ class TreeKernel(torch.autograd.Function):
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Segments, keys: Segments,
         scale: float,
     ) -> torch.Tensor:  # fmt: skip
-        out, lse, *random = flash_forward(q, k, v, queries, keys, True, scale)
-        ctx.save_for_backward(q, k, v, out, lse, *random)
+        out, lse = flash_forward(q, k, v, queries, keys, True, scale)
+        ctx.save_for_backward(q, k, v, out, lse)
         ctx.given = queries, keys, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, out, lse, *random = ctx.saved_tensors
+        q, k, v, out, lse = ctx.saved_tensors
         queries, keys, scale = ctx.given
-        found = flash_backward(grad.contiguous(), q, k, v, out, lse, queries, keys, True, scale, random)
+        found = flash_backward(grad.contiguous(), q, k, v, out, lse, queries, keys, True, scale)
         return *found, None, None, None
 
 

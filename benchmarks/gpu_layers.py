@@ -102,8 +102,8 @@ def _attention_of(lengths: list[int]) -> None:
     )
     rows, scale = Segments.of(np.array(lengths), DEVICE), shape.head_size**-0.5
     forward = partial(flash_forward, q, k, v, rows, rows, True, scale)
-    out, lse, *random = forward()
-    backward = partial(flash_backward, out, q, k, v, out, lse, rows, rows, True, scale, random)
+    out, lse = forward()
+    backward = partial(flash_backward, out, q, k, v, out, lse, rows, rows, True, scale)
     cudnn = partial(
         torch.ops.aten._cudnn_attention_forward, q, k, v, None, rows.starts, rows.starts, rows.longest,
         rows.longest, True, 0.0, True, scale=scale,

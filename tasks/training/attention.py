@@ -9,6 +9,9 @@ the logarithm of the sum below the softmax, so the two results add up to the one
 
 Backward, the kernel is again called for each set, with o and l of both together: it makes the probabilities
 from l, and needs o only for the term that all keys of a query share. Ring attention works in the same way.
+
+Both directions are operators of torch's own kind, so that a compiled layer is one piece: the compiler calls
+them and does not look inside.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._dynamo.decorators import mark_unbacked
 from transformers import AttentionInterface, PreTrainedModel
 
 FLASH = "packed_rows"
@@ -51,20 +55,15 @@ class Segments:
     @classmethod
     def of(cls, lengths: np.ndarray, device: torch.device) -> Segments:
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        return cls(torch.from_numpy(starts).to(device), int(lengths.max()))
+        return cls(_of_any_length(starts, device), int(lengths.max(initial=0)))
 
 
-@dataclass(frozen=True)
-class SharedPrompts:
-    """What the rows of a group see of its prompt; only groups that have both."""
-
-    seeing: torch.Tensor
-    """(Q,) places of the rows' tokens, group after group."""
-    seen: torch.Tensor
-    """(K,) places of the shared tokens."""
-    seeing_segments: Segments
-    """A piece a group."""
-    seen_segments: Segments
+def _of_any_length(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor whose length a compiled layer asks nothing about: it would be compiled again for a length that
+    is 0 or 1, or happens to be that of something else."""
+    tensor = torch.from_numpy(values).to(device)
+    mark_unbacked(tensor, 0)
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,13 @@ class FlashPack:
 
     pieces: Segments
     """Every shared prompt and every row."""
-    shared: SharedPrompts | None
+    seeing: torch.Tensor
+    """(Q,) places of the tokens that see a shared prompt, group after group; none where nothing is shared."""
+    seen: torch.Tensor
+    """(K,) places of the shared tokens."""
+    seeing_segments: Segments
+    """A piece a group that has both."""
+    seen_segments: Segments
 
     @classmethod
     def of(cls, layout: PackLayout, device: torch.device) -> FlashPack:
@@ -82,14 +87,11 @@ class FlashPack:
         groups = int(layout.group[-1]) + 1
         prompts, rows = (np.bincount(layout.group[part], minlength=groups) for part in _parts(layout))
         both = (prompts > 0) & (rows > 0)
-        if not both.any():
-            return cls(Segments.of(lengths, device), None)
-        seen, seeing = (np.flatnonzero(part & both[layout.group]) for part in _parts(layout))
-        places = [torch.from_numpy(found).to(device) for found in (seeing, seen)]
-        segments = [Segments.of(counts[both], device) for counts in (rows, prompts)]
-        return cls(
-            Segments.of(lengths, device), SharedPrompts(places[0], places[1], segments[0], segments[1])
+        seen, seeing = (
+            _of_any_length(np.flatnonzero(part & both[layout.group]), device) for part in _parts(layout)
         )
+        seen_segments, seeing_segments = (Segments.of(counts[both], device) for counts in (prompts, rows))
+        return cls(Segments.of(lengths, device), seeing, seen, seeing_segments, seen_segments)
 
 
 def _parts(layout: PackLayout) -> tuple[np.ndarray, np.ndarray]:
@@ -104,63 +106,110 @@ class PackedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pack: FlashPack, scale: float
     ) -> torch.Tensor:
-        out, lse, *random = flash_forward(q, k, v, pack.pieces, pack.pieces, True, scale)
-        if shared := pack.shared:
-            part, part_lse, *_ = flash_forward(
-                q[shared.seeing], k[shared.seen], v[shared.seen],
-                shared.seeing_segments, shared.seen_segments, False, scale,
-            )  # fmt: skip
-            both = torch.logaddexp(lse[:, shared.seeing], part_lse)  # (heads, Q)
-            of_row, of_prompt = ((x - both).exp().T[..., None] for x in (lse[:, shared.seeing], part_lse))
-            out[shared.seeing] = (out[shared.seeing] * of_row + part * of_prompt).to(out.dtype)
-            lse[:, shared.seeing] = both
-        ctx.save_for_backward(q, k, v, out, lse, *random)
-        ctx.pack, ctx.scale = pack, scale
+        places, ctx.longest = _parameters(pack)
+        ctx.scale = scale
+        out, lse = ATTEND(q, k, v, places, ctx.longest, scale)
+        ctx.save_for_backward(q, k, v, out, lse, *places)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, out, lse, *random = ctx.saved_tensors
-        pack: FlashPack = ctx.pack
-        grad = grad.contiguous()
-        pieces, scale = pack.pieces, ctx.scale
-        dq, dk, dv = flash_backward(grad, q, k, v, out, lse, pieces, pieces, True, scale, random)
-        if shared := pack.shared:
-            seeing, seen = shared.seeing, shared.seen
-            parts = flash_backward(
-                grad[seeing], q[seeing], k[seen], v[seen], out[seeing], lse[:, seeing].contiguous(),
-                shared.seeing_segments, shared.seen_segments, False, scale, random,
-            )  # fmt: skip
-            for whole, places, part in zip((dq, dk, dv), (seeing, seen, seen), parts, strict=True):
-                whole.index_add_(0, places, part)
-        return dq, dk, dv, None, None
+        q, k, v, out, lse, *places = ctx.saved_tensors
+        return *_attend_backward(grad, q, k, v, out, lse, places, ctx.longest, ctx.scale), None, None
+
+
+def _parameters(pack: FlashPack) -> tuple[list[torch.Tensor], list[int]]:
+    """What an operator of torch can take instead of the pack."""
+    segments = (pack.pieces, pack.seeing_segments, pack.seen_segments)
+    return [pack.seeing, pack.seen, *(s.starts for s in segments)], [s.longest for s in segments]
+
+
+def _pack(places: list[torch.Tensor], longest: list[int]) -> FlashPack:
+    """The pack of `_parameters`."""
+    seeing, seen, *starts = places
+    pieces, *shared = map(Segments, starts, longest)
+    return FlashPack(pieces, seeing, seen, *shared)
+
+
+@torch.library.custom_op("r1::packed_attention", mutates_args=())
+def _attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, places: list[torch.Tensor], longest: list[int],
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Result (N, heads, width) and log-sum-exp (heads, N)."""
+    pack = _pack(places, longest)
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    out, lse = flash_forward(q, k, v, pack.pieces, pack.pieces, True, scale)
+    if len(pack.seeing):
+        seeing, seen = pack.seeing, pack.seen
+        part, part_lse = flash_forward(
+            q[seeing], k[seen], v[seen], pack.seeing_segments, pack.seen_segments, False, scale
+        )
+        both = torch.logaddexp(lse[:, seeing], part_lse)  # (heads, Q)
+        of_row, of_prompt = ((x - both).exp().T[..., None] for x in (lse[:, seeing], part_lse))
+        out[seeing] = (out[seeing] * of_row + part * of_prompt).to(out.dtype)
+        lse[:, seeing] = both
+    return out.contiguous(), lse.contiguous()  # as they are already, and as compiled code was promised
+
+
+@torch.library.custom_op("r1::packed_attention_backward", mutates_args=())
+def _attend_backward(
+    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor,
+    lse: torch.Tensor, places: list[torch.Tensor], longest: list[int], scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Gradients of q, k and v."""
+    pack = _pack(places, longest)
+    grad, q, k, v = grad.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
+    dq, dk, dv = flash_backward(grad, q, k, v, out, lse, pack.pieces, pack.pieces, True, scale)
+    if len(pack.seeing):
+        seeing, seen = pack.seeing, pack.seen
+        parts = flash_backward(
+            grad[seeing], q[seeing], k[seen], v[seen], out[seeing], lse[:, seeing].contiguous(),
+            pack.seeing_segments, pack.seen_segments, False, scale,
+        )  # fmt: skip
+        for whole, at, part in zip((dq, dk, dv), (seeing, seen, seen), parts, strict=True):
+            whole.index_add_(0, at, part)
+    return dq.contiguous(), dk.contiguous(), dv.contiguous()
+
+
+@_attend.register_fake
+def _(q: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
+
+
+@_attend_backward.register_fake
+def _(_grad: torch.Tensor, *qkv: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in qkv[:3])
+
+
+ATTEND = torch.ops.r1.packed_attention.default
+"""(q, k, v, ...): result (N, heads, width) and log-sum-exp (heads, N)."""
 
 
 def flash_forward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, queries: Segments, keys: Segments, causal: bool,
     scale: float,
-) -> tuple[torch.Tensor, ...]:  # fmt: skip
-    """Result (queries, heads, width), log-sum-exp (heads, queries), and what backward asks for of dropout."""
-    out, lse, seed, offset, _ = torch.ops.aten._flash_attention_forward(
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Result (queries, heads, width) and log-sum-exp (heads, queries)."""
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
         q, k, v, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, causal, False, scale=scale
     )
-    return out, lse, seed, offset
+    return out, lse
 
 
 def flash_backward(
     grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor,
     lse: torch.Tensor, queries: Segments, keys: Segments, causal: bool, scale: float,
-    random: list[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
+    unused = lse.new_empty(0)  # the state of dropout, which nobody asked for
     found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten._flash_attention_backward(
         grad, q, k, v, out, lse, queries.starts, keys.starts, queries.longest, keys.longest, 0.0, causal,
-        *random, scale=scale,
+        unused, unused, scale=scale,
     )  # fmt: skip
     return found
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a compiled layer calls the kernel as it is
 def _flash_attention(
     module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: None,
     scaling: float | None = None, flash_pack: FlashPack | None = None, **_: Any,

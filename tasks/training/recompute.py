@@ -14,12 +14,13 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tasks.training.attention import ATTEND
+
 KERNELS = [
-    torch.ops.aten._flash_attention_forward.default,  # `tasks.training.attention`
+    ATTEND,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
-"""The attention kernels of a GPU and of a CPU. Their results must not be changed in place afterwards, which
-`tasks.training.attention` does where rows share a prompt: such packs are not for this."""
+"""Attention over packs, and the kernel of a CPU."""
 
 
 def keep_attention(model: torch.nn.Module) -> None:

@@ -1,11 +1,14 @@
 """Attention over packs. The flash kernel needs a GPU; what is done with its results is tested with functions
 that compute the same in plain PyTorch, and on a GPU with the kernel."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
@@ -13,6 +16,8 @@ from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.training import attention
 from tasks.training.attention import FlashPack, PackedAttention, flash_can, pack_inputs, use_flash_attention
+from tasks.training.models import compile_layers
+from tasks.training.recompute import keep_attention
 
 _CPU = torch.device("cpu")
 _GROUPS = st.lists(
@@ -38,12 +43,11 @@ def plain_forward(q, k, v, queries, keys, causal, scale):
     scores = plain_scores(q, k, queries, keys, causal, scale)
     values = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
     out = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values)
-    return out, scores.logsumexp(-1), torch.zeros(2), torch.zeros(1)
+    return out, scores.logsumexp(-1)
 
 
-def plain_backward(grad, q, k, v, out, lse, queries, keys, causal, scale, random):
+def plain_backward(grad, q, k, v, out, lse, queries, keys, causal, scale):
     """As the kernel: from the result and the log-sum-exp that it is given, not from its own."""
-    assert len(random) == 2
     shared = q.shape[1] // k.shape[1]
     kk, vv = (x.repeat_interleave(shared, dim=1) for x in (k, v))
     p = (plain_scores(q, k, queries, keys, causal, scale) - lse[..., None]).exp()
@@ -56,11 +60,15 @@ def plain_backward(grad, q, k, v, out, lse, queries, keys, causal, scale, random
     )
 
 
-def layout_of(groups):
+def pack_of(groups):
     """Of questions with prompts and completions of these lengths."""
     prompts = [[i] * prompt for i, (prompt, answers) in enumerate(groups) for _ in answers]
     completions = [[9] * answer for _, answers in groups for answer in answers]
-    return packing.pack(Rows.from_lists(prompts, completions), range(len(prompts))).layout
+    return packing.pack(Rows.from_lists(prompts, completions), range(len(prompts)))
+
+
+def layout_of(groups):
+    return pack_of(groups).layout
 
 
 def dense(q, k, v, layout):
@@ -112,16 +120,15 @@ def test_the_pieces_of_a_pack():
     pack = FlashPack.of(layout_of([(4, [2, 1]), (1, [3]), (6, [0])]), _CPU)
     assert pack.pieces.starts.tolist() == [0, 3, 5, 6, 9, 14]
     assert pack.pieces.longest == 5
-    assert pack.shared is not None
-    assert pack.shared.seeing.tolist() == [3, 4, 5]
-    assert pack.shared.seen.tolist() == [0, 1, 2]
-    assert pack.shared.seeing_segments.starts.tolist() == [0, 3]
+    assert pack.seeing.tolist() == [3, 4, 5]
+    assert pack.seen.tolist() == [0, 1, 2]
+    assert pack.seeing_segments.starts.tolist() == [0, 3]
 
 
 def test_rows_that_share_nothing_need_one_call():
     layout = attention.PackLayout(np.array([0, 0, 1]), np.zeros(3, dtype=int), np.array([0, 1, 0]))
     pack = FlashPack.of(layout, _CPU)
-    assert (pack.pieces.starts.tolist(), pack.shared) == ([0, 2, 3], None)
+    assert (pack.pieces.starts.tolist(), len(pack.seeing)) == ([0, 2, 3], 0)
 
 
 _SIZES = {
@@ -150,7 +157,7 @@ def test_models_that_the_kernel_cannot_serve_keep_their_own_attention(model, can
     assert model.config._attn_implementation == (attention.FLASH if can else before)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("recompute", ["nothing", "everything", "all but attention"])
 def test_a_model_is_given_its_pack_through_all_layers(monkeypatch, recompute):
     """The same log-probabilities and gradients with the kernel's attention as with a mask."""
     monkeypatch.setattr(attention, "flash_forward", plain_forward)
@@ -163,11 +170,57 @@ def test_a_model_is_given_its_pack_through_all_layers(monkeypatch, recompute):
         model = LlamaForCausalLM(LlamaConfig(**_SIZES))
         add_fused_lm_head(model)
         model.set_attn_implementation(name)
-        if recompute:
+        if recompute != "nothing":
             model.gradient_checkpointing_enable()
+        if recompute == "all but attention":
+            keep_attention(model)
         model.train()
         logps, _ = packing.score(model, packed, _CPU)
         logps.sum().backward()
         found.append([logps, *(p.grad for p in model.parameters())])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
+    """Packs of other lengths, with nothing shared or everything, compile nothing again; where layers
+    recompute their activations, attention still runs once a layer and direction."""
+    runs = Counter()
+
+    def counted(name, kernel):
+        def call(*words):
+            runs[name] += 1
+            return kernel(*words)
+
+        monkeypatch.setattr(attention, name, call)
+
+    counted("flash_forward", plain_forward)
+    counted("flash_backward", plain_backward)
+    torch._dynamo.reset()
+    counters.clear()
+    found = []
+    for name in (attention.FLASH, "sdpa"):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**_SIZES)).train()
+        add_fused_lm_head(model)
+        model.set_attn_implementation(name)
+        if name == attention.FLASH:
+            compile_layers(model)
+            if kept:
+                model.gradient_checkpointing_enable()
+                keep_attention(model)
+        found.append([])
+        for groups in (
+            [(5, [3, 4]), (6, [2, 2, 7])], [(1, [4, 5])], [(9, [9])], [(20, [30, 1, 2]), (1, [3]), (8, [0])],
+        ):  # fmt: skip
+            model.zero_grad()
+            logps, _ = packing.score(model, pack_of(groups), _CPU)
+            logps.sum().backward()
+            found[-1] += [logps.detach(), *(p.grad.clone() for p in model.parameters())]
+    assert (dict(counters["graph_break"]), counters["stats"]["unique_graphs"]) == ({}, 1)
+    # Four packs through two layers; a second set of keys in the three packs that share something.
+    assert runs == {"flash_forward": (4 + 3) * 2, "flash_backward": (4 + 3) * 2}
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
