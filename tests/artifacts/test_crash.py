@@ -12,6 +12,8 @@ from artifacts.store import ArtifactStore
 from tasks.tables import TABLES
 from tests.artifacts.builders import key_of, make_draft, manifest_for
 
+pytestmark = pytest.mark.slow
+
 SURVIVED = 7
 CRASHED = 9
 WRITING = os.O_WRONLY | os.O_RDWR

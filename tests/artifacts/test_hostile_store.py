@@ -111,6 +111,7 @@ def test_a_hostile_manifest_is_refused_in_one_safe_line(what):
     assert len(str(refusal.value)) < 700
 
 
+@pytest.mark.slow
 def test_hostile_manifests_are_named_and_skipped(store, tmp_path, r1):
     refs = publish_recipe(store, tmp_path)
     loose = publish(store, tmp_path, "loose")
@@ -358,6 +359,7 @@ def test_a_diamond_is_walked_once_for_each_artifact(store, tmp_path, r1):
     assert len(store.digests()) == 80
 
 
+@pytest.mark.slow
 def test_a_long_chain_is_drawn_in_part(store):
     ref = None
     for number in range(2_000):

@@ -121,6 +121,7 @@ def test_an_exception_frees_the_lease(any_store):
         pass
 
 
+@pytest.mark.slow
 def test_a_lease_object_expires_when_its_holder_is_killed(tmp_path):
     store = ObjectBackend(f"local://{tmp_path}/objects")
     read_end, write_end = os.pipe()
@@ -160,6 +161,7 @@ class Flaky(ObjectBackend):
         super().write(path, data)
 
 
+@pytest.mark.slow
 def test_a_failed_heartbeat_does_not_lose_the_lease(tmp_path):
     url = f"local://{tmp_path}/objects"
     store, taken = Flaky(url), []

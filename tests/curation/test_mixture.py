@@ -93,6 +93,7 @@ def test_without_a_judge_such_questions_are_not_sampled(stage):
     assert set(read_table(job.draft / "samples")["problem_id"].to_pylist()) == {p.id for p in SUMS}
 
 
+@pytest.mark.slow
 def test_a_lost_judge_costs_one_shard_and_the_result_is_the_same(stage, monkeypatch):
     monkeypatch.setattr("tasks.language_models.chat._GIVE_UP", 3)
     with scripted(text=verdicts) as server:

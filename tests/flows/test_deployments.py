@@ -58,6 +58,7 @@ def test_prefect_toml_has_what_the_commands_need(setting):
     assert value == {"url": "http://127.0.0.1:4200/api", "enabled": True, "analytics_enabled": False}[key]
 
 
+@pytest.mark.slow
 def test_importing_the_flows_costs_little_beyond_prefect():
     script = """
 import json, sys, time

@@ -18,6 +18,8 @@ from tasks.job.spec import BuildSpec, JobExit, JobSpec
 from tasks.supervise import trees
 from tasks.supervise.trees import is_alive
 
+pytestmark = pytest.mark.slow
+
 ENTRY = "tests.flows.job_entry"
 
 

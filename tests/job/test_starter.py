@@ -14,6 +14,8 @@ from flows import starting
 from tasks.settings import REPOSITORY
 from tasks.supervise import trees
 
+pytestmark = pytest.mark.slow
+
 JOB = '''
 import os, sys, time, signal
 from pathlib import Path

@@ -67,6 +67,7 @@ def test_answers_are_in_order_and_equal_requests_are_asked_once(job):
         model.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [429, 500, 503, 408, "slow", "cut", "html", "empty"])
 def test_what_may_pass_is_asked_again(job, fault):
     with scripted(fault) as server:
@@ -75,6 +76,7 @@ def test_what_may_pass_is_asked_again(job, fault):
         assert len(server.seen) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason", "times"),
     [
@@ -99,6 +101,7 @@ def test_nobody_there_is_unreachable(job):
     assert open_model(endpoint(url), job, {}).answer([ask("a")])[0].failure == "unreachable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_followed(job, form):
     header = {"seconds": "1", "date": email.utils.formatdate(time.time() + 2.5, usegmt=True)}[form]
@@ -128,6 +131,7 @@ def test_a_server_that_is_down_ends_the_job_and_answers_are_kept(job):
         assert len(server.seen) == asked + 95
 
 
+@pytest.mark.slow
 def test_the_rate_is_kept(job):
     with scripted() as server:
         open_model(endpoint(server.url, requests_per_minute=600), job, {}).answer(
@@ -221,6 +225,7 @@ model.answer([ask(str(i)) for i in range(40)])
 """
 
 
+@pytest.mark.slow
 def test_a_kill_loses_at_most_the_requests_in_flight(tmp_path):
     def slowly(body):
         time.sleep(0.05)

@@ -82,6 +82,7 @@ def test_whatever_was_printed_valid_inputs_are_kept_and_exposure_is_complete(rig
         assert not exposing or exposing & set(found.kept)
 
 
+@pytest.mark.slow
 def test_programs_in_the_sandbox_make_cases_that_expose_wrong_and_slow_ones(sandbox, short_limit):
     made = generate(
         sandbox, [SMALL, NEGATIVE, LARGE, INVALID, "exit(1)"], RIGHT, [POSITIVE_ONLY, FIRST, SLOW]

@@ -218,6 +218,7 @@ def test_equal_data_makes_equal_bytes(loaded, report):
     assert markdown_page(loaded, drawn) == (report.draft / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 50, 10_400])
 def test_figures_stay_small_however_long_the_run(steps):
     points = [(step, 0.123456 * step % 7) for step in range(steps)]
@@ -391,6 +392,7 @@ def test_words_of_a_funnel_are_made_safe(loaded):
 KINDS = ("checkpoint", "dataset", "reward_models", "evaluation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [*SKILL, "cold-start", "mixture", "reward-models", "evaluation.r1"])
 def test_a_run_with_one_stage_missing_still_reports(report, missing):
     """With its evaluation, where it is a checkpoint; or with an evaluation alone."""
@@ -432,6 +434,7 @@ def test_the_curve_of_evaluations_during_training_is_drawn_whatever_its_k(loaded
     assert "@60" in "".join(re.findall(r'"name":"r1-zero@\d+"', html_page(loaded, [])))
 
 
+@pytest.mark.slow
 def test_the_page_stays_below_five_megabytes(loaded):
     chosen = loaded.completions
     long = [ShownSample.of_row(s.node, row_with(s.question, "&你" * 3_000)) for s in chosen.samples]

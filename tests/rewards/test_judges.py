@@ -169,6 +169,7 @@ def with_mark(value, path=()):
             yield at, copy
 
 
+@pytest.mark.slow
 def test_the_lists_of_evaluating_scorers_are_those_of_the_installed_reasoning_gym(one_of_each, watching):
     probes = (MARK, f"[{MARK}]", f"1 + {MARK}", f'{{"a": {MARK}}}')
     found = {n for n, entry in one_of_each.items() if any(evaluates(n, probe, entry) for probe in probes)}
@@ -176,6 +177,7 @@ def test_the_lists_of_evaluating_scorers_are_those_of_the_installed_reasoning_gy
     assert set(datasets()) - EVALUATING - {"composite"} == REVIEWED
 
 
+@pytest.mark.slow
 def test_the_list_of_evaluated_fields_is_that_of_the_installed_reasoning_gym(one_of_each, watching):
     found = {}
     for name, entry in one_of_each.items():
@@ -357,6 +359,7 @@ def test_what_is_no_single_reply_with_the_nonce_loses_the_judge(code, operation)
     assert run_in_judge(code, operation=operation)[0] == LOST
 
 
+@pytest.mark.slow
 def test_a_judge_that_does_not_end_is_killed_in_time():
     started = time.monotonic()
     assert run_in_judge("import signal\nsignal.setitimer(0, 0)\nwhile True: pass", 0.5)[0] == TIMED_OUT
@@ -378,6 +381,7 @@ def test_a_lasting_judge_that_wrote_ahead_is_replaced_before_the_next_request(mo
     judge.end()
 
 
+@pytest.mark.slow
 def test_an_answer_that_ends_its_judges_is_wrong_and_costs_no_worker(brief):
     asked = gym("chain_sum", entries("chain_sum", 1)[0])
     assert verdict(brief, asked, "5") == "wrong"

@@ -52,6 +52,7 @@ def workers_below() -> list[psutil.Process]:
     return [p for p in psutil.Process().children(recursive=True) if "tasks.rewards.worker" in p.cmdline()]
 
 
+@pytest.mark.slow
 def test_workers_killed_from_outside_lose_no_row():
     slow = [(rf"(x+{n})^8", rf"(x+{n})^4(x+{n})^4") for n in range(12)]
     with VerifierPool(workers=2, seconds_per_item=10) as pool:
@@ -68,6 +69,7 @@ def test_workers_killed_from_outside_lose_no_row():
         assert found == ["correct"] * len(slow)
 
 
+@pytest.mark.slow
 def test_a_pathological_answer_delays_nobody_else():
     """It gets past the screen, costs its worker the limit, and the other worker goes on."""
     hard = [("(0, 1)", "|x^{13}-3x+1| < 2")]  # five seconds
@@ -204,6 +206,7 @@ def test_lengths_must_match(pool):
         pool.verify([problem(answer="1")], [])
 
 
+@pytest.mark.slow
 def test_an_answer_that_eats_memory_is_stopped_and_the_worker_goes_on(pool):
     expands = r"\frac{(x+y+z+w+1)^{45}(2x+2y+2z+2w+2)^{45}}{2^{45}}"
     pairs = [("(x+y+z+w+1)^{90}", expands), *SUMS[:4]]

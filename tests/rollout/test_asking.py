@@ -90,6 +90,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_it_ends_with_its_parent_although_a_request_is_under_way(silent):
     command = [sys.executable, "-c", ASKS_AND_DIES, silent.url]
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -59,6 +59,7 @@ def grouped_model(tiny_model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["tiny_model", "grouped_model"])
 def test_batches_do_not_change_completions(folder, request):
     path = request.getfixturevalue(folder)

@@ -139,6 +139,7 @@ _sample(_job(Path(sys.argv[1])), sampler)
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same_table(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(subject, "SHARD_COMPLETIONS", 20)
     root = Path(__file__).parents[2]

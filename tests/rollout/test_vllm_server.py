@@ -91,6 +91,7 @@ def test_no_server_is_one_sentence(address, tiny_model):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_is_asked_again(tiny_model):
     first = start(str(tiny_model), vanish_after=40)
     engine, later = engine_at(first.url, tiny_model), []
@@ -110,6 +111,7 @@ def test_a_server_that_comes_back_is_asked_again(tiny_model):
     stop(later[0])
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_one_sentence(tiny_model, monkeypatch):
     monkeypatch.setattr(module.Server.wait, "__defaults__", (0.5,))
     engine = engine_at(start(str(tiny_model), vanish_after=1).url, tiny_model)

@@ -111,6 +111,7 @@ HUNGRY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "expected"), HUNGRY.values(), ids=HUNGRY)
 def test_a_hungry_program_is_stopped_in_time(guarded, program, expected):
     started = time.monotonic()

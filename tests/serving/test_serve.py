@@ -240,6 +240,7 @@ def test_the_guard_ends_as_its_command_does(ends, code, tmp_path):
     assert not (tmp_path / "place").exists()
 
 
+@pytest.mark.slow
 def test_the_guard_ends_a_command_whose_parent_was_killed(tmp_path):
     (tmp_path / "place").mkdir()
     sleep = "import time; print('up', flush=True); time.sleep(600)"

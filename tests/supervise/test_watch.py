@@ -6,7 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tasks.supervise.records import Heartbeat
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import os, sys, time

@@ -107,6 +107,7 @@ def test_a_student_file_of_ones_own(built, preset, store, tmp_path):
     assert settled.config.distill.batch_size == 64
 
 
+@pytest.mark.slow
 def test_a_submission_that_fails_says_why(r1, monkeypatch):
     from flows import api, services
     from flows.services import ServiceError
