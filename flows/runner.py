@@ -39,7 +39,6 @@ Start = Callable[[Sequence[str], Mapping[str, str], Path], "subprocess.Popen[byt
 
 JOB_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
-    "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",

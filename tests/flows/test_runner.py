@@ -15,6 +15,7 @@ from artifacts.keys import cache_key
 from artifacts.store import ArtifactStore
 from flows import paths, runner
 from tasks.job.spec import BuildSpec, JobExit, JobSpec
+from tasks.settings import REPOSITORY
 from tasks.supervise import trees
 from tasks.supervise.trees import is_alive
 
@@ -190,3 +191,23 @@ def test_what_a_job_writes_is_its_users_own(store):
         assert {"log.txt", "progress.json", "state"} <= {path.name for path in written}
         inside = [path for path in written if path.is_file() and not path.name.startswith(".")]
         assert [path for path in inside if path.stat().st_mode & 0o077] == []
+
+
+ENCODING = """
+import os
+from pathlib import Path
+from tasks.tokenizer import Codec, load_tokenizer
+tokenizer = load_tokenizer(Path("tasks/tiny_world/weights/tiny-base"))
+threads = len(os.listdir("/proc/self/task"))
+Codec(tokenizer).completions([str(number) for number in range(64)])
+print(len(os.listdir("/proc/self/task")) - threads)
+"""
+
+
+def test_a_job_reads_texts_with_the_threads_of_the_tokenizer(monkeypatch):
+    """Not with one processor of many: 800,000 rows of fine-tuning would take hours."""
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)  # the tests' own setting
+    started = subprocess.check_output(
+        [sys.executable, "-c", ENCODING], env=runner.job_environment(), cwd=REPOSITORY, text=True
+    )
+    assert int(started) >= 1
