@@ -21,6 +21,8 @@ from tasks.supervise import trees
 from tasks.supervise.records import write_json
 from tests.flows.conftest import Publisher
 
+pytestmark = pytest.mark.slow
+
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
