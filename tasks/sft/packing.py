@@ -144,9 +144,8 @@ class PackedTrainer(Trainer):
         That is what data parallelism expects, which averages gradients (and the Trainer the logged loss).
         """
         model.train()
-        if (
-            self._keeps_attention
-        ):  # here, as Accelerate puts its wrappers around the layers when training begins
+        # Not before: Accelerate puts its wrappers around the layers when training begins.
+        if self._keeps_attention:
             keep_attention(model)
         scale = self.accelerator.num_processes / inputs["completion_tokens"]
         total = torch.zeros((), device=self.accelerator.device)

@@ -157,36 +157,8 @@ def test_models_that_the_kernel_cannot_serve_keep_their_own_attention(model, can
     assert model.config._attn_implementation == (attention.FLASH if can else before)
 
 
-@pytest.mark.parametrize("recompute", ["nothing", "everything", "all but attention"])
-def test_a_model_is_given_its_pack_through_all_layers(monkeypatch, recompute):
-    """The same log-probabilities and gradients with the kernel's attention as with a mask."""
-    monkeypatch.setattr(attention, "flash_forward", plain_forward)
-    monkeypatch.setattr(attention, "flash_backward", plain_backward)
-    rows = Rows.from_lists([[1, 2, 3]] * 2 + [[4, 5]], [[6, 7], [8, 9, 10], [11]])
-    packed = packing.pack(rows, range(3))
-    found = []
-    for name in (attention.FLASH, "sdpa"):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**_SIZES))
-        add_fused_lm_head(model)
-        model.set_attn_implementation(name)
-        if recompute != "nothing":
-            model.gradient_checkpointing_enable()
-        if recompute == "all but attention":
-            keep_attention(model)
-        model.train()
-        logps, _ = packing.score(model, packed, _CPU)
-        logps.sum().backward()
-        found.append([logps, *(p.grad for p in model.parameters())])
-    for ours, plain in zip(*found, strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
-    """Packs of other lengths, with nothing shared or everything, compile nothing again; where layers
-    recompute their activations, attention still runs once a layer and direction."""
+def in_the_kernels_place(monkeypatch):
+    """Has the plain functions called; how often each was."""
     runs = Counter()
 
     def counted(name, kernel):
@@ -198,29 +170,65 @@ def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
 
     counted("flash_forward", plain_forward)
     counted("flash_backward", plain_backward)
-    torch._dynamo.reset()
-    counters.clear()
+    return runs
+
+
+def model_with(name):
+    """The same model each time, with the attention of this name."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**_SIZES)).train()
+    add_fused_lm_head(model)
+    model.set_attn_implementation(name)
+    return model
+
+
+def scored(model, packs):
+    """Log-probabilities and gradients, pack after pack."""
     found = []
-    for name in (attention.FLASH, "sdpa"):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**_SIZES)).train()
-        add_fused_lm_head(model)
-        model.set_attn_implementation(name)
-        if name == attention.FLASH:
-            compile_layers(model)
-            if kept:
-                model.gradient_checkpointing_enable()
-                keep_attention(model)
-        found.append([])
+    for packed in packs:
+        model.zero_grad()
+        logps, _ = packing.score(model, packed, _CPU)
+        logps.sum().backward()
+        found += [logps.detach(), *(p.grad.clone() for p in model.parameters())]
+    return found
+
+
+@pytest.mark.parametrize("recompute", ["nothing", "everything", "all but attention"])
+def test_a_model_is_given_its_pack_through_all_layers(monkeypatch, recompute):
+    """The same log-probabilities and gradients with the kernel's attention as with a mask."""
+    in_the_kernels_place(monkeypatch)
+    packs = [pack_of([(3, [2, 3]), (2, [1])])]
+    model = model_with(attention.FLASH)
+    if recompute != "nothing":
+        model.gradient_checkpointing_enable()
+    if recompute == "all but attention":
+        keep_attention(model)
+    for ours, plain in zip(scored(model, packs), scored(model_with("sdpa"), packs), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
+    """Packs of other lengths, with nothing shared or everything, compile nothing again; where layers
+    recompute their activations, attention still runs once a layer and direction."""
+    runs = in_the_kernels_place(monkeypatch)
+    packs = [
+        pack_of(groups)
         for groups in (
             [(5, [3, 4]), (6, [2, 2, 7])], [(1, [4, 5])], [(9, [9])], [(20, [30, 1, 2]), (1, [3]), (8, [0])],
-        ):  # fmt: skip
-            model.zero_grad()
-            logps, _ = packing.score(model, pack_of(groups), _CPU)
-            logps.sum().backward()
-            found[-1] += [logps.detach(), *(p.grad.clone() for p in model.parameters())]
+        )
+    ]  # fmt: skip
+    model = model_with(attention.FLASH)
+    compile_layers(model)
+    if kept:
+        model.gradient_checkpointing_enable()
+        keep_attention(model)
+    torch._dynamo.reset()
+    counters.clear()
+    found = scored(model, packs)
     assert (dict(counters["graph_break"]), counters["stats"]["unique_graphs"]) == ({}, 1)
     # Four packs through two layers; a second set of keys in the three packs that share something.
     assert runs == {"flash_forward": (4 + 3) * 2, "flash_backward": (4 + 3) * 2}
-    for ours, plain in zip(*found, strict=True):
+    for ours, plain in zip(found, scored(model_with("sdpa"), packs), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
