@@ -193,6 +193,7 @@ print(json.dumps(["shouting" in FILTERS, unreadable("shouting", "no! no! no!", "
     assert said == [True, "3 marks"]
 
 
+@pytest.mark.slow
 def test_a_stage_is_its_folder_a_line_of_the_recipe_and_its_section(tree):
     add(tree, "tasks/census/__init__.py", "")
     add(tree, "tasks/census/stage.py", STAGE)

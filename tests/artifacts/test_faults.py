@@ -329,6 +329,7 @@ def _forget_connections():
     S3FileSystem.clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_a_store_on_s3_publishes_fetches_leases_verifies_and_repairs(s3, tmp_path):
     store = ArtifactStore.open(f"s3://there/{uuid.uuid4().hex}")
     store.backend.check()

@@ -158,6 +158,7 @@ def test_every_candidate_is_kept_or_dropped_once(texts, verdicts):
     assert rows == len(sieve.kept)
 
 
+@pytest.mark.slow
 def test_filters_say_the_same_in_processes_as_in_one():
     texts = [(f"first {i} so 所以 " * (i % 9), ("en", "zh")[i % 2]) for i in range(5_000)]
     with Filtering(list(FILTERS), LIMITS, len(texts), processes=2) as several:

@@ -157,6 +157,7 @@ def test_a_damaged_entry_never_stops_a_plan(what, damage, built, preset, store):
         assert "waits for dev1" in rows["dev2"].outcome
 
 
+@pytest.mark.slow
 def test_a_hit_of_other_code_is_named_with_its_files_and_made_again_if_asked(built, store, preset, tmp_path):
     node, key = "dev2", next(row.key for row in plan(built, store) if row.node == "dev2")
     assert code_warnings(plan(built, store)) == []  # made before sources were recorded

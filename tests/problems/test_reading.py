@@ -66,6 +66,7 @@ def test_large_text_types_and_dictionaries_are_text(tmp_path):
     assert read["prompt"].to_pylist() == ["好"] * 3
 
 
+@pytest.mark.slow
 def test_a_small_file_of_gigabytes_is_refused_by_its_footer(tmp_path):
     """4 GiB of text in less than 4 MB, each text written out."""
     path = tmp_path / "bomb.parquet"

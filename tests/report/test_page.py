@@ -209,6 +209,7 @@ def test_figures_are_small_xml_files(report):
         assert path.stat().st_size < 100_000, path.name
 
 
+@pytest.mark.slow
 def test_equal_data_makes_equal_bytes(loaded, report):
     drawn = draw_all(loaded)
     assert {d.name: d.svg for d in drawn} == {
@@ -361,6 +362,7 @@ def test_the_summary_counts_the_verdicts(report, loaded):
     assert report.headline["reproduced"] == verdicts.count(ClaimVerdict.reproduces) > 0
 
 
+@pytest.mark.slow
 def test_curves_of_one_artifact_from_the_command_line(report, r1_zero, tmp_path):
     out = tmp_path / "curves.svg"
     command = [sys.executable, "-m", "tasks.report.curves", str(r1_zero), str(out)]
@@ -369,6 +371,7 @@ def test_curves_of_one_artifact_from_the_command_line(report, r1_zero, tmp_path)
     assert out.read_text() == one_stage("r1-zero", metrics).svg  # also from process to process
 
 
+@pytest.mark.slow
 def test_the_data_funnel_of_each_node_is_drawn_and_told(loaded):
     assert list(loaded.steps) == ["cold-start", "mixture"]
     drawn = [figure for figure in draw_all(loaded) if figure.name == "data-funnel"]
@@ -381,6 +384,7 @@ def test_the_data_funnel_of_each_node_is_drawn_and_told(loaded):
     assert f"| Cold-start set | near duplicates | {first.kept} | near duplicate 2 | {second.kept} |" in text
 
 
+@pytest.mark.slow
 def test_words_of_a_funnel_are_made_safe(loaded):
     step = FunnelStep("<script>", 3, 1, {"<img src=x>": 2})
     run = replace(loaded, steps={"cold-start": (step,)})

@@ -119,6 +119,7 @@ def test_what_is_written_can_be_read_from_its_end_alone(tmp_path):
     assert [row["completion_tokens"] for row in last_samples(tmp_path)] == list(range(19_000, 20_000))
 
 
+@pytest.mark.slow
 def test_a_huge_row_group_is_not_held_in_memory(tmp_path):
     """160 MB of completions in one row group; what is shown of them fits in a tenth of that."""
     texts = [f"{n:08d}" * 1_000 for n in range(20_000)]

@@ -356,6 +356,7 @@ def test_what_may_be_read_at_most_is_read_soon(piece):
 # ---- agreement with a careful human --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_pairs_for_tuning_are_judged_as_a_careful_human_would(pool):
     pairs = [pair for pair in read_pairs() if pair.half == "tune"]
     wrongly = [

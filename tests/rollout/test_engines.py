@@ -65,6 +65,7 @@ def one_by_one(tmp_path, monkeypatch):
     sys.modules.pop("one_by_one", None)
 
 
+@pytest.mark.slow
 def test_a_new_engine_samples_what_the_embedded_one_does(one_by_one, tiny_model, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "model").symlink_to(tiny_model)
