@@ -83,6 +83,10 @@ class Machine:
         named = self.store.refs().values()
         return {n.name.removeprefix(prefix): n.ref for n in named if n.name.startswith(prefix)}
 
+    def stored(self) -> dict[str, Ref]:
+        """Node -> its artifact in the store, whether or not it got its name."""
+        return {manifest.node: manifest.ref for manifest in self.store.objects()}
+
     def jobs(self) -> set[str]:
         """Every job process there ever was."""
         folder = self.work / "jobs"
