@@ -31,24 +31,23 @@ def started_beside() -> Iterator[None]:
     if has_gpu(os.environ):
         yield
         return
-    # A socket's path has at most 107 characters: it does not lie in R1_HOME.
-    with tempfile.TemporaryDirectory(prefix="r1-") as folder:
-        path = str(Path(folder) / "starter")
-        paths.log("starter").parent.mkdir(parents=True, exist_ok=True)
-        # Several jobs work at once (`tasks.job.cards`). With all processors each, two would not be faster
-        # than one after the other; with half of them each, they take 1.5 times less.
-        half = str(max(1, (os.cpu_count() or 2) // 2))
-        environment = {"OMP_NUM_THREADS": half} | job_environment()
-        process = trees.start_session(
-            [sys.executable, "-m", "tasks.starter", path, *_IMPORTED], environment, paths.log("starter"),
-            stdin=subprocess.PIPE,
-        )  # fmt: skip
-        os.environ |= environment | {STARTER: path}  # it forks for those who have the variables that it has
-        try:
-            yield
-        finally:
-            del os.environ[STARTER]
-            trees.stop(process, seconds=1.0)
+    # A socket's path has at most 107 characters: it does not lie in R1_HOME. The starter removes the folder.
+    path = str(Path(tempfile.mkdtemp(prefix="r1-")) / "starter")
+    paths.log("starter").parent.mkdir(parents=True, exist_ok=True)
+    # Several jobs work at once (`tasks.job.cards`). With all processors each, two would not be faster than
+    # one after the other; with half of them each, they take 1.5 times less.
+    half = str(max(1, (os.cpu_count() or 2) // 2))
+    environment = {"OMP_NUM_THREADS": half} | job_environment()
+    process = trees.start_session(
+        [sys.executable, "-m", "tasks.starter", path, *_IMPORTED], environment, paths.log("starter"),
+        stdin=subprocess.PIPE,
+    )  # fmt: skip
+    os.environ |= environment | {STARTER: path}  # it forks for those who have the variables that it has
+    try:
+        yield
+    finally:
+        del os.environ[STARTER]
+        trees.stop(process, seconds=1.0)
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:

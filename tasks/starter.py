@@ -13,6 +13,8 @@ started with (libraries read them while they are imported), another module.
 
 Not used on a machine with a GPU: a fork may not use CUDA if anything that was imported had touched it, and
 that was not tried. It ends at the end of its input, and its jobs stop, as when whoever started them is gone.
+The socket's folder is the starter's alone. It removes it when it ends, as whoever made it may have been
+killed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 from tasks.job.__main__ import main as run_job
 from tasks.rewards.language import load_dictionary
@@ -164,6 +167,7 @@ def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _become(environment: Mapping[str, str], streams: Sequence[int]) -> None:
     """What `trees.start_session` gives a process: a session, its streams, its variables."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
     os.umask(0o077)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -176,6 +180,15 @@ def _become(environment: Mapping[str, str], streams: Sequence[int]) -> None:
 
 def main(path: str, modules: Sequence[str] = ()) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    starter = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() == starter:  # and not a job that was forked a moment ago
+            _remove(path)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     environment = dict(os.environ)
     import_stages()
@@ -186,8 +199,17 @@ def main(path: str, modules: Sequence[str] = ()) -> None:
         listening.bind(path)
         listening.listen()
         forked = Starter(listening, environment, (JOB, *modules)).serve()
-    if forked is not None:
+    if forked is None:
+        _remove(path)
+    else:
         run(*forked)
+
+
+def _remove(path: str) -> None:
+    """The socket and its folder, where nothing else is in it."""
+    Path(path).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        Path(path).parent.rmdir()
 
 
 def run(module: str, *words: str) -> None:

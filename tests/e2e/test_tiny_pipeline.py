@@ -25,6 +25,9 @@ from tests.e2e.machine import Machine, wait_until
 
 pytestmark = pytest.mark.e2e
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="r1-e2e-")
+"""Removed when Python ends."""
+
 
 def shortened() -> str:
     """A preset file: tiny with two checkpoints of R1-Zero, and little of everything else."""
@@ -35,7 +38,7 @@ def shortened() -> str:
     document["mixture"]["problems"] = 200
     document["reward-models"]["prompts"] = 200
     document["evaluation"] |= {"problems_per_domain": 10, "samples_per_problem": 2}
-    path = Path(tempfile.mkdtemp(prefix="r1-e2e-")) / "tiny-shortened.yaml"
+    path = Path(SCRATCH.name) / "tiny-shortened.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return str(path)
 

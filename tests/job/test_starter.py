@@ -59,7 +59,8 @@ def environment():
 @pytest.fixture
 def server(tmp_path, environment):
     """A starter whose jobs do what their first word says."""
-    path = str(tmp_path / "s")
+    (tmp_path / "socket").mkdir()
+    path = str(tmp_path / "socket" / "s")
     argv = [sys.executable, "-c", JOB.format(root=str(REPOSITORY)), path]
     process = trees.start_session(argv, environment, tmp_path / "starter.txt", stdin=subprocess.PIPE)
     waited_for(lambda: Path(path).exists() or trees.has_ended(process))
@@ -142,6 +143,22 @@ def test_a_job_notices_that_the_starter_is_gone(server, environment, tmp_path):
     # children to another parent.
     waited_for(lambda: job.ppid() != server[0].pid)
     job.kill()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_nothing_is_left_of_its_socket(server, environment, tmp_path, asked):
+    """Asked to end, or whoever started it is gone: then its input ends."""
+    starter, path = server
+    work = begun(path, environment, tmp_path, "0")
+    assert trees.exit_code(work) == 0
+    trees.stop(work, 1)
+    assert Path(path).exists()
+    if asked:
+        starter.terminate()
+    else:
+        starter.stdin.close()
+    assert trees.exit_code(starter) == (-signal.SIGTERM if asked else 0)
+    assert not Path(path).parent.exists()
 
 
 def test_modules_that_it_was_told_of_are_run_as_commands(environment, tmp_path):
