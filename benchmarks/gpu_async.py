@@ -155,7 +155,7 @@ def train(config: RLConfig, job: Job) -> None:
             config, job.state, model_folder, model, tokenizer, prompts, digits,
             lost_note=None if colocated else lost_note(job),
         )  # fmt: skip
-        trainer._sampler_checked = work == "dry" and not colocated
+        trainer.sampler_checked = work == "dry" and not colocated
 
         def row(log: dict[str, Any]) -> dict[str, Any]:
             return {
@@ -171,7 +171,7 @@ def train(config: RLConfig, job: Job) -> None:
 
         trainer.add_callback(Steps(config.steps, row))
         trainer.train()
-        trainer.engine.close()
+        trainer.sampler.engine.close()
 
 
 # ---- TRL's AsyncGRPOTrainer --------------------------------------------------------------------

@@ -74,7 +74,7 @@ def steps_with(engine: EngineSettings) -> Callable[[Path, str, int, Path], Figur
             "open_s": opened - begun,
             "all_steps_s": time.perf_counter() - opened,
         }
-        trainer.engine.close()
+        trainer.sampler.engine.close()
         return found
 
     return case

@@ -34,7 +34,6 @@ from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
 from tasks.rl.trainer import GroupTrainer
 from tasks.rollout import decoding
-from tasks.rollout.engine import Completion
 from tasks.tokenizer import load_tokenizer
 from tasks.training.models import load_policy
 
@@ -164,7 +163,7 @@ def group_trainer(config: RLConfig, folder: Path, model_folder: Path, checked: b
     tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
     trainer = build_trainer(config, folder, model_folder, model, tokenizer, prompts, digits)
-    trainer._sampler_checked = not checked
+    trainer.sampler_checked = not checked
     return trainer
 
 
@@ -174,11 +173,13 @@ def group_trainer(config: RLConfig, folder: Path, model_folder: Path, checked: b
 def _trls_generation() -> Any:
     """`model.generate`, as TRL calls it."""
 
-    def sample(self: GroupTrainer, prompt_ids: list[list[int]], *_: Any) -> list[Completion]:
+    def generate(
+        self: GroupTrainer, prompt_ids: list[list[int]], *_: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         drawn, _ = GRPOTrainer._generate_single_turn(self, prompt_ids, None, {}, self.num_generations)
-        return [Completion(i, 0, tokens, "stop", [0.0] * len(tokens)) for i, tokens in enumerate(drawn)]
+        return drawn, None
 
-    return mock.patch.object(GroupTrainer, "_sample", sample)
+    return mock.patch.object(GroupTrainer, "_generate_single_turn", generate)
 
 
 def _every_row_with_its_prompt() -> Any:

@@ -25,9 +25,9 @@ from tasks.rewards.health import RewardHealth
 from tasks.rewards.language import language_consistency
 from tasks.rewards.score import RewardFunction, Scored, finite, scored_columns
 from tasks.rl.early_rewards import EarlyVerifier
+from tasks.rl.sampler import rollout_seed
 from tasks.rl.schedule import max_completion_length
 from tasks.rl.stage import RLConfig
-from tasks.rl.trainer import rollout_seed
 from tasks.tables import SAMPLES
 from tasks.training.metrics import OWN, reflective_words
 

@@ -107,7 +107,7 @@ def train(config: RLConfig, job: Job) -> None:
             config, job.state / "trainer", source, model, tokenizer, prompts, reward,
             on_written=reward.early(verifier), lost_note=lost_note(job), evaluation=evaluation,
         )  # fmt: skip
-        reward.engine = trainer.engine.name
+        reward.engine = trainer.sampler.engine.name
         _name_run(trainer, job)
         health = HealthCallback(config.mismatch_limit)
         trainer.add_callback(health)
@@ -115,8 +115,8 @@ def train(config: RLConfig, job: Job) -> None:
         progress = JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours, shown)
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trainer.finish()
-        trainer.engine.close()
+        trainer.sampler.finish(trainer.state.global_step)
+        trainer.sampler.engine.close()
     raise_if_stopped(job, trainer.state, config.budget_hours)
     _leave(trainer, tokenizer, config, job)
     if trainer.accelerator.is_main_process:

@@ -3,19 +3,17 @@
 TRL 1.16.0 gives the loop: data order, mini-batches of a rollout, optimiser, checkpoints, the reference
 policy, several processes. What is ours, and why:
 
-    rollouts        `tasks.rollout.engine`: any engine of the registry; a group's outputs are one request. A
-                    draw's seed depends on (seed, step, row) alone, so a resumed run asks for the same.
+    rollouts        `tasks.rl.sampler`: from any engine of the registry, and with it the canary, the held-out
+                    questions of the curve (`tasks.rl.evaluation`) and the rollout ahead.
     objective       `tasks.rl.objective`: advantages, ratio, clipping, KL and loss.
     packs           TRL's batch is one whole policy update, padded; here it is cut into packs without padding
                     in which a group's prompt stands once (`tasks.rl.packing`). Their losses add up to the
                     update's. The reference's and the old policy's log-probabilities are computed so too.
     idle groups     all rewards equal, so all advantages 0: drawn again (a bounded number of rounds), and left
                     out of forward and backward, the reference's too.
-    canary          before the first rollout the sampler must follow a changed weight (`tasks.rl.canary`).
     reference       a checkpoint holds the reference policy once it was moved; TRL would start again
                     from the first one.
     length          the longest completion may change with the step.
-    evaluation      a few held-out questions every so many steps (`tasks.rl.evaluation`).
 
 Each method that overrides one of TRL's private ones says what to look at when TRL is upgraded.
 """
@@ -23,48 +21,38 @@ Each method that overrides one of TRL's private ones says what to look at when T
 from __future__ import annotations
 
 import contextlib
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
-from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
-from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from tasks.processors import add_gradients, in_threads, parts_at_once
-from tasks.rl import canary, objective, packing
-from tasks.rl.ahead import RolloutAhead
+from tasks.rl import objective, packing
 from tasks.rl.batch import TokenMeans, idle_rows, refilled
 from tasks.rl.evaluation import PeriodicEvaluation
 from tasks.rl.packing import Pack, Rows
 from tasks.rl.prompts import Prompts
+from tasks.rl.sampler import Sampler
 from tasks.rl.schedule import max_completion_length
 from tasks.rl.stage import RLConfig
-from tasks.rollout.decoding import ATTENTION
-from tasks.rollout.engine import Completion, Engine, SampledModel, derived_seed, generate_rows
-from tasks.rollout.settings import Sampling
+from tasks.rollout.engine import Completion, Engine, SampledModel
 from tasks.tokenizer import Codec
 from tasks.training.attention import use_flash_attention
 from tasks.training.checkpoints import checkpoint_step
-from tasks.training.metrics import OWN
+from tasks.training.metrics import StepLog
 from tasks.training.models import compile_layers, halve_linear_layers
-from tasks.training.sharding import is_sharded, policy_weights, whole_weights
+from tasks.training.sharding import is_sharded
 
 Row = dict[str, Any]
 Batch = dict[str, Any]
 Seen = tuple[objective.Tokens, torch.Tensor, torch.Tensor | None]
 """Of a pack's completion tokens: what the objective wants, their entropy, the sampler's log-probabilities."""
 _REFERENCE = "reference.safetensors"
-_SCORED_EVERY = 10
-"""An engine whose log-probabilities cost much is asked for them in every tenth step: `sampler_mismatch`."""
 
 
 class GroupTrainer(GRPOTrainer):
@@ -86,29 +74,16 @@ class GroupTrainer(GRPOTrainer):
     ) -> None:
         super().__init__(train_dataset=prompts.dataset(config.mini_batches_per_rollout), **trl)
         self.config, self._prompts, self._on_written = config, prompts, on_written
-        self._evaluation = evaluation
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
-        self._ahead: RolloutAhead | None = None
-        self._is_stale = False
-        """Whether the present rollout was generated ahead, by an older policy."""
-        self._evaluating: tuple[int, Callable[[], pa.Table]] | None = None
-        """The step that is evaluated now, and what waits for this process's share of the answers."""
         self._objective = objective.loss_named(config.loss)
         self._skip_idle = config.skip_zero_advantage or config.kl_coef == 0
         self._limit, self._round = config.max_completion_length, 0
-        self._loaded_step, self._sampler_checked = -1, False
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._means = TokenMeans()
+        self._means, self._log = TokenMeans(), StepLog(self._metrics["train"])
         self._prepare_attention()
         self.codec = Codec(self.processing_class, self.eos_token_ids)
-        # Opened last: an engine in this process shares the device and the process group that TRL has set up
-        # by now, and vLLM measures how much memory the models have left.
-        longest = max(prompts.longest, evaluation.longest if evaluation else 0)
-        self.engine = open_engine(
-            SampledModel(
-                folder, self.codec.end_tokens, longest + config.longest_completion,
-                self._lent_policy, self.accelerator.is_main_process, lost_note,
-            )
+        self.sampler_checked = False
+        self.sampler = Sampler(
+            config, prompts, self.codec, evaluation, lambda: self.accelerator.unwrap_model(self.model),
+            self.accelerator, self._log, open_engine, folder, lost_note,
         )  # fmt: skip
 
     def _prepare_attention(self) -> None:
@@ -129,7 +104,7 @@ class GroupTrainer(GRPOTrainer):
         Idle groups are drawn again first. On upgrade: the batch's keys (`tasks.rl.batch.refilled`
         treats every tensor of it), and that TRL calls this once a rollout.
         """
-        self._end_evaluation()
+        self.sampler.end_evaluation()
         self._round, self._limit = 0, max_completion_length(self.config, self.state.global_step)
         batch = self._rollout(inputs)
         while self._round < self.config.refill_rounds:
@@ -140,13 +115,13 @@ class GroupTrainer(GRPOTrainer):
             batch = refilled(batch, self._rollout(self._fresh(groups)))
             tokens = batch["completion_mask"].sum()
             batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
-        self._log(rollouts=1.0 + self._round, idle_share=float(batch["idle"].float().mean()))
+        self._log.note(rollouts=1.0 + self._round, idle_share=float(batch["idle"].float().mean()))
         return batch
 
     def _rollout(self, rows: list[Row]) -> Batch:
         self._rows = rows
         batch = super()._generate_and_score_completions(rows)
-        if self._is_stale:  # the policy that generated it is the old policy of the ratio
+        if self.sampler.is_stale:  # the policy that generated it is the old policy of the ratio
             batch["old_per_token_logps"] = batch.pop("sampling_per_token_logps")
         return batch | {"idle": self._idle, "advantages": self._advantages}
 
@@ -177,8 +152,6 @@ class GroupTrainer(GRPOTrainer):
         mine = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.gather(mine).max())
 
-    # ---- sampling -----------------------------------------------------------------------------
-
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         """Token ids as every other stage makes them; TRL would let a tokenizer append its end token.
 
@@ -193,141 +166,16 @@ class GroupTrainer(GRPOTrainer):
 
         On upgrade: that this is the only place where TRL generates, and what it returns.
         """
-        if not self._sampler_checked:
-            self._check_sampler(prompt_ids)
-        ahead, self._ahead = self._ahead, None
-        self._is_stale = ahead is not None
-        if self.config.rollout_ahead:
-            self._log(staleness=float(self.config.mini_batches_per_rollout) if ahead else 0.0)
-        if ahead is not None:
-            with self._timed("generate_s"):
-                done = ahead.completions(self.state.global_step, prompt_ids)
-            return [c.tokens for c in done], [c.logprobs or [] for c in done]
-        if self._loaded_step != self.state.global_step:
-            self._give_weights()
-        free = self.config.engine.entry.free_logprobs
-        scored = free or self.state.global_step % _SCORED_EVERY == 0
-        with self._timed("generate_s"):
-            done = self._sample(prompt_ids, self._limit, scored, self._tell)
-        written = sum(len(c.tokens) for c in done)
-        self._log(tokens_per_second=written / self._seconds["generate_s"])
-        logprobs = [c.logprobs or [] for c in done] if scored else None
-        return [c.tokens for c in done], logprobs
-
-    def _sample(
-        self,
-        prompt_ids: list[list[int]],
-        length: int,
-        logprobs: bool = True,
-        finished: Callable[[int, Completion], None] | None = None,
-        step: int | None = None,
-    ) -> list[Completion]:
-        """For the present step, or another. A row's seed depends on the step and on its place among the rows
-        of all processes and rounds."""
-        seed = rollout_seed(self.args.seed, self.state.global_step if step is None else step)
-        first = self._round * self.args.generation_batch_size
-        first += self.accelerator.process_index * len(prompt_ids)
-        seeds = [derived_seed(seed, first + row) for row in range(len(prompt_ids))]
-        sampling = Sampling(temperature=self.temperature, max_new_tokens=length)
-        return generate_rows(self.engine, prompt_ids, sampling, seeds, logprobs, finished)
+        step = self.state.global_step
+        if not self.sampler_checked:
+            self.sampler.check(step, prompt_ids, self._scores)
+            self.sampler_checked = True
+        done, scored = self.sampler.rollout(step, prompt_ids, self._round, self._limit, self._tell)
+        return [c.tokens for c in done], [c.logprobs or [] for c in done] if scored else None
 
     def _tell(self, row: int, completion: Completion) -> None:
         if self._on_written is not None:
             self._on_written([self._rows[row]], self.codec.texts([completion.tokens]))
-
-    def _give_weights(self) -> None:
-        """The present weights to the engine; no process samples before every engine has them."""
-        self._end_evaluation()
-        if self._ahead is not None:
-            self._ahead.wait()
-            self.accelerator.wait_for_everyone()
-        with self._timed("sync_s"):
-            self.engine.load(policy_weights(self.accelerator.unwrap_model(self.model)))
-            self.accelerator.wait_for_everyone()
-        self._loaded_step = self.state.global_step
-
-    @contextlib.contextmanager
-    def _lent_policy(self) -> Iterator[PreTrainedModel]:
-        """The policy itself, to sample from: whole, in evaluation mode, in the precision it trains in."""
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        model.set_attn_implementation(ATTENTION)
-        with self.accelerator.autocast(), whole_weights(model):
-            yield model
-        use_flash_attention(model, self.config.bf16)
-        model.train()
-
-    def _begin_ahead(self) -> None:
-        """Once a rollout is in hand: let the engine begin with the next one, where that is wanted."""
-        mini_batches = self.config.mini_batches_per_rollout
-        begins = self.state.global_step + mini_batches
-        if not self.config.rollout_ahead or self._ahead is not None or begins >= self.config.steps:
-            return
-        if self.state.global_step % mini_batches:
-            return
-        if self._loaded_step != self.state.global_step:
-            self._give_weights()
-        asked = self._prompts.rollout(begins, mini_batches)
-        texts = [self._prompts.texts[i] for i in asked for _ in range(self.num_generations)]
-        size = len(texts) // self.accelerator.num_processes
-        share = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        prompts, length = self.codec.tokens(texts[share]), max_completion_length(self.config, begins)
-        rollout = self._beside.submit(self._sample, prompts, length, True, None, begins)
-        self._ahead = RolloutAhead(begins, prompts, rollout.result)
-
-    def _evaluate_if_due(self) -> None:
-        """Ask the fixed questions of the present policy, at the steps where that is wanted.
-
-        Between a rollout and its update, when the engine mostly has the weights already. An engine on devices
-        of its own answers while the update is made; every process draws a share.
-        """
-        evaluation, step = self._evaluation, self.state.global_step
-        if evaluation is None or not evaluation.is_due(step):
-            return
-        if self._loaded_step != step:
-            self._give_weights()
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        share: Callable[[], pa.Table] = partial(evaluation.draw, self.engine, process, processes)
-        if self.config.engine.entry.own_device:
-            share = self._beside.submit(share).result
-        self._evaluating = step, share
-        if not self.config.engine.entry.own_device:
-            self._end_evaluation()
-
-    def _end_evaluation(self) -> None:
-        """Record the evaluation that is under way, if one is: before the engine is used again, and before a
-        checkpoint is written, since a run that resumes there does not come back to this step."""
-        if self._evaluation is None or self._evaluating is None:
-            return
-        (step, share), self._evaluating = self._evaluating, None
-        with self._timed("evaluate_s"):
-            drawn = [share()]
-            shares = gather_object(drawn) if self.accelerator.num_processes > 1 else drawn
-            if self.accelerator.is_main_process:
-                self._evaluation.record(step, shares)
-
-    def finish(self) -> None:
-        """After training: end what is under way, and evaluate the policy after its last step."""
-        self._end_evaluation()
-        if self._ahead is not None:
-            self._ahead.wait()
-        if self.state.global_step == self.config.steps:
-            self._evaluate_if_due()
-            self._end_evaluation()
-
-    def _check_sampler(self, prompt_ids: list[list[int]]) -> None:
-        """The start-up canary.
-
-        Raises:
-            RuntimeError: the sampler does not follow the trainer's weights.
-        """
-        found = canary.measure(
-            self.model, prompt_ids, self._give_weights, lambda p: self._sample(p, canary.TOKENS), self._scores
-        )
-        self._log(canary_mismatch=found.mismatch, canary_stale=found.stale)
-        if complaint := found.complaint(self.config.mismatch_limit):
-            raise RuntimeError(complaint)
-        self._sampler_checked = True
 
     def _scores(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
         """The trainer's log-probabilities of the completions."""
@@ -349,7 +197,9 @@ class GroupTrainer(GRPOTrainer):
         values that are returned, and that the log-probabilities are divided by the temperature.
         """
         late = model is self.ref_model and self._skip_idle
-        if late or (model is self.model and self._is_stale):  # the old policy is then another one: `_rollout`
+        if late or (
+            model is self.model and self.sampler.is_stale
+        ):  # the old policy is then another one: `_rollout`
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None
         rows = Rows.of(input_ids, attention_mask, logits_to_keep)
         return self._scored(model, rows, attention_mask[:, -logits_to_keep:].bool()), None, None
@@ -363,7 +213,7 @@ class GroupTrainer(GRPOTrainer):
                 return packing.score(model, packing.pack(rows, chosen), mask.device)[0].float()
 
         out = torch.zeros(mask.shape, device=mask.device)
-        with self._timed("score_s"):
+        with self._log.timed("score_s"):
             packs = self._planned(rows, range(len(rows.prompts)))
             for chosen, logps in zip(packs, in_threads(scored, packs), strict=True):
                 out[chosen] = out[chosen].masked_scatter(mask[chosen], logps)
@@ -396,8 +246,8 @@ class GroupTrainer(GRPOTrainer):
         """
         model.train()
         batch = self._prepare_inputs(inputs)
-        self._evaluate_if_due()
-        self._begin_ahead()
+        self.sampler.evaluate_if_due(self.state.global_step)
+        self.sampler.begin_ahead(self.state.global_step)
         ids, mask = (
             torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
             for name in ("ids", "mask")
@@ -405,13 +255,12 @@ class GroupTrainer(GRPOTrainer):
         rows, kept = Rows.of(ids, mask, batch["completion_ids"].shape[1]), self._kept(batch)
         if self._skip_idle and self.ref_model is not None:
             self._score_reference(batch, rows, kept)
-        with self._timed("update_s"):
+        with self._log.timed("update_s"):
             loss = self._gradients(model, batch, rows, kept.tolist())
         self._step += 1
         for name, value in self._means.taken(self.accelerator).items():
             self._metrics["train"][name].append(value)
-        self._log(**self._seconds)
-        self._seconds.clear()
+        self._log.end_step()
         return loss
 
     def _gradients(self, model: Any, batch: Batch, rows: Rows, kept: Sequence[int]) -> torch.Tensor:
@@ -480,36 +329,21 @@ class GroupTrainer(GRPOTrainer):
         count = self._most(int((~batch["idle"]).sum()))
         return working_first[: max(count, min(self.num_generations, len(working_first)))]
 
-    # ---- log ----------------------------------------------------------------------------------
-
-    def _log(self, **values: float) -> None:
-        """TRL averages what lies in `_metrics` when it logs. On upgrade: that attribute."""
-        for name, value in values.items():
-            self._metrics["train"][OWN + name].append(value)
-
-    @contextlib.contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds inside to this step's `name`."""
-        started = time.perf_counter()
-        yield
-        self._seconds[name] += time.perf_counter() - started
-
     # ---- checkpoints --------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's, with the reference once it has moved. On upgrade: the name of the folder."""
-        self._end_evaluation()
+        self.sampler.end_evaluation()
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self._ahead is not None:
-            self._ahead.save(folder, self.accelerator.process_index)
+        self.sampler.save(folder)
         if self.ref_model is not None and self.state.global_step >= self.args.ref_model_sync_steps:
             save_model(self.accelerator.unwrap_model(self.ref_model), str(folder / _REFERENCE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The Trainer's, with the reference that the checkpoint holds."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._ahead = RolloutAhead.load(Path(resume_from_checkpoint), self.accelerator.process_index)
+        self.sampler.load(Path(resume_from_checkpoint))
         reference = Path(resume_from_checkpoint) / _REFERENCE
         moved = checkpoint_step(Path(resume_from_checkpoint)) >= self.args.ref_model_sync_steps
         if self.ref_model is not None and moved:
@@ -517,8 +351,3 @@ class GroupTrainer(GRPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card inside a trainer checkpoint."""
-
-
-def rollout_seed(seed: int, step: int) -> int:
-    """The seed of everything that is drawn at a step."""
-    return derived_seed("rollout", seed, step)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,31 @@ _NAMES = {
 }
 """TRL's name -> the name in the table. What this project logs itself starts with `r1/`."""
 OWN = "r1/"
+
+
+class StepLog:
+    """What this project logs of a training step beside TRL, which averages what lies in its `metrics` when it
+    logs. On upgrade: that `_metrics` of its trainers is emptied and not replaced."""
+
+    def __init__(self, metrics: MutableMapping[str, list[float]]) -> None:
+        self._metrics = metrics
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Of the parts of this step, so far."""
+
+    def note(self, **values: float) -> None:
+        for name, value in values.items():
+            self._metrics[OWN + name].append(value)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the seconds inside to those of a part."""
+        started = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - started
+
+    def end_step(self) -> None:
+        self.note(**self.seconds)
+        self.seconds.clear()
 
 
 def reflective_words(text: str) -> int:
