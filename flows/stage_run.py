@@ -23,7 +23,7 @@ from flows.runner import run_job
 from tasks.job import Progress
 from tasks.job.spec import BuildSpec, JobSpec
 from tasks.presets import PresetError
-from tasks.recipe import STAGES, Node
+from tasks.recipe import STAGES, Node, goes_on_without
 from tasks.text_safety import for_markdown
 
 Names = Mapping[str, str | None]
@@ -65,7 +65,8 @@ def run_stages(
     """
     store = ArtifactStore.open(paths.absolute_store_url())
     scope = name.removesuffix("/")
-    if name.endswith("/"):
+    from_pipeline = name.endswith("/")
+    if from_pipeline:
         builds = [complete_build(store, scope, stage, n, names, config or {}) for n, names in inputs.items()]
     else:
         pipeline = load_pipeline(preset, student)
@@ -75,7 +76,9 @@ def run_stages(
         ]
     missing = tuple(build for build in builds if store.find(build.key) is None)
     if missing:
-        spec = JobSpec(work_root=paths.work_root(), preset=scope, builds=missing)
+        # A stage that a person asked for alone steps aside for nobody.
+        aside = from_pipeline and all(goes_on_without(build.node) for build in missing)
+        spec = JobSpec(work_root=paths.work_root(), preset=scope, builds=missing, aside=aside)
         run_job(spec, _ProgressArtifacts(scope), start=starting.start)
     return _finish(store, builds, made={build.node for build in missing})
 

@@ -21,7 +21,7 @@ from typing import IO
 
 from tasks.job import StopRequested
 from tasks.job.spec import JobSpec
-from tasks.recipe import STAGES, goes_on_without
+from tasks.recipe import STAGES
 from tasks.supervise.records import open_private
 
 _POLL_SECONDS = 0.5
@@ -34,21 +34,17 @@ leaves a processor idle whenever it starts or publishes."""
 
 def step_aside(spec: JobSpec) -> None:
     """Let this process and all below it have what others leave of the processors, where all jobs share them
-    and the recipe goes on without what this one makes.
+    and this one is `aside`.
 
     Not by niceness: a thread that often sleeps, as those do that share Python's lock, then still waits for
     the slice of a nicer one to end, and R1-Zero of `tiny` gained nothing from its second processor.
     """
-    if has_gpu(os.environ) or not _is_aside(spec):
+    if has_gpu(os.environ) or not spec.aside:
         return
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with suppress(OSError):  # a desktop's kernel shares out among sessions first
         Path("/proc/self/autogroup").write_text("19")
-
-
-def _is_aside(spec: JobSpec) -> bool:
-    return all(goes_on_without(build.node) for build in spec.builds)
 
 
 @contextmanager
@@ -68,7 +64,7 @@ def held(spec: JobSpec, stop: threading.Event, waiting: Callable[[str], None]) -
     several = any(build.config.get("launch", {}).get("processes", 1) > 1 for build in spec.builds)
     cards = visible_cards(os.environ)
     if not has_gpu(os.environ):
-        cards = [card for card in cards if (card in _ASIDE) == _is_aside(spec)]
+        cards = [card for card in cards if (card in _ASIDE) == spec.aside]
     with ExitStack() as locks:
         for wanted in [[card] for card in cards] if several else [cards]:
             taken = _one_of(wanted, locks, stop, waiting)

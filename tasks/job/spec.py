@@ -36,6 +36,8 @@ class JobSpec(_Record):
     work_root: Path
     preset: str
     builds: tuple[BuildSpec, ...]
+    aside: bool = False
+    """Jobs are at work beside it that the recipe waits for, and not for this one (`tasks.job.cards`)."""
 
 
 class BuildResult(_Record):

@@ -32,12 +32,10 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def spec(folder, stage="rl-zero", processes=1, nodes=("n",)):
+def spec(folder, stage="rl-zero", processes=1, aside=False):
     config = {"launch": {"processes": processes}}
-    builds = (
-        BuildSpec(node=n, stage=stage, config=config, inputs={}, key="k", ref_name="p/n") for n in nodes
-    )
-    return JobSpec(work_root=folder, preset="p", builds=tuple(builds))
+    build = BuildSpec(node="n", stage=stage, config=config, inputs={}, key="k", ref_name="p/n")
+    return JobSpec(work_root=folder, preset="p", builds=(build,), aside=aside)
 
 
 def now(asked, waiting=lambda message: None):
@@ -82,8 +80,8 @@ def test_a_machine_without_a_gpu_works_on_two_jobs_at_once(tmp_path, monkeypatch
             pytest.fail("two are at work")
         with pytest.raises(StopRequested), now(spec(tmp_path, processes=2)):
             pytest.fail("two are at work")
-        evaluation, student = (spec(tmp_path, nodes=[n]) for n in ("evaluation.r1", "student-distilled"))
-        with now(evaluation), now(student), pytest.raises(StopRequested), now(evaluation):
+        aside = spec(tmp_path, aside=True)
+        with now(aside), now(aside), pytest.raises(StopRequested), now(aside):
             pytest.fail("two that nothing waits for are at work")
 
 
@@ -125,12 +123,10 @@ def test_only_a_job_that_nothing_waits_for_steps_aside(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(os, "sched_setscheduler", lambda *given: asked.append(given[1]))
     monkeypatch.setattr(cards, "Path", lambda _: Path(os.devnull))
-    for node in ("r1", "mixture", "tiny-student-base"):
-        cards.step_aside(spec(tmp_path, nodes=[node]))
-    assert asked == [os.SCHED_IDLE]  # the student's
-    cards.step_aside(spec(tmp_path, nodes=["evaluation.r1"]))
-    cards.step_aside(spec(tmp_path, nodes=["evaluation.r1", "r1"]))
-    assert asked == [os.SCHED_IDLE] * 2
+    cards.step_aside(spec(tmp_path))
+    assert asked == []
+    cards.step_aside(spec(tmp_path, aside=True))
+    assert asked == [os.SCHED_IDLE]
     monkeypatch.setattr(cards, "has_gpu", lambda _: True)
-    cards.step_aside(spec(tmp_path, nodes=["evaluation.r1"]))
-    assert asked == [os.SCHED_IDLE] * 2
+    cards.step_aside(spec(tmp_path, aside=True))
+    assert asked == [os.SCHED_IDLE]
