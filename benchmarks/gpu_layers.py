@@ -7,7 +7,8 @@
     attention   the flash kernel's forward and backward for two packs of 16,384 tokens of a Qwen2.5-7B, and
                 cuDNN's forward beside it: milliseconds, TFLOP/s, the time that a new shape takes
     layer       four layers of a Qwen2.5-7B in bfloat16, as FSDP2 gives them, that recompute their activations
-                on a pack of 16,384 tokens; and the same compiled, with attention's results kept
+                on a pack of 16,384 tokens; the same compiled, with attention's results kept, and the
+                recomputation around what is compiled or inside of it
     pack        a whole Qwen2.5-1.5B in float32 under autocast, compiled, with TRL's head: a group of seven
                 completions of 1,024 tokens after a prompt of 350, as in W2 of `benchmarks.gpu_step`
 
@@ -26,7 +27,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen2ForCausalLM
+from transformers import PreTrainedModel, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from benchmarks.gpu_sft import qwen_config
@@ -121,11 +122,27 @@ def _attention_of(lengths: list[int]) -> None:
 
 
 def layer(tiny: bool) -> None:
-    for compiled in (False, True):
-        _layer_of(tiny, compiled)
+    for named, prepare in RECOMPUTING.items():
+        _layer_of(tiny, named, prepare)
 
 
-def _layer_of(tiny: bool, compiled: bool) -> None:
+def _recompute_around(model: PreTrainedModel) -> None:
+    compile_layers(model)
+    model.gradient_checkpointing_enable()
+    keep_attention(model)
+
+
+RECOMPUTING: dict[str, Callable[[PreTrainedModel], None]] = {
+    "recomputed whole": PreTrainedModel.gradient_checkpointing_enable,
+    "compiled, recomputed around, attention kept": _recompute_around,
+    "compiled, recomputed inside": partial(compile_layers, recompute=True),
+    "compiled, recomputed inside, attention kept": partial(
+        compile_layers, recompute=True, keeps_attention=True
+    ),
+}
+
+
+def _layer_of(tiny: bool, named: str, prepare: Callable[[PreTrainedModel], None]) -> None:
     shape = TINY if tiny else PUBLISHED["Qwen/Qwen2.5-Math-7B"]
     lengths = [30, 20] if tiny else [11_000, 5_384]
     rows = np.repeat(np.arange(len(lengths)), lengths)
@@ -134,21 +151,21 @@ def _layer_of(tiny: bool, compiled: bool) -> None:
     tokens = torch.randint(0, shape.vocabulary, (1, len(rows)), device=DEVICE)
     places = torch.from_numpy(positions).to(DEVICE)[None]
     model = model_of(shape, LAYERS, torch.bfloat16)
-    model.gradient_checkpointing_enable()
-    if compiled:
-        compile_layers(model)
-        keep_attention(model)
+    prepare(model)
 
     def step() -> None:
         inputs = pack_inputs(layout, model.config, DEVICE)
         out = model.model(input_ids=tokens, position_ids=places, use_cache=False, **inputs)
         out.last_hidden_state.float().pow(2).mean().backward()
 
+    torch._dynamo.reset()
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
     took = seconds(step)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if ON_GPU else 0.0
     weights = sum(p.numel() for p in model.model.layers.parameters())
     used = _arithmetic(weights, len(rows), shape, LAYERS, sum(n * n / 2 for n in lengths)) / took / 1e12
-    named = "compiled, attention kept" if compiled else "recomputed whole"
-    print(f"layer  {named}: {took * 1e3 / LAYERS:.1f} ms a layer, {used:.0f} TFLOP/s")
+    print(f"layer  {named}: {took * 1e3 / LAYERS:.1f} ms a layer, {used:.0f} TFLOP/s, peak {peak:.1f} GiB")
     show_kernels(step)
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -102,17 +103,11 @@ def qwen(tokenizer_folder: Path, folder: Path) -> Path:
 @contextmanager
 def endless(recompute: bool) -> Iterator[None]:
     """The trainer that is built inside samples without an end token, and recomputes activations or not."""
-    arguments = train.grpo_arguments
 
     def opened(given: EngineSettings, sampled: SampledModel) -> Engine:
         return open_engine(given, replace(sampled, end_tokens=frozenset()))
 
-    def recomputing(*given: Any) -> Any:
-        found = arguments(*given)
-        found.gradient_checkpointing = recompute
-        return found
-
-    with mock.patch.multiple(train, open_engine=opened, grpo_arguments=recomputing):
+    with mock.patch.multiple(train, open_engine=opened, CHECKPOINTING_FROM=0 if recompute else math.inf):
         yield
 
 

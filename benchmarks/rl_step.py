@@ -129,7 +129,7 @@ def plain_trl(
     its arguments (`use_vllm` ...)."""
     tokenizer = load_tokenizer(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    ours = grpo_arguments(config, folder, model.num_parameters()).to_dict()
+    ours = grpo_arguments(config, folder, recompute=False).to_dict()
     parts = config.batch_size // micro_batch
     changed = {
         "per_device_train_batch_size": micro_batch,

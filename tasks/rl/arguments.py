@@ -23,11 +23,11 @@ from trl import GRPOConfig
 
 from tasks.rl.stage import RLConfig
 from tasks.training.launching import sharding_arguments
-from tasks.training.models import CHECKPOINTING_FROM
 
 
-def grpo_arguments(config: RLConfig, folder: Path, parameters: int) -> GRPOConfig:
-    """The settings as TRL's arguments; checkpoints go to `folder`."""
+def grpo_arguments(config: RLConfig, folder: Path, recompute: bool) -> GRPOConfig:
+    """The settings as TRL's arguments; checkpoints go to `folder`. With `recompute` TRL has each layer
+    recompute its activations."""
     per_rollout = config.mini_batches_per_rollout
     return GRPOConfig(
         output_dir=str(folder),
@@ -52,7 +52,7 @@ def grpo_arguments(config: RLConfig, folder: Path, parameters: int) -> GRPOConfi
         ref_model_mixup_alpha=1.0,
         ref_model_sync_steps=config.reference_sync_steps,
         disable_dropout=True,
-        gradient_checkpointing=parameters >= CHECKPOINTING_FROM,
+        gradient_checkpointing=recompute,
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,

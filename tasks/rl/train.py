@@ -47,7 +47,7 @@ from tasks.training.checkpoints import (
 )
 from tasks.training.launching import lost_note, process_number, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
-from tasks.training.models import adapters, end_token_ids, load_policy, save_model
+from tasks.training.models import CHECKPOINTING_FROM, adapters, end_token_ids, load_policy, save_model
 from tasks.training.sharding import is_sharded
 
 _SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completions/mean_length"}
@@ -139,8 +139,10 @@ def build_trainer(
 
     `source` is the folder that `model` was loaded from; an engine with a copy of the model starts from it.
     """
+    recompute = model.num_parameters() >= CHECKPOINTING_FROM
     trainer = GroupTrainer(
         config=config,
+        recompute=recompute,
         prompts=prompts,
         open_engine=partial(open_engine, config.engine),
         folder=source,
@@ -149,7 +151,7 @@ def build_trainer(
         evaluation=evaluation,
         model=model,
         reward_funcs=reward,
-        args=grpo_arguments(config, folder, model.num_parameters()),
+        args=grpo_arguments(config, folder, recompute and not config.compile_layers),
         processing_class=tokenizer,
         peft_config=adapters(config.lora) if config.lora else None,
         callbacks=[SealCheckpoints(keep_best=config.publish == "best")],

@@ -58,12 +58,14 @@ _REFERENCE = "reference.safetensors"
 class GroupTrainer(GRPOTrainer):
     """GRPO as the settings say, with rollouts from `open_engine(model)`.
 
+    `recompute`: whether compiled layers recompute their activations; of others TRL's arguments say so.
     `on_written` hears of rows of the dataset and their completions while others are still being written.
     """
 
     def __init__(
         self,
         config: RLConfig,
+        recompute: bool,
         prompts: Prompts,
         open_engine: Callable[[SampledModel], Engine],
         folder: Path,
@@ -78,7 +80,7 @@ class GroupTrainer(GRPOTrainer):
         self._skip_idle = config.skip_zero_advantage or config.kl_coef == 0
         self._limit, self._round = config.max_completion_length, 0
         self._means, self._log = TokenMeans(), StepLog(self._metrics["train"])
-        self._prepare_attention()
+        self._prepare_attention(recompute)
         self.codec = Codec(self.processing_class, self.eos_token_ids)
         self.sampler_checked = False
         self.sampler = Sampler(
@@ -86,13 +88,13 @@ class GroupTrainer(GRPOTrainer):
             self.accelerator, self._log, open_engine, folder, lost_note,
         )  # fmt: skip
 
-    def _prepare_attention(self) -> None:
+    def _prepare_attention(self, recompute: bool) -> None:
         """That of packs; and the reference as small as autocast allows without a change of its values."""
         for model in (self.model, self.ref_model):
             if model is not None:
                 use_flash_attention(self.accelerator.unwrap_model(model), self.config.bf16)
                 if self.config.compile_layers:
-                    compile_layers(self.accelerator.unwrap_model(model))
+                    compile_layers(self.accelerator.unwrap_model(model), recompute and model is self.model)
         if self.ref_model is not None and self.config.bf16 and not is_sharded(self.ref_model):
             halve_linear_layers(self.accelerator.unwrap_model(self.ref_model))
 

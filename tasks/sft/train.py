@@ -128,17 +128,20 @@ def build_trainer(
     if (rows.ids[rows.starts[1:] - 1] != tokenizer.eos_token_id).any():
         raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: encode the rows again")
     use_flash_attention(model, config.bf16)
+    recompute = recomputes(config, model.num_parameters())
+    keeps_attention = recompute and _keeps_attention(model, config)
     if config.compile_layers:
-        compile_layers(model)
+        compile_layers(model, recompute, keeps_attention)
+        recompute = keeps_attention = False  # nothing is left to do around the layers
     order = row_order(rows.lengths[fitting], config.epochs, config.batch_size, config.seed)
     updates = PackedUpdates(
         rows, fitting[order], config.batch_size, config.micro_batch_tokens, config.launch.processes
     )
-    steps, parameters = len(order) // config.batch_size, model.num_parameters()
+    steps = len(order) // config.batch_size
     trainer = PackedTrainer(
         model=with_adapters(model, config.lora, config.seed) if config.lora else model,
-        keeps_attention=recomputes(config, parameters) and _keeps_attention(model, config),
-        args=training_arguments(config, folder, steps, parameters),
+        keeps_attention=keeps_attention,
+        args=training_arguments(config, folder, steps, recompute),
         train_dataset=updates,
         processing_class=tokenizer,
         callbacks=[SealCheckpoints()],
@@ -164,9 +167,9 @@ def has_room_here(shape: ModelShape, config: SFTConfig) -> bool:
     return has_room_for_attention(shape, config, size, on_gpu)
 
 
-def training_arguments(config: SFTConfig, folder: Path, steps: int, parameters: int) -> TrainingArguments:
-    """The settings as the Trainer's arguments; its batch is one item of `PackedUpdates`."""
-    recompute = recomputes(config, parameters)
+def training_arguments(config: SFTConfig, folder: Path, steps: int, recompute: bool) -> TrainingArguments:
+    """The settings as the Trainer's arguments; its batch is one item of `PackedUpdates`. With `recompute` the
+    Trainer has each layer recompute its activations."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tasks.rollout.decoding import ATTENTION
 from tasks.tokenizer import Codec, listed
+from tasks.training.recompute import recomputing
 from tasks.training.settings import LoraSettings
 
 CHECKPOINTING_FROM = 1_000_000_000
@@ -34,14 +35,16 @@ def load_policy(folder: Path, dtype: torch.dtype = torch.float32, spread: bool =
     )  # fmt: skip
 
 
-def compile_layers(model: PreTrainedModel) -> None:
+def compile_layers(model: PreTrainedModel, recompute: bool = False, keeps_attention: bool = False) -> None:
     """Have torch compile each layer: norms, rotary embeddings and gates then pass over memory fewer times.
 
-    Only the layer's own `forward` is compiled, so what FSDP2 and recomputation put around a layer stays
-    outside. Packs differ in length, hence dynamic shapes. The first update takes about half a minute more.
+    Only the layer's own `forward` is compiled, so what FSDP2 puts around a layer stays outside. With
+    `recompute` it recomputes its activations in the backward pass; nothing else may do that then. Packs
+    differ in length, hence dynamic shapes. The first update takes about half a minute more.
     """
     for layer in model.get_decoder().layers:
-        layer.forward = torch.compile(layer.forward, dynamic=True)
+        forward = recomputing(layer.forward, keeps_attention) if recompute else layer.forward
+        layer.forward = torch.compile(forward, dynamic=True)
 
 
 def with_adapters(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:

@@ -386,7 +386,7 @@ def test_completions_are_told_as_they_end(tiny_model, tmp_path):
 
 def test_published_settings_reach_trl(tmp_path):
     """The paper's R1 stage 1: 8,192 outputs in 16 mini-batches of 512, KL 0.001, clip 10, sync every 400."""
-    arguments = grpo_arguments(RLConfig(), tmp_path, parameters=10**12)
+    arguments = grpo_arguments(RLConfig(), tmp_path, recompute=True)
     assert arguments.generation_batch_size == 8_192
     assert (arguments.steps_per_generation, arguments.num_generations) == (16, 16)
     assert (arguments.beta, RLConfig().clip_epsilon) == (0.001, 10.0)

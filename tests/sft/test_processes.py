@@ -39,11 +39,17 @@ def trained(config, job):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"launch": LaunchSettings(processes=2)}, {"launch": FSDP}, {"launch": FSDP, "recompute": True} | LORA],
-    ids=["ddp", "fsdp2", "fsdp2-recompute-lora"],
+    [
+        {"launch": LaunchSettings(processes=2)},
+        {"launch": FSDP},
+        {"launch": FSDP, "recompute": True} | LORA,
+        {"launch": FSDP, "recompute": True, "compile_layers": True},
+    ],
+    ids=["ddp", "fsdp2", "fsdp2-recompute-lora", "fsdp2-recompute-compiled"],
 )
 def test_two_processes_learn_what_one_does(settings, inputs, tmp_path):
-    alone = {name: value for name, value in settings.items() if name == "lora"}
+    # Compiled code rounds in its own way, and Adam makes much of it where a gradient is nearly 0.
+    alone = {name: value for name, value in settings.items() if name in ("lora", "compile_layers")}
     one = local_job(tmp_path, "one", "sft", inputs)
     two = local_job(tmp_path, "two", "sft", inputs)
     theirs = trained(SHORT.model_copy(update=alone), one)

@@ -220,10 +220,7 @@ def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
         )
     ]  # fmt: skip
     model = model_with(attention.FLASH)
-    compile_layers(model)
-    if kept:
-        model.gradient_checkpointing_enable()
-        keep_attention(model)
+    compile_layers(model, recompute=kept, keeps_attention=kept)
     torch._dynamo.reset()
     counters.clear()
     found = scored(model, packs)

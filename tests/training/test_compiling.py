@@ -17,7 +17,8 @@ from tasks.training.models import compile_layers, load_policy
 
 
 @pytest.mark.slow
-def test_log_probabilities_and_gradients_are_those_of_the_plain_layers(tiny_model, monkeypatch):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_log_probabilities_and_gradients_are_those_of_the_plain_layers(recompute, tiny_model, monkeypatch):
     compiled = []
     real = torch.compile
 
@@ -28,7 +29,7 @@ def test_log_probabilities_and_gradients_are_those_of_the_plain_layers(tiny_mode
     monkeypatch.setattr(torch, "compile", traced)
     plain = load_policy(tiny_model).train()
     model = copy.deepcopy(plain)
-    compile_layers(model)
+    compile_layers(model, recompute)
     assert compiled == [{"dynamic": True}] * plain.config.num_hidden_layers
     for lengths in ((3, 5), (9, 2, 7), (4,)):  # packs of different lengths
         rows = Rows.from_lists([[5, 6, 7]] * len(lengths), [list(range(8, 8 + n)) for n in lengths])
@@ -40,6 +41,9 @@ def test_log_probabilities_and_gradients_are_those_of_the_plain_layers(tiny_mode
                 each.has_head = True
             scores, _ = packing.score(each, packing.pack(rows, range(len(lengths))), torch.device("cpu"))
             scores.sum().backward()
+            with torch.no_grad():  # as the old policy is scored
+                again, _ = packing.score(each, packing.pack(rows, range(len(lengths))), torch.device("cpu"))
+            torch.testing.assert_close(again, scores.detach())
             found.append([scores.detach(), *(p.grad for p in each.parameters())])
         for ours, theirs in zip(*found, strict=True):
             torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -77,13 +78,51 @@ def test_a_model_that_keeps_its_activations_is_left_alone():
     assert gradients(policy)[1] == LAYERS
 
 
+def kept_bytes(policy):
+    """Of the numbers that are kept for the backward pass beside the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point() and storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = policy.model(IDS, use_cache=False).last_hidden_state
+    assert hidden.requires_grad
+    return sum(kept.values())
+
+
+def products(work):
+    """How many matrix products `work` runs, attention's aside."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        work()
+    return sum(event.count for event in found.key_averages() if event.key == "aten::mm")
+
+
 @pytest.mark.slow
-def test_compiled_layers_recompute_to_the_same_gradients():
+@pytest.mark.parametrize("keeps_attention", [False, True])
+def test_a_compiled_layer_recomputes_all_but_its_last_product(keeps_attention):
+    """To the same gradients, and it keeps a fraction of what it needs."""
     plain, _ = gradients(model())
-    policy = model()
-    compile_layers(policy)
-    by_transformers(policy)
-    keep_attention(policy)
-    policy(IDS, labels=IDS, use_cache=False).loss.backward()
-    for name, parameter in policy.named_parameters():
+    whole, compiled = model(), model()
+    compile_layers(whole)
+    compile_layers(compiled, recompute=True, keeps_attention=keeps_attention)
+    work = [partial(step, policy) for policy in (whole, compiled)]
+    for each in work:
+        each()  # compiles
+    for name, parameter in compiled.named_parameters():
         torch.testing.assert_close(parameter.grad, plain[name], atol=1e-5, rtol=1e-4)
+    # Seven a layer; the results of the last are added to the stream, and no gradient needs them.
+    assert products(work[1]) - products(work[0]) == (7 - 1) * LAYERS
+    values = IDS.numel() * 32 * 4  # bytes of a layer's input, and of what attention returns
+    kept, least = kept_bytes(compiled), LAYERS * values * (2 if keeps_attention else 1)
+    assert least <= kept < least + LAYERS * values  # what is around the layers takes some, too
+    assert kept_bytes(whole) > 4 * kept
+
+
+def step(policy):
+    policy.zero_grad()
+    policy(IDS, labels=IDS, use_cache=False).loss.backward()
