@@ -19,6 +19,7 @@ from artifacts.manifest import ManifestDraft
 from artifacts.store import ArtifactStore
 from tasks.job import LOST, ServiceLost, StopRequested
 from tasks.job.spec import BuildSpec, JobSpec
+from tasks.rl import train, trainer
 from tasks.rl.memory import check_memory, worst_case, worst_step
 from tasks.rl.stage import Curriculum, CurriculumStage
 from tasks.rollout.engines import ENGINES, EngineEntry
@@ -102,6 +103,36 @@ def test_a_lost_server_in_one_of_the_processes_is_the_jobs(inputs, tmp_path, mon
     monkeypatch.setattr(processes, "_command", lambda *_: [sys.executable, "-c", loses])
     with pytest.raises(ServiceLost, match="gone"):
         finished(config, job)
+
+
+def test_compiled_layers_of_large_models_recompute_themselves(inputs, tmp_path, monkeypatch):  # noqa: F811
+    """And learn what others do. The reference has no gradients to recompute anything for."""
+    monkeypatch.setattr(train, "CHECKPOINTING_FROM", 0)
+    monkeypatch.setitem(ENGINES, "beside", EngineEntry("tests.rl.test_evaluation:BesideEngine"))
+    asked, recomputes = [], []
+    compile_layers, arguments = trainer.compile_layers, train.grpo_arguments
+
+    def compiling(model, recompute):
+        asked.append(recompute)
+        compile_layers(model, recompute)
+
+    def given(*words):
+        found = arguments(*words)
+        recomputes.append(found.gradient_checkpointing)
+        return found
+
+    monkeypatch.setattr(trainer, "compile_layers", compiling)
+    monkeypatch.setattr(train, "grpo_arguments", given)
+    plain = SHORT.model_copy(update={"engine": EngineSettings.model_construct(name="beside")})
+    compiled = plain.model_copy(update={"compile_layers": True})
+    one, two = (
+        finished(c, local_job(tmp_path, n, "rl-zero", inputs))
+        for n, c in (("plain", plain), ("compiled", compiled))
+    )
+    assert (recomputes, asked) == ([True, False], [True, False])
+    assert [r["completion"] for r in samples(one)] == [r["completion"] for r in samples(two)]
+    for name in ("loss", "grad_norm", "kl"):
+        assert metric(two, name) == pytest.approx(metric(one, name), rel=1e-3, abs=1e-5)
 
 
 class Watched(TransformersEngine):
