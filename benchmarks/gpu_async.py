@@ -108,13 +108,14 @@ def is_colocated(contestant: str) -> bool:
 
 
 def settings(contestant: str, work: str, steps: int, server: str) -> RLConfig:
-    given: dict[str, Any]
+    given: dict[str, Any] = {"recompute": contestant.endswith("recompute")}
     if is_colocated(contestant):
-        given = {"engine": _COLOCATED, "launch": LaunchSettings(processes=2)}
+        given |= {"engine": _COLOCATED, "launch": LaunchSettings(processes=2)}
         budget = _COLOCATED_BUDGET
     else:
         engine = EngineSettings(name="vllm-server", server_url=server)
-        given, budget = {"engine": engine, "rollout_ahead": True}, BUDGET
+        given |= {"engine": engine, "rollout_ahead": True}
+        budget = BUDGET
     if work in budget:
         given["micro_batch_tokens"] = budget[work]
     return gpu_step.settings(work, steps, kl_coef=0.0, **given)
@@ -124,8 +125,8 @@ def settings(contestant: str, work: str, steps: int, server: str) -> RLConfig:
 
 
 @contextlib.contextmanager
-def changed(work: str, recompute: bool) -> Iterator[None]:
-    """No end token, for a server too; recomputation or not; and in `dry` no weights on their way to it."""
+def changed(work: str) -> Iterator[None]:
+    """No end token, for a server too; and in `dry` no weights on their way to it."""
     engine = vllm_server.VllmServerEngine
     body, send = engine._body, engine._send
 
@@ -137,7 +138,7 @@ def changed(work: str, recompute: bool) -> Iterator[None]:
             pass
 
     with (
-        gpu_step.endless(recompute),
+        gpu_step.endless(),
         mock.patch.multiple(engine, _body=ignoring, _send=kept if work == "dry" else send),
     ):
         yield
@@ -148,7 +149,7 @@ def train(config: RLConfig, job: Job) -> None:
     colocated, work, model_folder = is_colocated(job.node), job.stage, job.inputs["checkpoint"].path
     tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
-    with changed(work, recompute=job.node.endswith("recompute")):
+    with changed(work):
         if not colocated:
             Server(config.engine.server_url).wait(_PATIENCE)
         trainer = build_trainer(

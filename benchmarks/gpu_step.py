@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -101,20 +100,20 @@ def qwen(tokenizer_folder: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def endless(recompute: bool) -> Iterator[None]:
-    """The trainer that is built inside samples without an end token, and recomputes activations or not."""
+def endless() -> Iterator[None]:
+    """The trainer that is built inside samples without an end token."""
 
     def opened(given: EngineSettings, sampled: SampledModel) -> Engine:
         return open_engine(given, replace(sampled, end_tokens=frozenset()))
 
-    with mock.patch.multiple(train, open_engine=opened, CHECKPOINTING_FROM=0 if recompute else math.inf):
+    with mock.patch.object(train, "open_engine", opened):
         yield
 
 
 def ours(config: RLConfig, folder: Path, model_folder: Path, variant: str) -> Any:
     tokenizer, model = load_tokenizer(model_folder), load_policy(model_folder)
     prompts = Prompts.of(PROBLEMS, config, tokenizer)
-    with endless(variant == "ours-recompute"):
+    with endless():
         trainer = build_trainer(config, folder, model_folder, model, tokenizer, prompts, digits)
     return trainer
 
@@ -147,8 +146,10 @@ class Clock(TrainerCallback):
 
 
 def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: Path) -> dict[str, Any]:
-    compiled = {"compile_layers": True} if variant == "ours-compiled" else {}
-    begun, config = time.perf_counter(), settings(work, steps + _WARM_UP, **compiled)
+    begun = time.perf_counter()
+    config = settings(
+        work, steps + _WARM_UP, compile_layers="compiled" in variant, recompute="recompute" in variant
+    )
     if work == "w2":
         model_folder = qwen(model_folder, scratch / "qwen")
     forwarded: list[int] = []

@@ -21,7 +21,8 @@ from tasks.rl.packing import Rows
 from tasks.rl.stage import RLConfig
 from tasks.training.attention import use_flash_attention
 from tasks.training.memory import HEAD_TOKENS, ModelShape, Precision, activation_bytes
-from tasks.training.models import CHECKPOINTING_FROM
+from tasks.training.models import compile_layers
+from tasks.training.settings import recomputes
 
 _FLOAT = 4
 _ADAM = 2
@@ -70,7 +71,7 @@ def worst_case(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
 
 def _step_bytes(model: PreTrainedModel, config: RLConfig, tokens: int) -> int:
     """Logits and activations of a micro-batch of so many tokens; only roughly where no shape is known."""
-    recompute = model.num_parameters() >= CHECKPOINTING_FROM
+    recompute = recomputes(config.recompute, model.num_parameters())
     try:
         shape = ModelShape.of(model.config.get_text_config().to_dict())
     except ValueError:
@@ -130,16 +131,27 @@ def _try_worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: in
 
 
 def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) -> None:
-    """Forward and backward of `micro_batch_tokens`, in rows of the greatest length; gradients are left."""
+    """Forward and backward of `micro_batch_tokens`, in rows of the greatest length; gradients are left.
+
+    As the trainer does it: what is compiled here it need not compile again.
+    """
     longest = config.longest_completion
     rows = max(1, (config.micro_batch_tokens - longest_prompt) // longest)
     pack = packing.pack(Rows.from_lists([[0] * longest_prompt] * rows, [[0] * longest] * rows), range(rows))
     use_flash_attention(model, config.bf16)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     model.train()
+    recompute, layers = recomputes(config.recompute, model.num_parameters()), model.get_decoder().layers
+    if config.compile_layers:
+        compile_layers(model, recompute)
+    elif recompute:
+        model.gradient_checkpointing_enable()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
         packing.score(model, pack, model.device)[0].mean().backward()
-    del model.forward  # the trainer puts its own head on
+    # The trainer puts its own head on, and does the rest, too.
+    model.gradient_checkpointing_disable()
+    for changed in [model, *layers] if config.compile_layers else [model]:
+        del changed.forward
 
 
 def _adapter_parameters(model: PreTrainedModel, rank: int) -> int:

@@ -126,6 +126,9 @@ class RLConfig(CodeChecking):
     """Share of general prompts in a step once they have entered."""
     bf16: bool = False
     """Mixed precision; the weights stay in float32."""
+    recompute: Annotated[bool | None, Field(json_schema_extra=VOLATILE)] = None
+    """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
+    1e9 parameters on."""
     compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
     """torch.compile for the layers: an update takes a third less time and less memory, the first one about
     half a minute more. For runs of hours."""

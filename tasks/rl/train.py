@@ -47,7 +47,8 @@ from tasks.training.checkpoints import (
 )
 from tasks.training.launching import lost_note, process_number, train_in_processes
 from tasks.training.metrics import last_mean, write_metrics
-from tasks.training.models import CHECKPOINTING_FROM, adapters, end_token_ids, load_policy, save_model
+from tasks.training.models import adapters, end_token_ids, load_policy, save_model
+from tasks.training.settings import recomputes
 from tasks.training.sharding import is_sharded
 
 _SHOWN = {"reward": "reward", "pass_rate": "r1/pass_rate", "length": "completions/mean_length"}
@@ -139,7 +140,7 @@ def build_trainer(
 
     `source` is the folder that `model` was loaded from; an engine with a copy of the model starts from it.
     """
-    recompute = model.num_parameters() >= CHECKPOINTING_FROM
+    recompute = recomputes(config.recompute, model.num_parameters())
     trainer = GroupTrainer(
         config=config,
         recompute=recompute,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.sft.stage import RECOMPUTE_FROM, SFTConfig
+from tasks.sft.stage import SFTConfig
 from tasks.training.memory import FLOAT, HALF, ModelShape, Precision, activation_bytes
+from tasks.training.settings import recomputes
 
 _MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 * (1 + FLOAT / 256)}
 """Bytes a trained value: torchao keeps a scale for every 256."""
@@ -31,11 +32,6 @@ class SFTMemory:
         return self.weights + self.gradients + self.optimizer + self.gathered + self.activations
 
 
-def recomputes(config: SFTConfig, parameters: int) -> bool:
-    """Whether a model of so many parameters recomputes its activations."""
-    return parameters >= RECOMPUTE_FROM if config.recompute is None else config.recompute
-
-
 def has_room_for_attention(shape: ModelShape, config: SFTConfig, size: int, on_gpu: bool = True) -> bool:
     """Whether a card of `size` bytes can keep what attention returned (`tasks.training.recompute`)."""
     return sft_memory(shape, config, on_gpu, keeps_attention=True).peak <= ROOM * size
@@ -51,7 +47,7 @@ def sft_memory(
     sharded = config.launch.strategy == "fsdp2" and config.launch.processes > 1
     share = config.launch.processes if sharded else 1
     tokens = max(config.micro_batch_tokens, config.max_length)
-    recompute = recomputes(config, parameters)
+    recompute = recomputes(config.recompute, parameters)
     if sharded:
         # A layer at work and the next one; their gradients; the output layer, which stays gathered.
         gathered = (HALF if config.bf16 else FLOAT) * (3 * shape.layer_parameters + 2 * shape.embedding)

@@ -11,9 +11,6 @@ from tasks.settings import NEUTRAL, VOLATILE, Positive, Settings, Share
 from tasks.stage import Place, Stage
 from tasks.training.settings import LaunchSettings, LoraSettings
 
-RECOMPUTE_FROM = 1_000_000_000
-"""Parameters from which on `recompute: null` means yes."""
-
 
 class SFTConfig(Settings):
     """Supervised fine-tuning (B.4.2) and distillation (B.4.3)."""

@@ -29,7 +29,7 @@ from artifacts.tables import read_batches
 from tasks.job import Job
 from tasks.rollout.decoding import decode
 from tasks.rollout.settings import Sampling
-from tasks.sft.memory import has_room_for_attention, recomputes
+from tasks.sft.memory import has_room_for_attention
 from tasks.sft.packing import PackedTrainer, PackedUpdates
 from tasks.sft.stage import SFTConfig
 from tasks.sft.tokens import TokenRows, prompt_template, token_rows
@@ -48,6 +48,7 @@ from tasks.training.models import (
     with_adapters,
 )
 from tasks.training.row_order import row_order
+from tasks.training.settings import recomputes
 from tasks.training.sharding import is_sharded, policy_weights
 
 _SHOWN = {"loss": "loss", "token_accuracy": "mean_token_accuracy"}
@@ -128,7 +129,7 @@ def build_trainer(
     if (rows.ids[rows.starts[1:] - 1] != tokenizer.eos_token_id).any():
         raise ValueError(f"a training target does not end in {tokenizer.eos_token!r}: encode the rows again")
     use_flash_attention(model, config.bf16)
-    recompute = recomputes(config, model.num_parameters())
+    recompute = recomputes(config.recompute, model.num_parameters())
     keeps_attention = recompute and _keeps_attention(model, config)
     if config.compile_layers:
         compile_layers(model, recompute, keeps_attention)

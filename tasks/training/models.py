@@ -18,9 +18,6 @@ from tasks.tokenizer import Codec, listed
 from tasks.training.recompute import recomputing
 from tasks.training.settings import LoraSettings
 
-CHECKPOINTING_FROM = 1_000_000_000
-"""Models of this many parameters recompute activations in the backward pass."""
-
 disable_progress_bar()
 
 

@@ -6,6 +6,14 @@ from typing import Literal
 
 from tasks.settings import Positive, Settings
 
+RECOMPUTE_FROM = 1_000_000_000
+"""Parameters from which on `recompute: null` means yes."""
+
+
+def recomputes(asked: bool | None, parameters: int) -> bool:
+    """Whether a model of so many parameters recomputes its activations, by the setting `recompute`."""
+    return parameters >= RECOMPUTE_FROM if asked is None else asked
+
 
 class LoraSettings(Settings):
     """Low-rank adapters on every linear layer instead of all weights; merged when the model is published."""

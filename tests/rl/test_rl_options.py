@@ -107,7 +107,6 @@ def test_a_lost_server_in_one_of_the_processes_is_the_jobs(inputs, tmp_path, mon
 
 def test_compiled_layers_of_large_models_recompute_themselves(inputs, tmp_path, monkeypatch):  # noqa: F811
     """And learn what others do. The reference has no gradients to recompute anything for."""
-    monkeypatch.setattr(train, "CHECKPOINTING_FROM", 0)
     monkeypatch.setitem(ENGINES, "beside", EngineEntry("tests.rl.test_evaluation:BesideEngine"))
     asked, recomputes = [], []
     compile_layers, arguments = trainer.compile_layers, train.grpo_arguments
@@ -123,7 +122,8 @@ def test_compiled_layers_of_large_models_recompute_themselves(inputs, tmp_path, 
 
     monkeypatch.setattr(trainer, "compile_layers", compiling)
     monkeypatch.setattr(train, "grpo_arguments", given)
-    plain = SHORT.model_copy(update={"engine": EngineSettings.model_construct(name="beside")})
+    beside = {"engine": EngineSettings.model_construct(name="beside"), "recompute": True}
+    plain = SHORT.model_copy(update=beside)
     compiled = plain.model_copy(update={"compile_layers": True})
     one, two = (
         finished(c, local_job(tmp_path, n, "rl-zero", inputs))
@@ -304,3 +304,28 @@ def test_memory_is_checked_before_the_first_step(tiny_model):
     huge = CONFIG.model_copy(update={"max_completion_length": 2**30})
     with pytest.raises(ValueError, match="GiB are free: lower micro_batch_tokens"):
         check_memory(model, huge, longest_prompt=10)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_step_that_is_tried_recomputes_where_the_run_does(tiny_model, compiled):
+    """And leaves the model as it found it."""
+
+    def kept(model, recompute):
+        """Numbers that are kept for the backward pass, weights among them."""
+        config = CONFIG.model_copy(update={"recompute": recompute, "compile_layers": compiled})
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t,
+            lambda t: t,
+        ):
+            worst_step(model, config, longest_prompt=10)
+        return sum(sizes.values()), [p.grad.clone() for p in model.parameters()]
+
+    models = [load_policy(tiny_model) for _ in range(2)]
+    (less, ours), (more, theirs) = kept(models[0], True), kept(models[1], False)
+    assert less < 0.5 * more
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    for model in models:
+        assert not model.is_gradient_checkpointing
+        assert not any("forward" in vars(m) for m in model.modules())
