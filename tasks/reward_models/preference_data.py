@@ -14,7 +14,7 @@ from itertools import combinations, groupby
 from statistics import mean
 
 from tasks.language_models.chat import Asks
-from tasks.problem import Problem
+from tasks.problem import RUBRIC_SETS, Problem, select
 from tasks.reward_models.preference_judge import compared
 from tasks.rewards.rubric import is_safe, rubric_score, word_count
 
@@ -165,6 +165,22 @@ def safety_labels(responses: Sequence[Response]) -> list[Labelled]:
     """Every different response to a harmlessness problem with the guideline's verdict."""
     distinct = {(r.problem.id, r.text): r for r in responses if _set(r) == "harmlessness"}
     return [Labelled(r.problem, r.prompt, r.text, is_safe(r.problem, r.text)) for r in distinct.values()]
+
+
+def general_problems(problems: Sequence[Problem], most: int, seed: int) -> list[Problem]:
+    """The training problems with a rubric of either set; where there are too many, `most` at random.
+
+    Raises:
+        ValueError: a set has none.
+    """
+    general = [p for p in select(problems, "train") if p.verifier_args.get("set") in RUBRIC_SETS]
+    missing = [name for name in RUBRIC_SETS if not any(p.verifier_args["set"] == name for p in general)]
+    if missing:
+        raise ValueError(
+            f"the problems hold no training rows with a rubric of set {' or '.join(missing)}: add general "
+            "problems with verifier_args.set"
+        )
+    return random.Random(seed).sample(general, min(most, len(general)))
 
 
 def held_out_problems(problems: Sequence[Problem], seed: int, share: float = 0.2) -> frozenset[str]:

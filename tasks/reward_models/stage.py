@@ -12,6 +12,7 @@ from tasks.rendering import Template
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.settings import VOLATILE, Positive, Settings
 from tasks.stage import MODEL_AND_PROBLEMS, Place, Stage
+from tasks.training.settings import LaunchSettings
 
 
 class RewardModelsConfig(Settings):
@@ -33,7 +34,21 @@ class RewardModelsConfig(Settings):
     epochs: Annotated[float, Field(gt=0, le=20)] = 1
     max_length: Positive = 8_192
     engine: EngineSettings = EngineSettings()
+    recompute: Annotated[bool | None, Field(json_schema_extra=VOLATILE)] = None
+    """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
+    1e9 parameters on."""
+    launch: Annotated[LaunchSettings, Field(json_schema_extra=VOLATILE)] = LaunchSettings()
+    """Several processes on one machine, which share the rows of an update."""
     seed: int = 3
+
+    @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> Self:
+        if self.batch_size % self.launch.processes:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} does not divide batch_size {self.batch_size}: "
+                "choose a divisor"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_judge_exists(self) -> Self:
