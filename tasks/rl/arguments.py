@@ -26,8 +26,8 @@ from tasks.training.launching import sharding_arguments
 
 
 def grpo_arguments(config: RLConfig, folder: Path, recompute: bool) -> GRPOConfig:
-    """The settings as TRL's arguments; checkpoints go to `folder`. With `recompute` TRL has each layer
-    recompute its activations."""
+    """The settings as TRL's arguments; checkpoints go to `folder`. With `recompute` each layer has its
+    activations recomputed around it."""
     per_rollout = config.mini_batches_per_rollout
     return GRPOConfig(
         output_dir=str(folder),
@@ -52,7 +52,7 @@ def grpo_arguments(config: RLConfig, folder: Path, recompute: bool) -> GRPOConfi
         ref_model_mixup_alpha=1.0,
         ref_model_sync_steps=config.reference_sync_steps,
         disable_dropout=True,
-        gradient_checkpointing=recompute,
+        gradient_checkpointing=recompute and config.launch.strategy != "fsdp2",
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
@@ -65,5 +65,5 @@ def grpo_arguments(config: RLConfig, folder: Path, recompute: bool) -> GRPOConfi
         disable_tqdm=True,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
-        **sharding_arguments(config.launch),
+        **sharding_arguments(config.launch, recompute),
     )

@@ -75,10 +75,12 @@ def test_two_processes_stop_and_go_on(inputs, tmp_path):  # noqa: F811
     assert Counter(row["step"] for row in samples(job)) == dict.fromkeys(range(4), 16)
 
 
-def test_shared_out_weights_learn_what_whole_ones_do(inputs, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("recompute", [False, True])
+def test_shared_out_weights_learn_what_whole_ones_do(recompute, inputs, tmp_path):  # noqa: F811
     """FSDP2 in two processes (gloo, CPU): gathered to sample, gathered to publish."""
     one = finished(SHORT, local_job(tmp_path, "one", "rl-zero", inputs))
-    shared = SHORT.model_copy(update={"launch": LaunchSettings(processes=2, strategy="fsdp2")})
+    launch = LaunchSettings(processes=2, strategy="fsdp2")
+    shared = SHORT.model_copy(update={"launch": launch, "recompute": recompute})
     two = local_job(tmp_path, "two", "rl-zero", inputs)
     # The finished run is of the same settings, but its checkpoint is of another kind: no state to go on from.
     finished(shared, two)
