@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ from tasks.reward_models.preference_data import (
     safety_labels,
 )
 from tasks.reward_models.stage import RewardModelsConfig
-from tasks.rewards.preference_models import PreferenceModel, helpful_input, set_score_range
+from tasks.rewards.preference_models import PreferenceModel, helpful_input, keep_score_range
 from tasks.rollout.sampling import sample_problems
 from tasks.rollout.text import open_sampler
 from tasks.tables import METRICS, PREFERENCES
@@ -73,7 +72,8 @@ def run(config: RewardModelsConfig, job: Job) -> None:
     write_table(job.draft / "preferences.parquet", _preference_rows(pairs.kept, labels), PREFERENCES)
     fit(config, job)
     helpful = load(job, HELPFUL)
-    _keep_score_range(helpful, [p for p in pairs.kept if p.problem.id not in held_out], job.draft / HELPFUL)
+    logits = _training_logits(helpful, [p for p in pairs.kept if p.problem.id not in held_out])
+    keep_score_range(job.draft / HELPFUL, logits.mean(), logits.std().clamp(min=1e-3))
     scores = {"helpful_held_out_accuracy": _pair_accuracy(helpful, pairs.kept, held_out)}
     del helpful
     scores["safety_held_out_accuracy"] = _label_accuracy(load(job, SAFETY), labels, held_out)
@@ -137,12 +137,10 @@ def _require_enough(pairs: Sequence[Pair], labels: Sequence[Labelled], held_out:
         )
 
 
-def _keep_score_range(model: PreferenceModel, pairs: Sequence[Pair], folder: Path) -> None:
-    """The logits' mean and deviation over the training answers go into the model's config."""
+def _training_logits(model: PreferenceModel, pairs: Sequence[Pair]) -> torch.Tensor:
+    """Of the different answers that the model was trained on."""
     answers = dict.fromkeys(helpful_input(p.prompt, a) for p in pairs for a in (p.chosen, p.rejected))
-    logits = model.logits(list(answers))
-    set_score_range(model.model, logits.mean(), logits.std().clamp(min=1e-3))
-    model.model.config.save_pretrained(folder)
+    return model.logits(list(answers))
 
 
 def _pair_accuracy(model: PreferenceModel, pairs: Sequence[Pair], held_out: frozenset[str]) -> float:

@@ -10,17 +10,23 @@ Both give a logit; what RL adds up must stay in the range of the rule rewards, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tasks.rewards.term import Scoring
 from tasks.tokenizer import Codec, load_tokenizer
 
 PromptAndResponse = tuple[str, str]
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE, _TOKENS_AT_ONCE = 64, 16_384
+"""Of a forward pass, padding included; a longer row has one of its own."""
 
 
 def preference_scorer(folder: Path, name: str, template: str) -> Callable[[Sequence[Scoring]], list[float]]:
@@ -56,17 +62,16 @@ class PreferenceModel:
 
     @classmethod
     def load(cls, folder: Path) -> PreferenceModel:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device), load_tokenizer(folder))
+        """On a GPU in bfloat16, as the matrices were in training: a policy and an engine are there, too."""
+        on_gpu = torch.cuda.is_available()
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        return cls(model.to("cuda" if on_gpu else "cpu"), load_tokenizer(folder))
 
     @torch.no_grad()
     def logits(self, texts: Sequence[PromptAndResponse]) -> torch.Tensor:
         """One logit a text, shape (len(texts),); the end token is what is read out."""
-        rows = encode(self.codec, texts)
-        parts = [
-            self._forward(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)
-        ]
+        parts = [self._forward(rows) for rows in batches(encode(self.codec, texts))]
         return torch.cat(parts) if parts else torch.zeros(0)
 
     def probabilities(self, texts: Sequence[PromptAndResponse]) -> list[float]:
@@ -79,15 +84,30 @@ class PreferenceModel:
         return self.model(**batch.to(self.model.device)).logits[:, 0].float().cpu()
 
 
+def batches(rows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """The rows in their order, as many together as a forward pass takes."""
+    batch: list[list[int]] = []
+    for row in rows:
+        longest = max(map(len, [*batch, row]))
+        if batch and (len(batch) == _ROWS_AT_ONCE or (len(batch) + 1) * longest > _TOKENS_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
 def encode(codec: Codec, texts: Sequence[PromptAndResponse]) -> list[list[int]]:
     """Token ids of prompt and response with the end token, as the policy reads and writes them."""
     prompts, responses = codec.tokens([p for p, _ in texts]), codec.completions([r for _, r in texts])
     return [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def set_score_range(model: PreTrainedModel, mean: float, std: float) -> None:
-    """Keep the normalisation in the model's config, so that it travels with the weights."""
-    model.config.score_mean, model.config.score_std = float(mean), float(std)
+def keep_score_range(folder: Path, mean: float, std: float) -> None:
+    """Write the normalisation into the config of a model's folder, so that it travels with the weights."""
+    config = AutoConfig.from_pretrained(folder)
+    config.score_mean, config.score_std = float(mean), float(std)
+    config.save_pretrained(folder)
 
 
 def score_range(model: PreTrainedModel) -> tuple[float, float]:

@@ -102,8 +102,8 @@ def train(config: RLConfig, job: Job) -> None:
         evaluation = _evaluation(config, given, Codec(tokenizer, ends), pool, job)
         longest = max(prompts.longest, evaluation.longest if evaluation else 0)
         _check_lengths(longest, config, model)
-        check_memory(model, config, longest)
         reward = _recorded_reward(config, problems, verifier, ends, job)
+        check_memory(model, config, longest)  # with the reward models where they will be
         trainer = build_trainer(
             config, job.state / "trainer", source, model, tokenizer, prompts, reward,
             on_written=reward.early(verifier), lost_note=lost_note(job), evaluation=evaluation,
