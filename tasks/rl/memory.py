@@ -141,17 +141,18 @@ def worst_step(model: PreTrainedModel, config: RLConfig, longest_prompt: int) ->
     use_flash_attention(model, config.bf16)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
     model.train()
-    recompute, layers = recomputes(config.recompute, model.num_parameters()), model.get_decoder().layers
+    recompute, changed = recomputes(config.recompute, model.num_parameters()), [model]
     if config.compile_layers:
         compile_layers(model, recompute)
+        changed += model.get_decoder().layers
     elif recompute:
         model.gradient_checkpointing_enable()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
         packing.score(model, pack, model.device)[0].mean().backward()
-    # The trainer puts its own head on, and does the rest, too.
+    # The trainer does all of this itself, and puts its own head on.
     model.gradient_checkpointing_disable()
-    for changed in [model, *layers] if config.compile_layers else [model]:
-        del changed.forward
+    for module in changed:
+        del module.forward
 
 
 def _adapter_parameters(model: PreTrainedModel, rank: int) -> int:
