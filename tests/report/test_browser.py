@@ -27,7 +27,7 @@ pytestmark = [
 
 # The browser's window is at least 500 pixels wide, a frame is as wide as it is told. The frame's page has the
 # origin of this one: what it runs could reach `parent`, and the script here can use it as a reader would. In
-# one of 300 starts Chromium calls the frame loaded and has not run the script in its page: that is waited for.
+# one of 300 starts Chromium calls the frame loaded without having run the script in its page: wait for that.
 _FRAME = """<body><iframe id="frame" style="width:{width}px;height:900px;border:0" srcdoc="{page}"></iframe>
 <pre id="out"></pre><script>
 onload = () => {{
