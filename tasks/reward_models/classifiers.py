@@ -65,9 +65,10 @@ def fit(config: RewardModelsConfig, job: Job) -> None:
 
 def train(config: RewardModelsConfig, job: Job) -> None:
     """What each process does. Raises as `fit`."""
+    rows = _training_rows(config, job)
     for name, trainer_of in ((HELPFUL, _helpful_trainer), (SAFETY, _safety_trainer)):
         tokenizer = load_tokenizer(_source(job))
-        trainer = trainer_of(config, job, tokenizer)
+        trainer = trainer_of(config, job, tokenizer, rows)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(SealCheckpoints())
         trainer.add_callback(JobCallback(job, {f"{name}_loss": "loss"}))
@@ -114,9 +115,11 @@ def _source(job: Job) -> Path:
 # ---- the two trainings -------------------------------------------------------------------------
 
 
-def _helpful_trainer(config: RewardModelsConfig, job: Job, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+def _helpful_trainer(
+    config: RewardModelsConfig, job: Job, tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Row]
+) -> Trainer:
     """Pairwise."""
-    pairs, codec = _training_rows(config, job, "helpfulness"), Codec(tokenizer)
+    pairs, codec = [row for row in preferences if row["set"] == "helpfulness"], Codec(tokenizer)
     chosen, rejected = (
         encode(codec, [helpful_input(pair["prompt"], pair[side]) for pair in pairs])
         for side in ("chosen", "rejected")
@@ -131,9 +134,11 @@ def _helpful_trainer(config: RewardModelsConfig, job: Job, tokenizer: PreTrained
     )  # fmt: skip
 
 
-def _safety_trainer(config: RewardModelsConfig, job: Job, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+def _safety_trainer(
+    config: RewardModelsConfig, job: Job, tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Row]
+) -> Trainer:
     """Point-wise: the logit is that of the response being safe."""
-    labels = _training_rows(config, job, "safety")
+    labels = [row for row in preferences if row["set"] == "safety"]
     read = encode(Codec(tokenizer), [(label["prompt"], label["response"]) for label in labels])
     rows = [{"input_ids": ids, "labels": float(x["safe"])} for ids, x in zip(read, labels, strict=True)]
     rows, model = _that_fit(rows, config), _classifier(_source(job), tokenizer)
@@ -147,12 +152,12 @@ def _safety_trainer(config: RewardModelsConfig, job: Job, tokenizer: PreTrainedT
     )  # fmt: skip
 
 
-def _training_rows(config: RewardModelsConfig, job: Job, kind: str) -> list[Row]:
-    """The preferences of a set whose problems are not held out."""
+def _training_rows(config: RewardModelsConfig, job: Job) -> list[Row]:
+    """The preferences of both sets whose problems are not held out."""
     problems = from_table(job.inputs["problems"].table("problems"))
     held_out = held_out_problems(general_problems(problems, config.prompts, config.seed), config.seed)
     table = read_table(job.draft / "preferences.parquet").to_pylist()
-    return [row for row in table if row["set"] == kind and row["problem_id"] not in held_out]
+    return [row for row in table if row["problem_id"] not in held_out]
 
 
 def _that_fit(rows: list[Row], config: RewardModelsConfig) -> list[Row]:
@@ -173,7 +178,6 @@ def _order(rows: Sequence[Mapping[str, Any]], config: RewardModelsConfig) -> lis
 def _arguments(config: RewardModelsConfig, folder: Path, rows: int, model: PreTrainedModel) -> dict[str, Any]:
     share = config.batch_size // config.launch.processes
     micro = max(size for size in range(1, config.micro_batch_size + 1) if share % size == 0)
-    recompute = recomputes(config.recompute, model.num_parameters())
     return {
         "output_dir": str(folder),
         "max_steps": max(1, rows // config.batch_size),
@@ -183,7 +187,6 @@ def _arguments(config: RewardModelsConfig, folder: Path, rows: int, model: PreTr
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
-        "gradient_checkpointing": recompute and config.launch.strategy != "fsdp2",
         "use_cpu": not torch.cuda.is_available(),
         # On a GPU over float32 weights, as RL and SFT: fitting 1,257 pairs took 54 s of an H100 without.
         "bf16": torch.cuda.is_available(),
@@ -195,7 +198,7 @@ def _arguments(config: RewardModelsConfig, folder: Path, rows: int, model: PreTr
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "ddp_find_unused_parameters": False,
-        **sharding_arguments(config.launch, recompute),
+        **sharding_arguments(config.launch, recomputes(config.recompute, model.num_parameters())),
     }
 
 

@@ -43,11 +43,7 @@ class RewardModelsConfig(Settings):
 
     @model_validator(mode="after")
     def _processes_share_the_batch(self) -> Self:
-        if self.batch_size % self.launch.processes:
-            raise ValueError(
-                f"launch.processes {self.launch.processes} does not divide batch_size {self.batch_size}: "
-                "choose a divisor"
-            )
+        self.launch.require_equal_shares(self.batch_size)
         return self
 
     @model_validator(mode="after")

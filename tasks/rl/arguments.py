@@ -52,7 +52,6 @@ def grpo_arguments(config: RLConfig, folder: Path, recompute: bool) -> GRPOConfi
         ref_model_mixup_alpha=1.0,
         ref_model_sync_steps=config.reference_sync_steps,
         disable_dropout=True,
-        gradient_checkpointing=recompute and config.launch.strategy != "fsdp2",
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,

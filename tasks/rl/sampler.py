@@ -148,10 +148,8 @@ class Sampler:
     ) -> list[Completion]:  # fmt: skip
         """A row's seed depends on the step and on its place among the rows of all processes and rounds."""
         config = self._config
-        seed, first = (
-            rollout_seed(config.seed, step),
-            draw * config.batch_size * config.mini_batches_per_rollout,
-        )
+        seed = rollout_seed(config.seed, step)
+        first = draw * config.batch_size * config.mini_batches_per_rollout
         first += self._accelerator.process_index * len(prompts)
         seeds = [derived_seed(seed, first + row) for row in range(len(prompts))]
         sampling = Sampling(temperature=config.temperature, max_new_tokens=length)

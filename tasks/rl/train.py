@@ -143,7 +143,6 @@ def build_trainer(
     recompute = recomputes(config.recompute, model.num_parameters())
     trainer = GroupTrainer(
         config=config,
-        recompute=recompute,
         prompts=prompts,
         open_engine=partial(open_engine, config.engine),
         folder=source,

@@ -46,6 +46,7 @@ from tasks.training.attention import use_flash_attention
 from tasks.training.checkpoints import checkpoint_step
 from tasks.training.metrics import StepLog
 from tasks.training.models import compile_layers, halve_linear_layers
+from tasks.training.settings import recomputes
 from tasks.training.sharding import is_sharded
 
 Row = dict[str, Any]
@@ -58,14 +59,12 @@ _REFERENCE = "reference.safetensors"
 class GroupTrainer(GRPOTrainer):
     """GRPO as the settings say, with rollouts from `open_engine(model)`.
 
-    `recompute`: whether compiled layers recompute their activations; of others TRL's arguments say so.
     `on_written` hears of rows of the dataset and their completions while others are still being written.
     """
 
     def __init__(
         self,
         config: RLConfig,
-        recompute: bool,
         prompts: Prompts,
         open_engine: Callable[[SampledModel], Engine],
         folder: Path,
@@ -80,7 +79,7 @@ class GroupTrainer(GRPOTrainer):
         self._skip_idle = config.skip_zero_advantage or config.kl_coef == 0
         self._limit, self._round = config.max_completion_length, 0
         self._means, self._log = TokenMeans(), StepLog(self._metrics["train"])
-        self._prepare_attention(recompute)
+        self._prepare_attention()
         self.codec = Codec(self.processing_class, self.eos_token_ids)
         self.sampler_checked = False
         self.sampler = Sampler(
@@ -88,13 +87,15 @@ class GroupTrainer(GRPOTrainer):
             self.accelerator, self._log, open_engine, folder, lost_note,
         )  # fmt: skip
 
-    def _prepare_attention(self, recompute: bool) -> None:
+    def _prepare_attention(self) -> None:
         """That of packs; and the reference as small as autocast allows without a change of its values."""
         for model in (self.model, self.ref_model):
             if model is not None:
                 use_flash_attention(self.accelerator.unwrap_model(model), self.config.bf16)
-                if self.config.compile_layers:
-                    compile_layers(self.accelerator.unwrap_model(model), recompute and model is self.model)
+                if self.config.compile_layers:  # the reference has no gradients to recompute anything for
+                    trained = model is self.model
+                    recompute = trained and recomputes(self.config.recompute, model.num_parameters())
+                    compile_layers(self.accelerator.unwrap_model(model), recompute)
         if self.ref_model is not None and self.config.bf16 and not is_sharded(self.ref_model):
             halve_linear_layers(self.accelerator.unwrap_model(self.ref_model))
 

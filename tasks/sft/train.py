@@ -185,7 +185,6 @@ def training_arguments(config: SFTConfig, folder: Path, steps: int, recompute: b
         weight_decay=0.0,
         max_grad_norm=1.0,
         optim={"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_torch_8bit"}[config.optimizer],
-        gradient_checkpointing=recompute and config.launch.strategy != "fsdp2",
         bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,

@@ -35,11 +35,11 @@ from tasks.training.settings import LaunchSettings
 _POLL = 0.2
 
 
-def sharding_arguments(launch: LaunchSettings, recompute: bool = False) -> dict[str, Any]:
-    """The strategy as arguments of the Trainer.
+def sharding_arguments(launch: LaunchSettings, recompute: bool) -> dict[str, Any]:
+    """The strategy, and whether layers recompute their activations, as arguments of the Trainer.
 
-    With `recompute`, a layer's activations are recomputed once its weights are gathered for the backward
-    pass; the Trainer's own `gradient_checkpointing` would gather them a third time.
+    With FSDP2 a layer recomputes once its weights are gathered for the backward pass; the Trainer's own
+    `gradient_checkpointing` would gather them a third time.
     """
     if launch.strategy == "fsdp2":
         settings: dict[str, Any] = {
@@ -50,8 +50,8 @@ def sharding_arguments(launch: LaunchSettings, recompute: bool = False) -> dict[
         # Each process writes and reads its own part of a checkpoint. The Trainer's default gathers everything
         # in the first one, and writes the weights twice: 122 GB for 7B parameters instead of 91.
         settings["state_dict_type"] = "SHARDED_STATE_DICT"
-        return {"fsdp": True, "fsdp_config": settings}
-    return {}
+        return {"fsdp": True, "fsdp_config": settings, "gradient_checkpointing": False}
+    return {"gradient_checkpointing": recompute}
 
 
 def train_in_processes(entry: str, config: Settings, launch: LaunchSettings, job: Job) -> None:

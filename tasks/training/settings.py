@@ -29,3 +29,10 @@ class LaunchSettings(Settings):
     """On this machine; one a GPU."""
     strategy: Literal["ddp", "fsdp2"] = "ddp"
     """`ddp`: every process holds the whole model. `fsdp2`: they share weights, gradients and optimiser."""
+
+    def require_equal_shares(self, batch_size: int) -> None:
+        """Raises ValueError where the processes cannot have equally many of an update's rows."""
+        if batch_size % self.processes:
+            raise ValueError(
+                f"launch.processes {self.processes} does not divide batch_size {batch_size}: choose a divisor"
+            )
