@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import artifacts.draft  # noqa: F401  publishing needs it, by when the checkout may be at another commit
 from artifacts.errors import CorruptArtifact, LeaseLost
 from artifacts.leases import Lease
 from artifacts.manifest import ManifestDraft
