@@ -1,3 +1,5 @@
+import sys
+
 from typer.testing import CliRunner
 
 from flows import cli, doctor
@@ -109,3 +111,14 @@ def test_root_with_a_closed_python_is_told_so_and_not_that_the_kernel_refuses(pr
     found = findings(preset())
     assert "Python that user nobody can read" in found["sandbox: unprivileged_user"].remedy
     assert "kernel" in found["sandbox: network_namespace"].remedy
+
+
+def test_packages_that_python_compiles_at_every_start_are_told(preset, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))  # where no byte code is
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert findings(preset())["byte code"].state == "kept from the first start on"
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = findings(preset())["byte code"]
+    assert found.ok  # it costs time and stops nothing
+    assert found.state.startswith("not kept for torch, transformers, trl, ")
+    assert " -m compileall -q -j 0 " in found.remedy
