@@ -38,6 +38,12 @@ class Tokens:
     response: torch.Tensor
     """(T,) integers 0 .. R-1: the response of each token."""
 
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(R,) tokens of each response. (`bincount` would wait for the GPU.)"""
+        ones = self.advantages.new_ones(len(self.response))
+        return torch.zeros_like(self.advantages).index_add(0, self.response, ones)
+
 
 @dataclass(frozen=True)
 class Update:
@@ -93,8 +99,7 @@ def token_losses(tokens: Tokens, update: Update) -> torch.Tensor:
 
 def grpo(tokens: Tokens, update: Update) -> torch.Tensor:
     """Eq. 1: mean over a response's tokens, then over the responses."""
-    lengths = tokens.response.bincount(minlength=len(tokens.advantages))
-    return (token_losses(tokens, update) / lengths[tokens.response]).sum() / update.responses
+    return (token_losses(tokens, update) / tokens.lengths[tokens.response]).sum() / update.responses
 
 
 def dapo(tokens: Tokens, update: Update) -> torch.Tensor:

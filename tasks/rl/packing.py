@@ -79,6 +79,8 @@ class Pack:
     """(N,)"""
     labels: np.ndarray
     """(N,) the next token, or `_NO_LABEL`."""
+    labelled: np.ndarray
+    """(T,) the places of the labels."""
     layout: PackLayout
 
 
@@ -130,12 +132,17 @@ def pack(rows: Rows, chosen: Sequence[int]) -> Pack:
             if len(completion):
                 add(np.append(prompt[-1], completion[:-1]), shared, completion, number, row)
     tokens_of, labels_of, *places = (np.concatenate(x) for x in (ids, labels, group, own, positions))
-    return Pack(list(chosen), tokens_of, labels_of, PackLayout(*places))
+    return Pack(
+        list(chosen), tokens_of, labels_of, np.flatnonzero(labels_of != _NO_LABEL), PackLayout(*places)
+    )
 
 
 def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(T,) log-probabilities of the pack's completion tokens, and their entropies where the model's head
-    makes them. `model` has TRL's fused head (`add_fused_lm_head`): no logits are kept."""
+    makes them. `model` has TRL's fused head (`add_fused_lm_head`): no logits are kept.
+
+    A mask of booleans on the GPU would have the processor wait for it before the next kernel is started.
+    """
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(device, non_blocking=True)[None]
@@ -145,8 +152,8 @@ def score(model: Any, packed: Pack, device: torch.device) -> tuple[torch.Tensor,
         shift_labels=tensor(packed.labels), fused_lm_head=True,
         **pack_inputs(packed.layout, _configured(model), device),
     )  # fmt: skip
-    trained = tensor(packed.labels) != _NO_LABEL
-    return out.log_probs[trained], None if out.entropy is None else out.entropy[trained]
+    labelled = tensor(packed.labelled)[0]
+    return out.log_probs[0, labelled], None if out.entropy is None else out.entropy[0, labelled]
 
 
 def _configured(model: Any) -> Any:

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 from trl import GRPOTrainer
@@ -269,12 +270,13 @@ class GroupTrainer(GRPOTrainer):
     def _gradients(self, model: Any, batch: Batch, rows: Rows, kept: Sequence[int]) -> torch.Tensor:
         """Adds up the losses of the packs and their gradients; the loss of them all."""
         update, packs = self._update(batch), self._planned(rows, kept)
+        mask = batch["completion_mask"].bool().cpu().numpy()
         seen: dict[int, Seen] = {}
 
         def loss(number: int) -> torch.Tensor:
             """The objective of one pack, in place of TRL's `_compute_loss`."""
             with self.compute_loss_context_manager():
-                tokens, entropy, sampler = self._seen(model, packing.pack(rows, packs[number]), batch)
+                tokens, entropy, sampler = self._seen(model, packing.pack(rows, packs[number]), batch, mask)
                 seen[number] = replace(tokens, policy=tokens.policy.detach()), entropy, sampler
                 return self._objective(tokens, update)
 
@@ -303,21 +305,29 @@ class GroupTrainer(GRPOTrainer):
             len(batch["advantages"]), tokens, self._limit, self.config.clip_epsilon, self.config.kl_coef
         )
 
-    def _seen(self, model: Any, pack: Pack, batch: Batch) -> Seen:
-        """A pack's completion tokens, with gradients, as the objective and the log want them."""
+    def _seen(self, model: Any, pack: Pack, batch: Batch, mask: np.ndarray) -> Seen:
+        """A pack's completion tokens, with gradients, as the objective and the log want them.
+
+        `mask` is the batch's (responses, width) of completions, on the host: which tokens they are is known
+        there, and the GPU is not waited for.
+        """
         policy, entropy = packing.score(model, pack, self.accelerator.device)
         assert entropy is not None  # TRL gives the policy's head that output
-        mask = batch["completion_mask"][pack.rows].bool()
+        response, column = mask[pack.rows].nonzero()
+        rows, row_of, column_of, response_of = (
+            torch.from_numpy(places).to(policy.device, non_blocking=True)
+            for places in (np.array(pack.rows), np.array(pack.rows)[response], column, response)
+        )
 
         def flat(name: str) -> torch.Tensor | None:
-            return batch[name][pack.rows][mask] if name in batch else None
+            return batch[name][row_of, column_of] if name in batch else None
 
-        # Rows of (responses, width) become one axis; the first update of a rollout is on policy, so TRL
-        # leaves the old log-probabilities out: they are the policy's own, as where an engine cannot tell one.
+        # The first update of a rollout is on policy, so TRL leaves the old log-probabilities out: they are
+        # the policy's own, as where an engine cannot tell one.
         old = flat("old_per_token_logps")
         tokens = objective.Tokens(
             policy, policy.detach() if old is None else old.where(~old.isnan(), policy.detach()),
-            flat("ref_per_token_logps"), batch["advantages"][pack.rows], mask.nonzero()[:, 0],
+            flat("ref_per_token_logps"), batch["advantages"][rows], response_of,
         )  # fmt: skip
         return tokens, entropy.detach(), flat("sampling_per_token_logps")
 

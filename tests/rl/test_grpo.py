@@ -7,10 +7,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from tasks.problem import Problem
-from tasks.rl import objective
+from tasks.rl import objective, packing
 from tasks.rl.arguments import grpo_arguments
 from tasks.rl.canary import Canary
 from tasks.rl.prompts import Prompts
@@ -142,6 +143,45 @@ def test_packs_add_up_to_trls_whole_batch(trainer, at_once, request):
     for name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-6, rtol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), trainer.model.parameters(), strict=True))
+
+
+class Waits(TorchDispatchMode):
+    """Notes operators whose result's size or value the processor needs, so that it waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted, self.counts = [], True
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        masked = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if self.counts and (
+            masked or name in ("nonzero", "bincount", "masked_select", "_local_scalar_dense")
+        ):
+            self.noted.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+def test_between_the_packs_of_an_update_nothing_waits_for_a_gpu(trainer, monkeypatch):
+    """But TRL's head, which picks the labelled positions by a mask."""
+    batch, waits = rollout(trainer), Waits()
+    score, backward = packing.score, trainer._backward
+
+    def uncounted(*given):
+        waits.counts = False
+        scores = score(*given)
+        waits.counts = True
+        return scores
+
+    def counted(*given):
+        with waits:
+            return backward(*given)
+
+    monkeypatch.setattr("tasks.rl.trainer.parts_at_once", lambda: 1)
+    monkeypatch.setattr(packing, "score", uncounted)
+    monkeypatch.setattr(trainer, "_backward", counted)
+    step_loss(trainer, batch)
+    assert waits.noted == []
 
 
 def trls_loss(trainer, batch) -> torch.Tensor:
