@@ -9,8 +9,9 @@
     layer       four layers of a Qwen2.5-7B in bfloat16, as FSDP2 gives them, that recompute their activations
                 on a pack of 16,384 tokens; the same compiled, with attention's results kept, and the
                 recomputation around what is compiled or inside of it
-    pack        a whole Qwen2.5-1.5B in float32 under autocast, compiled, with TRL's head: a group of seven
-                completions of 1,024 tokens after a prompt of 350, as in W2 of `benchmarks.gpu_step`
+    pack        a whole Qwen2.5-1.5B in float32 under autocast, compiled, with TRL's head: seven or twelve
+                completions of 1,024 tokens after a prompt of 350, as in W2 of `benchmarks.gpu_step`; with
+                what torch's partitioner keeps for the backward pass, and with less: `LEAN`
 
 Weights and tokens are random. TFLOP/s count the arithmetic of weights and causal attention three times,
 recomputation not at all. Kernels' times are torch's profiler's, of one more pass.
@@ -169,9 +170,26 @@ def _layer_of(tiny: bool, named: str, prepare: Callable[[PreTrainedModel], None]
     show_kernels(step)
 
 
+LEAN = {
+    "ban_recompute_used_far_apart": False,
+    "ban_recompute_long_fusible_chains": False,
+    "ban_recompute_materialized_backward": False,
+}
+"""Settings of torch's partitioner. It keeps about 25 values of the hidden size in bfloat16 a token and layer,
+and the layer's weights in bfloat16; with these 17 and no weights: norms, the gate's product and casts are
+computed again, no matrix product. Counted for a small layer on a CPU."""
+
+
 def pack(tiny: bool) -> None:
+    for named, chosen in {"as torch keeps": {}, "lean": LEAN}.items():
+        for answers in (2, 3) if tiny else (7, 12):
+            with torch._functorch.config.patch(chosen):
+                _pack_of(tiny, named, answers)
+
+
+def _pack_of(tiny: bool, named: str, answers: int) -> None:
     shape = TINY if tiny else PUBLISHED["Qwen/Qwen2.5-Math-1.5B"]
-    answers, length, asked = (2, 8, 5) if tiny else (7, 1_024, 350)
+    length, asked = (8, 5) if tiny else (1_024, 350)
     model = model_of(shape, shape.layers, torch.float32)
     compile_layers(model)
     add_fused_lm_head(model, outputs=("log_probs", "entropy"))
@@ -188,10 +206,17 @@ def pack(tiny: bool) -> None:
     def step() -> None:
         score().mean().backward()
 
+    torch._dynamo.reset()
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
     took, forward, count = seconds(step), seconds(torch.no_grad()(score)), len(packed.input_ids)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if ON_GPU else 0.0
     pairs = answers * length * (asked + length / 2) + asked * asked / 2
     used = _arithmetic(model.num_parameters(), count, shape, shape.layers, pairs) / took / 1e12
-    print(f"pack  {count} tokens: {took * 1e3:.0f} ms, {used:.0f} TFLOP/s; forward {forward * 1e3:.0f} ms")
+    print(
+        f"pack  {named}, {count} tokens: {took * 1e3:.0f} ms, {used:.0f} TFLOP/s, peak {peak:.1f} GiB; "
+        f"forward {forward * 1e3:.0f} ms", flush=True,
+    )  # fmt: skip
     show_kernels(step)
 
 
