@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
 import psutil
@@ -90,10 +90,8 @@ def _python() -> DoctorCheck:
 def _byte_code() -> DoctorCheck:
     """Whether Python must compile the large packages at every start: a job's imports take twice as long then
     (17 s instead of 9 without vLLM). Containers often set PYTHONDONTWRITEBYTECODE, `uv` compiles nothing."""
-    specs = {name: spec for name in _LARGE_PACKAGES if (spec := find_spec(name)) and spec.cached}
-    places = {
-        name: Path(s.origin or "").parent for name, s in specs.items() if not Path(s.cached or "").exists()
-    }
+    files = {name: spec.origin for name in _LARGE_PACKAGES if (spec := find_spec(name)) and spec.origin}
+    places = {n: Path(f).parent for n, f in files.items() if not Path(cache_from_source(f)).exists()}
     lasting = [name for name in places if sys.dont_write_bytecode or not os.access(places[name], os.W_OK)]
     if not lasting:
         return DoctorCheck("byte code", True, "kept from the first start on" if places else "kept")
