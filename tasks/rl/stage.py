@@ -131,7 +131,7 @@ class RLConfig(CodeChecking):
     1e9 parameters on."""
     compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
     """torch.compile for the layers: an update takes a third less time and less memory, the first one about
-    half a minute more. For runs of hours."""
+    half a minute to two minutes more. For runs of hours."""
     engine: EngineSettings = EngineSettings()
     """What draws the outputs."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 50

@@ -43,7 +43,7 @@ class SFTConfig(Settings):
     1e9 parameters on. What attention returned is kept where the estimate of memory leaves room."""
     compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
     """torch.compile for the layers: an update takes a third less time and less memory, the first one about
-    half a minute more. For runs of hours."""
+    half a minute to two minutes more. For runs of hours."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
     """Checkpoint interval, in updates."""
     budget_hours: Annotated[float | None, Field(gt=0, json_schema_extra=VOLATILE)] = None

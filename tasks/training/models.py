@@ -37,7 +37,8 @@ def compile_layers(model: PreTrainedModel, recompute: bool = False, keeps_attent
 
     Only the layer's own `forward` is compiled, so what FSDP2 puts around a layer stays outside. With
     `recompute` it recomputes its activations in the backward pass; nothing else may do that then. Packs
-    differ in length, hence dynamic shapes. The first update takes about half a minute more.
+    differ in length, hence dynamic shapes. The first update takes half a minute more, on a slow processor
+    two minutes.
     """
     for layer in model.get_decoder().layers:
         forward = recomputing(layer.forward, keeps_attention) if recompute else layer.forward
