@@ -68,6 +68,9 @@ with torch.no_grad():
 engine.load((n, p.detach()) for n, p in model.named_parameters())
 result["gap_after_load"] = gap(drawn([[1, 2], [3]], logprobs=True))
 engine.load(folder)
+vllm_engine._SEQUENCES = 64
+crowd = [list(range(20, 120)) for _ in range(50)]  # more prompt tokens than are read in one step
+result["crowd"] = len(list(engine.generate(crowd, Sampling(max_new_tokens=2), [[7]] * len(crowd))))
 result["as_before"] = drawn([[1, 2, 3], [4]])[0, 0].tokens == first[0, 0].tokens
 engine.close()
 
@@ -112,6 +115,7 @@ def test_the_engine_draws_by_seed_takes_weights_and_closes(tmp_path):
     for held in ("silent", "whole", "differ", "ends", "as_before", "as_fresh"):
         assert found[held], held
     assert found["same"] == found["follows"] == [True, True, True]
+    assert found["crowd"] == 50
     assert found["gap"] < 0.05
     assert found["gap_after_load"] < 0.1
 

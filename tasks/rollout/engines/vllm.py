@@ -60,6 +60,7 @@ class VllmEngine:
         self.name = f"vllm {self._vllm.__version__}"
         self._end_tokens = model.end_tokens
         self._found_processes = torch.distributed.is_initialized()
+        on_cpu = self._vllm.platforms.current_platform.is_cpu()
         with _launched_variables():
             self._llm: Any = self._vllm.LLM(
                 model=str(model.folder),
@@ -70,7 +71,10 @@ class VllmEngine:
                 max_num_seqs=_SEQUENCES,
                 # Prompt tokens read in one step. vLLM sets memory aside for its default (16,384 on an H100),
                 # which a share of the GPU beside a trainer does not have; TRL 1.16 takes the same number.
-                max_num_batched_tokens=4_096,
+                # The CPU build reads prompts whole: it cannot take back the draw after a part of one, as it
+                # does for requests with a seed ("CPU Generator does not use offset").
+                max_num_batched_tokens=None if on_cpu else 4_096,
+                enable_chunked_prefill=not on_cpu,
                 compilation_config=_COMPILATION,
                 # Keeps the model in this process, where `load` reaches it; each process of a multi-process
                 # trainer has an engine of its own. It also lets vLLM use the process group that the trainer
