@@ -50,6 +50,14 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 TINY = ModelShape(64, 128, 2, 4, 2, 16, 500, False)
 LAYERS = 4
 _KERNELS = 12
+LEAN = {
+    "ban_recompute_used_far_apart": False,
+    "ban_recompute_long_fusible_chains": False,
+    "ban_recompute_materialized_backward": False,
+}
+"""Settings of torch's partitioner. It keeps about 25 values of the hidden size in bfloat16 a token and layer,
+and the layer's weights in bfloat16; with these 17 and no weights: norms, the gate's product and casts are
+computed again, no matrix product. Counted for a small layer on a CPU."""
 
 
 def model_of(shape: ModelShape, layers: int, dtype: torch.dtype) -> Qwen2ForCausalLM:
@@ -168,16 +176,6 @@ def _layer_of(tiny: bool, named: str, prepare: Callable[[PreTrainedModel], None]
     used = _arithmetic(weights, len(rows), shape, LAYERS, sum(n * n / 2 for n in lengths)) / took / 1e12
     print(f"layer  {named}: {took * 1e3 / LAYERS:.1f} ms a layer, {used:.0f} TFLOP/s, peak {peak:.1f} GiB")
     show_kernels(step)
-
-
-LEAN = {
-    "ban_recompute_used_far_apart": False,
-    "ban_recompute_long_fusible_chains": False,
-    "ban_recompute_materialized_backward": False,
-}
-"""Settings of torch's partitioner. It keeps about 25 values of the hidden size in bfloat16 a token and layer,
-and the layer's weights in bfloat16; with these 17 and no weights: norms, the gate's product and casts are
-computed again, no matrix product. Counted for a small layer on a CPU."""
 
 
 def pack(tiny: bool) -> None:

@@ -23,6 +23,6 @@ def test_the_code_of_every_stage_is_noted_at_its_import(monkeypatch):
 
 
 def test_what_publishing_needs_is_imported_before_the_work():
-    """A job of hours ended with a missing module, as its checkout was replaced meanwhile."""
+    """A job ended with a missing module after its last step, as its checkout was replaced meanwhile."""
     asked = "import sys, tasks.job.__main__; sys.exit('artifacts.draft' not in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], cwd=REPOSITORY).returncode == 0
