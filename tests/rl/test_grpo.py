@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trl import GRPOTrainer
 
 from tasks.problem import Problem
-from tasks.rl import objective, packing
+from tasks.rl import objective
 from tasks.rl.arguments import grpo_arguments
 from tasks.rl.canary import Canary
 from tasks.rl.prompts import Prompts
@@ -150,36 +150,26 @@ class Waits(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.noted, self.counts = [], True
+        self.noted = []
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         name = operator.overloadpacket.__name__
         masked = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if self.counts and (
-            masked or name in ("nonzero", "bincount", "masked_select", "_local_scalar_dense")
-        ):
+        if masked or name in ("nonzero", "bincount", "masked_select", "_local_scalar_dense"):
             self.noted.append(name)
         return operator(*args, **(kwargs or {}))
 
 
 def test_between_the_packs_of_an_update_nothing_waits_for_a_gpu(trainer, monkeypatch):
-    """But TRL's head, which picks the labelled positions by a mask."""
-    batch, waits = rollout(trainer), Waits()
-    score, backward = packing.score, trainer._backward
+    """On a GPU TRL's head waits all the same, as it picks the labelled positions by a mask there."""
+    batch, waits, backward = rollout(trainer), Waits(), trainer._backward
 
-    def uncounted(*given):
-        waits.counts = False
-        scores = score(*given)
-        waits.counts = True
-        return scores
-
-    def counted(*given):
+    def noted(*given):
         with waits:
             return backward(*given)
 
     monkeypatch.setattr("tasks.rl.trainer.parts_at_once", lambda: 1)
-    monkeypatch.setattr(packing, "score", uncounted)
-    monkeypatch.setattr(trainer, "_backward", counted)
+    monkeypatch.setattr(trainer, "_backward", noted)
     step_loss(trainer, batch)
     assert waits.noted == []
 
