@@ -1,12 +1,12 @@
 """Preset files from strangers: each trick is one sentence, in well under a second."""
 
 import re
-import time
 
 import pytest
 import yaml
 
 from tasks.presets import ALLOW_SERVER, CONFIGS, PresetError, available, load_preset, read_preset
+from tests.timing import at_most
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
@@ -41,10 +41,8 @@ def test_a_trick_is_one_sentence_at_once(trick, tmp_path):
     content, sentence = TRICKS[trick]
     path = tmp_path / "mine.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    started = time.process_time()
-    with pytest.raises(PresetError) as caught:
+    with at_most(1), pytest.raises(PresetError) as caught:
         load_preset(str(path))
-    assert time.process_time() - started < 1
     assert sentence in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)

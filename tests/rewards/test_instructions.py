@@ -1,12 +1,11 @@
 """IFEval's instructions: what follows each kind, what does not, and which problems are refused."""
 
-import time
-
 import pytest
 
 from tasks.problem import Problem
 from tasks.rewards.verdict import Verdict
 from tasks.rewards.verifiers.instructions import fault, judge
+from tests.timing import at_most
 
 
 def asked(kind: str, **arguments) -> Problem:
@@ -98,6 +97,5 @@ def test_time_is_linear_in_the_answer(text):
         "i", "general", "en", "", "", "instructions",
         {"instructions": [{"kind": kind, **arguments} for kind, arguments, _, _ in CASES]},
     )  # fmt: skip
-    started = time.process_time()
-    judge(problem, text * (400_000 // len(text)))
-    assert time.process_time() - started < 5
+    with at_most(5):
+        judge(problem, text * (400_000 // len(text)))

@@ -4,7 +4,6 @@
 """
 
 import random
-import time
 from fractions import Fraction
 
 import pytest
@@ -17,6 +16,7 @@ from tasks.rewards.plain_math import decide, normalise, screen
 from tasks.rewards.verifier import Deferred, judge_or_defer
 from tasks.rewards.verifiers import math
 from tests.rewards.rows import completion, problem, verdict
+from tests.timing import at_most
 
 CORRECT = {
     "integers": [("12", "12"), ("12", "+12"), ("-3", "- 3"), ("12", "012"), ("12", "12.")],
@@ -338,19 +338,17 @@ HOSTILE = [
 def test_long_texts_take_linear_time(piece):
     """130,000 characters, in the process that trains."""
     text = "<think> t </think> " + piece * (130_000 // len(piece))
-    started = time.process_time()
-    for whole in (text, f"<think> t </think> <answer> {piece * (130_000 // len(piece))} </answer>"):
-        final_answer(whole)
-        judge_or_defer(problem(answer="12"), whole)
-    assert time.process_time() - started < 1.0
+    with at_most(1.0):
+        for whole in (text, f"<think> t </think> <answer> {piece * (130_000 // len(piece))} </answer>"):
+            final_answer(whole)
+            judge_or_defer(problem(answer="12"), whole)
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_what_may_be_read_at_most_is_read_soon(piece):
     """2,000 characters, in a judge, which has 1.9 s."""
-    started = time.process_time()
-    decided("12", piece * (1_990 // len(piece)))
-    assert time.process_time() - started < 1.5
+    with at_most(1.5):
+        decided("12", piece * (1_990 // len(piece)))
 
 
 # ---- agreement with a careful human --------------------------------------------------------------

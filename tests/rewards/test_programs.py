@@ -1,13 +1,12 @@
 """Which part of an answer is the program."""
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.rewards.programs import choose_program, fenced, program_text
 from tests.rewards.rows import completion
+from tests.timing import at_most
 
 ADD = "def add(a, b):\n    return a + b\n"
 SQUARE = "n = int(input())\nprint(n * n)\n"
@@ -138,7 +137,6 @@ LONG = {
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_long_texts_take_no_longer_than_their_length(text):
-    started = time.process_time()
-    found(completion(text), ["add"])
-    found(f"<think>{text}")
-    assert time.process_time() - started < 4
+    with at_most(4):
+        found(completion(text), ["add"])
+        found(f"<think>{text}")
