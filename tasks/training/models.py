@@ -40,6 +40,8 @@ def compile_layers(model: PreTrainedModel, recompute: bool = False, keeps_attent
     differ in length, hence dynamic shapes. The first update takes half a minute more, on a slow processor
     two minutes.
     """
+    # A layer's own numbers (attention's scale, epsilon) are constants: as symbols they have it traced twice.
+    torch._dynamo.config.specialize_float = True
     for layer in model.get_decoder().layers:
         forward = recomputing(layer.forward, keeps_attention) if recompute else layer.forward
         layer.forward = torch.compile(forward, dynamic=True)

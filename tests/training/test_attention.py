@@ -225,6 +225,7 @@ def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
     counters.clear()
     found = scored(model, packs)
     assert (dict(counters["graph_break"]), counters["stats"]["unique_graphs"]) == ({}, 1)
+    assert counters["aot_autograd"]["total"] == 1  # traced once
     # Four packs through two layers; a second set of keys in the three packs that share something.
     assert runs == {"flash_forward": (4 + 3) * 2, "flash_backward": (4 + 3) * 2}
     for ours, plain in zip(found, scored(model_with("sdpa"), packs), strict=True):
