@@ -313,21 +313,21 @@ class GroupTrainer(GRPOTrainer):
         """
         policy, entropy = packing.score(model, pack, self.accelerator.device)
         assert entropy is not None  # TRL gives the policy's head that output
-        response, column = mask[pack.rows].nonzero()
-        rows, row_of, column_of, response_of = (
+        response, column = (
             torch.from_numpy(places).to(policy.device, non_blocking=True)
-            for places in (np.array(pack.rows), np.array(pack.rows)[response], column, response)
+            for places in mask[pack.rows].nonzero()
         )
+        rows = torch.tensor(pack.rows).to(policy.device, non_blocking=True)
 
         def flat(name: str) -> torch.Tensor | None:
-            return batch[name][row_of, column_of] if name in batch else None
+            return batch[name][rows[response], column] if name in batch else None
 
         # The first update of a rollout is on policy, so TRL leaves the old log-probabilities out: they are
         # the policy's own, as where an engine cannot tell one.
         old = flat("old_per_token_logps")
         tokens = objective.Tokens(
             policy, policy.detach() if old is None else old.where(~old.isnan(), policy.detach()),
-            flat("ref_per_token_logps"), batch["advantages"][rows], response_of,
+            flat("ref_per_token_logps"), batch["advantages"][rows], response,
         )  # fmt: skip
         return tokens, entropy.detach(), flat("sampling_per_token_logps")
 
