@@ -198,11 +198,16 @@ def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: P
         free, total = torch.cuda.mem_get_info()
         found |= {"trainer_gib": torch.cuda.max_memory_allocated() / 2**30, "gpu_gib": (total - free) / 2**30}
     if forwarded:
-        shape, length = trainer.model.config, 350 + config.max_completion_length
         tokens = sum(forwarded) / (steps + _WARM_UP)
-        used = compute_mfu(compute_flops_per_token(shape, length), tokens / found["update_s"], 1, PEAK)
-        found |= {"forwarded": tokens, "mfu": adjusted_mfu(used, shape, length)}
+        length = 350 + config.max_completion_length
+        found |= {"forwarded": tokens, "mfu": mfu(trainer.model.config, length, tokens / found["update_s"])}
     return {name: round(value, 3) for name, value in found.items()}
+
+
+def mfu(shape: Any, length: int, tokens_per_second: float) -> float:
+    """Of an update, in percent, for rows of `length` tokens."""
+    used = compute_mfu(compute_flops_per_token(shape, length), tokens_per_second, 1, PEAK)
+    return adjusted_mfu(used, shape, length)
 
 
 def main() -> None:
