@@ -1,4 +1,4 @@
-"""The readability filters over many texts, in several processes where there are many.
+"""The readability filters over many texts, in several processes where there is much to read.
 
 A filter takes about half a millisecond for 2,000 characters of English, and four times as long for Chinese,
 which is cut into words first: hours for the million samples of a mixture on one processor.
@@ -18,8 +18,9 @@ from tasks.curation.readability import Readability, unreadable
 from tasks.sandbox.isolation import die_with_parent
 from tasks.settings import Settings
 
-_MANY = 4_096
-"""Texts from which on processes are worth their start, about a second each."""
+_MUCH = 8_000_000
+"""Characters from which on processes are worth their start: English of this length takes two seconds on one
+processor, and starting a process on every one of a large machine takes longer."""
 
 Text = tuple[str, str]
 """A thinking and the language of its question."""
@@ -31,24 +32,28 @@ class Filtering:
     def __init__(
         self, names: Sequence[str], limits: Settings, texts: int, processes: int | None = None
     ) -> None:
-        """`texts` is about how many will be asked for in all."""
-        self._names, self._limits = list(names), limits
-        count = processes if processes is not None else len(os.sched_getaffinity(0))
-        # Spawned and not forked: this process may hold an engine, with its threads and its GPU.
-        context = multiprocessing.get_context("spawn")
-        several = count > 1 and texts >= _MANY
-        self._processes = ProcessPoolExecutor(count, context, die_with_parent) if several else None
-        self._parts = count * 2
+        """`texts` is at most how many will be asked for in all."""
+        self._names, self._limits, self._texts = list(names), limits, texts
+        self._count = processes if processes is not None else len(os.sched_getaffinity(0))
+        self._processes: ProcessPoolExecutor | None = None
 
     def objections(self, texts: Sequence[Text]) -> list[Rejection | None]:
         """The first filter's objection to each text, in order."""
+        if self._processes is None and self._count > 1 and self._expected(texts) >= _MUCH:
+            # Spawned and not forked: this process may hold an engine, with its threads and its GPU.
+            context = multiprocessing.get_context("spawn")
+            self._processes = ProcessPoolExecutor(self._count, context, die_with_parent)
         if self._processes is None:
             return first_objections(texts, self._names, self._limits)
-        size = -(-len(texts) // self._parts) or 1
+        size = -(-len(texts) // (2 * self._count)) or 1
         parts = [texts[start : start + size] for start in range(0, len(texts), size)]
         limits = self._limits.model_dump()
         asked = [self._processes.submit(_in_process, p, self._names, limits) for p in parts]
         return [found for part in asked for found in part.result()]
+
+    def _expected(self, texts: Sequence[Text]) -> float:
+        """Characters in all, if the others are as long as these."""
+        return self._texts * sum(len(text) for text, _ in texts) / max(1, len(texts))
 
     def __enter__(self) -> Self:
         return self
