@@ -16,9 +16,9 @@ tokens, the reward (a count of digits, which differs inside a group), completion
 rollout, learning rate, AdamW without weight decay, bf16 over float32 weights, clipping, no KL term, no end
 token (`ignore_eos`), no recomputation. `ours` learns from completions that are one update old, `async` has
 `max_staleness` 1, so it throws away what is older, and `ours-colocated` from those of the present policy. Its
-figures are those of the first process, with the engine's part of the memory in `trainer_gib`. In w2 our layers
-are compiled (`compile_layers`). TRL's sample batches have a fixed count, as packs of a budget of tokens would
-make its updates vary in size.
+figures are those of the first process, with the engine's part of the memory in `trainer_gib`. In w2 our
+layers are compiled (`compile_layers`). TRL's sample batches have a fixed count, as packs of a budget
+of tokens would make its updates vary in size.
 
 What was changed in TRL's trainer, and nothing else:
 

@@ -10,8 +10,7 @@
                 on a pack of 16,384 tokens; the same compiled, with attention's results kept, and the
                 recomputation around what is compiled or inside of it
     pack        a whole Qwen2.5-1.5B in float32 under autocast, compiled, with TRL's head: seven or twelve
-                completions of 1,024 tokens after a prompt of 350, as in W2 of `benchmarks.gpu_step`; with
-                what torch's partitioner keeps for the backward pass, and with less: `LEAN`
+                completions of 1,024 tokens after a prompt of 350, as in W2 of `benchmarks.gpu_step`
 
 Weights and tokens are random. TFLOP/s count the arithmetic of weights and causal attention three times,
 recomputation not at all. Kernels' times are torch's profiler's, of one more pass.
@@ -50,14 +49,6 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 TINY = ModelShape(64, 128, 2, 4, 2, 16, 500, False)
 LAYERS = 4
 _KERNELS = 12
-LEAN = {
-    "ban_recompute_used_far_apart": False,
-    "ban_recompute_long_fusible_chains": False,
-    "ban_recompute_materialized_backward": False,
-}
-"""Settings of torch's partitioner. It keeps about 25 values of the hidden size in bfloat16 a token and layer,
-and the layer's weights in bfloat16; with these 17 and no weights: norms, the gate's product and casts are
-computed again, no matrix product. Counted for a small layer on a CPU."""
 
 
 def model_of(shape: ModelShape, layers: int, dtype: torch.dtype) -> Qwen2ForCausalLM:
@@ -179,13 +170,11 @@ def _layer_of(tiny: bool, named: str, prepare: Callable[[PreTrainedModel], None]
 
 
 def pack(tiny: bool) -> None:
-    for named, chosen in {"as torch keeps": {}, "lean": LEAN}.items():
-        for answers in (2, 3) if tiny else (7, 12):
-            with torch._functorch.config.patch(chosen):
-                _pack_of(tiny, named, answers)
+    for answers in (2, 3) if tiny else (7, 12):
+        _pack_of(tiny, answers)
 
 
-def _pack_of(tiny: bool, named: str, answers: int) -> None:
+def _pack_of(tiny: bool, answers: int) -> None:
     shape = TINY if tiny else PUBLISHED["Qwen/Qwen2.5-Math-1.5B"]
     length, asked = (8, 5) if tiny else (1_024, 350)
     model = model_of(shape, shape.layers, torch.float32)
@@ -212,7 +201,7 @@ def _pack_of(tiny: bool, named: str, answers: int) -> None:
     pairs = answers * length * (asked + length / 2) + asked * asked / 2
     used = _arithmetic(model.num_parameters(), count, shape, shape.layers, pairs) / took / 1e12
     print(
-        f"pack  {named}, {count} tokens: {took * 1e3:.0f} ms, {used:.0f} TFLOP/s, peak {peak:.1f} GiB; "
+        f"pack  {count} tokens: {took * 1e3:.0f} ms, {used:.0f} TFLOP/s, peak {peak:.1f} GiB; "
         f"forward {forward * 1e3:.0f} ms", flush=True,
     )  # fmt: skip
     show_kernels(step)

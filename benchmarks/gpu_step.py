@@ -36,7 +36,6 @@ import torch
 from transformers import PrinterCallback, Qwen2Config, TrainerCallback
 from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
 
-from benchmarks.gpu_layers import LEAN
 from benchmarks.rl_step import PROBLEMS, UNDO, digits, plain_trl
 from tasks.rl import packing, train
 from tasks.rl.prompts import Prompts
@@ -69,9 +68,9 @@ BEST: dict[str, Any] = {
 }
 BEST_MICRO_BATCH = {"w1": 64, "w2": 8, "dry": 8}
 CONTESTANTS = ("ours", "trl", "trl-best", "ours")
-VARIANTS = ("ours-no-shared-prompt", "ours-recompute", "ours-compiled", "ours-compiled-lean")
-LEAN_BUDGET = {"w2": 12_800}
-"""Packs of `ours-compiled-lean`, which keeps less for the backward pass (`benchmarks.gpu_layers`)."""
+VARIANTS = ("ours-no-shared-prompt", "ours-recompute", "ours-compiled")
+COMPILED_BUDGET = {"w2": 12_800}
+"""Where compiled layers leave room for longer packs: they keep less for the backward pass."""
 
 
 def settings(work: str, steps: int, **other: Any) -> RLConfig:
@@ -150,10 +149,10 @@ class Clock(TrainerCallback):
 
 def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: Path) -> dict[str, Any]:
     begun = time.perf_counter()
-    lean = variant.endswith("lean")
+    compiled = "compiled" in variant
     config = settings(
-        work, steps + _WARM_UP, compile_layers="compiled" in variant, recompute="recompute" in variant,
-        micro_batch_tokens=LEAN_BUDGET.get(work, BUDGET[work]) if lean else BUDGET[work],
+        work, steps + _WARM_UP, compile_layers=compiled, recompute="recompute" in variant,
+        micro_batch_tokens=COMPILED_BUDGET.get(work, BUDGET[work]) if compiled else BUDGET[work],
     )  # fmt: skip
     if work == "w2":
         model_folder = qwen(model_folder, scratch / "qwen")
@@ -168,8 +167,7 @@ def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: P
     undone = (
         UNDO["a prompt forwarded for every row"]() if variant == "ours-no-shared-prompt" else nullcontext()
     )
-    partitioner = torch._functorch.config.patch(LEAN if lean else {})
-    with undone, partitioner, mock.patch.object(packing, "score", counting):
+    with undone, mock.patch.object(packing, "score", counting):
         if variant.startswith("ours"):
             trainer = ours(config, scratch / "trainer", model_folder, variant)
         else:

@@ -117,7 +117,8 @@ def train(config: RLConfig, job: Job) -> None:
         trainer.add_callback(progress)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trainer.sampler.finish(trainer.state.global_step)
-        trainer.sampler.engine.close()
+        if config.engine.entry.own_device or config.launch.processes > 1:
+            trainer.sampler.engine.close()  # another ends with this process (`Engine.close`)
     raise_if_stopped(job, trainer.state, config.budget_hours)
     _leave(trainer, tokenizer, config, job)
     if trainer.accelerator.is_main_process:

@@ -33,7 +33,7 @@ class KeptEngine:
     def __init__(self, settings: EngineSettings, model: SampledModel) -> None:
         self.shape = shape(settings, model)
         self.engine: Engine = open_engine(settings, model)
-        self._folder = model.folder
+        self._folder, self._own_device = model.folder, settings.entry.own_device
 
     def swap(self, folder: Path) -> bool:
         """Take the weights of `folder`; tell whether the engine's output followed them.
@@ -48,7 +48,9 @@ class KeptEngine:
         return (self._probe() == before) == equal
 
     def close(self) -> None:
-        self.engine.close()
+        """For the end of the process, with which the memory of an engine in it is freed (`Engine.close`)."""
+        if self._own_device:
+            self.engine.close()
 
     def _probe(self) -> list[float]:
         """Log-probabilities of what one seed draws."""
@@ -59,14 +61,14 @@ class KeptEngine:
 def kept_sampler(settings: EngineSettings, folder: Path, job: Job) -> TextSampler:
     """A sampler of the model in `folder`, with the job's open engine if that has this architecture.
 
-    The job closes the engine after its last build. Raises as `open_engine`.
+    The engine is the job's until its process ends. Raises as `open_engine`.
     """
     codec = Codec.of(folder)
     model = SampledModel(folder, codec.end_tokens)
     kept = job.kept.get(_PLACE)
     if kept is not None and (kept.shape != shape(settings, model) or not kept.swap(folder)):
         log.info("a new engine for %s", folder)
-        job.kept.pop(_PLACE).close()
+        job.kept.pop(_PLACE).engine.close()
         kept = None
     if kept is None:
         kept = job.kept[_PLACE] = KeptEngine(settings, model)

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from unittest import mock
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.rollout import kept as subject
+from tasks.rollout.engine import SampledModel
 from tasks.rollout.kept import kept_sampler
 from tasks.rollout.settings import EngineSettings, Sampling
 from tasks.rollout.text import open_sampler
@@ -64,3 +66,14 @@ def test_an_engine_that_keeps_its_old_weights_is_replaced(tiny_model, other, job
     assert second.engine is not first.engine
     assert texts(second) == texts(open_sampler(EngineSettings(), other))
     assert job.kept[subject._PLACE].engine is second.engine
+
+
+@pytest.mark.parametrize(("name", "closed"), [("transformers", False), ("vllm-server", True)])
+def test_at_the_end_of_the_process_only_what_lies_outside_is_closed(name, closed, tiny_model, monkeypatch):
+    """Closing a vLLM in this process takes two seconds, which the next job would wait."""
+    engine = mock.Mock()
+    monkeypatch.setattr(subject, "open_engine", lambda *_: engine)
+    url = {"server_url": "http://127.0.0.1:1"} if name == "vllm-server" else {}
+    model = SampledModel(tiny_model, frozenset({0}))
+    subject.KeptEngine(EngineSettings(name=name, **url), model).close()
+    assert engine.close.called is closed

@@ -81,7 +81,7 @@ kept, answers = KeptEngine(settings, SampledModel(folder, ends, longest=256)), [
 for weights in (other, other, folder):
     result.setdefault("follows", []).append(kept.swap(weights))
     answers.append(texts(kept.engine))
-kept.close()
+kept.engine.close()
 fresh = open_engine(settings, SampledModel(other, ends, longest=256))
 result["as_fresh"] = answers[0] == answers[1] == texts(fresh) != answers[2]
 fresh.close()

@@ -16,7 +16,7 @@ from tasks.rl import packing
 from tasks.rl.packing import Rows
 from tasks.training import attention
 from tasks.training.attention import FlashPack, PackedAttention, flash_can, pack_inputs, use_flash_attention
-from tasks.training.models import compile_layers
+from tasks.training.models import LEAN, compile_layers
 from tasks.training.recompute import keep_attention
 
 _CPU = torch.device("cpu")
@@ -230,3 +230,38 @@ def test_a_compiled_layer_is_one_piece_for_every_pack(monkeypatch, kept):
     assert runs == {"flash_forward": (4 + 3) * 2, "flash_backward": (4 + 3) * 2}
     for ours, plain in zip(found, scored(model_with("sdpa"), packs), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_layer_keeps_less_than_torch_would_and_no_copy_of_its_weights(monkeypatch):
+    """For the backward pass, in float32 under autocast as RL trains."""
+    in_the_kernels_place(monkeypatch)
+    model, packed = model_with(attention.FLASH), pack_of([(31, [40, 32])])
+    compile_layers(model)
+    values, copies = {}, {}
+    for name, chosen in {"ours": LEAN, "torch's": dict.fromkeys(LEAN, True)}.items():
+        torch._dynamo.reset()
+        with torch._functorch.config.patch(chosen):
+            sizes = [(len(packed.input_ids) in t.shape, t.numel()) for t in kept_for_backward(model, packed)]
+        values[name] = sum(n for of_tokens, n in sizes if of_tokens)
+        copies[name] = sum(n for of_tokens, n in sizes if not of_tokens)
+    assert (
+        copies["torch's"] - copies["ours"]
+        > sum(p.numel() for name, p in model.model.layers.named_parameters() if "proj" in name) * 0.9
+    )
+    assert values["ours"] < 0.8 * values["torch's"]
+
+
+def kept_for_backward(model, packed):
+    """Tensors that autograd saves of a pack, each once, without the parameters."""
+
+    def score():
+        with torch.autocast("cpu", torch.bfloat16):
+            return packing.score(model, packed, _CPU)
+
+    score()  # compiles
+    saved, own = {}, {p.data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.setdefault(t.data_ptr(), t), lambda t: t):
+        kept = score()
+    del kept
+    return [t for place, t in saved.items() if place not in own]
