@@ -105,7 +105,7 @@ def products(work):
 @pytest.mark.slow
 @pytest.mark.parametrize("keeps_attention", [False, True])
 def test_a_compiled_layer_recomputes_all_but_its_last_product(keeps_attention):
-    """To the same gradients, and it keeps a fraction of what it needs."""
+    """To the same gradients, and it keeps a fraction of what the backward pass needs."""
     plain, _ = gradients(model())
     whole, compiled = model(), model()
     compile_layers(whole)
@@ -120,7 +120,7 @@ def test_a_compiled_layer_recomputes_all_but_its_last_product(keeps_attention):
     values = IDS.numel() * 32 * 4  # bytes of a layer's input, and of what attention returns
     kept, least = kept_bytes(compiled), LAYERS * values * (2 if keeps_attention else 1)
     assert least <= kept < least + LAYERS * values  # what is around the layers takes some, too
-    assert kept_bytes(whole) > 4 * kept
+    assert kept_bytes(model()) > 4 * kept  # of layers that are not compiled
 
 
 def step(policy):
