@@ -130,7 +130,7 @@ class RLConfig(CodeChecking):
     """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
     1e9 parameters on."""
     compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
-    """torch.compile for the layers: an update takes a third less time and memory, the first one about
+    """torch.compile for the layers: an update takes a third less time and less memory, the first one about
     half a minute to two minutes more. For runs of hours."""
     engine: EngineSettings = EngineSettings()
     """What draws the outputs."""

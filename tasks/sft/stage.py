@@ -42,7 +42,7 @@ class SFTConfig(Settings):
     """Recompute activations in the backward pass: a third more arithmetic for much less memory. `null`: from
     1e9 parameters on. What attention returned is kept where the estimate of memory leaves room."""
     compile_layers: Annotated[bool, Field(json_schema_extra=VOLATILE)] = False
-    """torch.compile for the layers: an update takes a third less time and memory, the first one about
+    """torch.compile for the layers: an update takes a third less time and less memory, the first one about
     half a minute to two minutes more. For runs of hours."""
     checkpoint_every: Annotated[Positive, Field(json_schema_extra=VOLATILE)] = 200
     """Checkpoint interval, in updates."""

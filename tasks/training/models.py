@@ -27,7 +27,7 @@ LEAN = {
 }
 """Settings of torch's partitioner, which chooses what a compiled layer keeps for its backward pass: by itself
 casts of all weights to bfloat16, norms and the product of the gate. With these they are computed again, but
-no matrix product is. That saves a third to half of the memory (as a test counts), so packs may be longer."""
+no matrix product is. For two small layers that was a third and a half of the memory; packs can be longer."""
 
 
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32, spread: bool = False) -> PreTrainedModel:
