@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 TINY = REPOSITORY / "tasks" / "tiny_world" / "weights" / "tiny-base"
 SCRIPT = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
 import torch
 from tasks.rollout.engine import SampledModel
@@ -30,7 +30,13 @@ from tasks.training.models import load_policy
 folder, other = map(Path, sys.argv[1:])
 model, ends = load_policy(folder), Codec.of(folder).end_tokens
 settings = EngineSettings(name="vllm", gpu_memory_share=0.3)
+objects, collect = [], gc.collect
+def counted(generation=2):
+    objects.append(len(gc.get_objects()))
+    return collect(generation)
+gc.collect = counted
 engine = open_engine(settings, SampledModel(folder, ends, longest=256))
+gc.collect = collect
 prompts, warm = [[5, 6, 7], [8, 9]], Sampling(max_new_tokens=24)
 
 def drawn(seeds, logprobs=False):
@@ -62,6 +68,7 @@ result = {
     "differ": first[0, 0].tokens != first[0, 1].tokens,
     "ends": all((c.tokens[-1] in ends) == (c.finish_reason == "stop") for c in first.values()),
     "gap": gap(again),
+    "objects": objects,
 }
 with torch.no_grad():
     model.get_input_embeddings().weight.mul_(1.5)
@@ -116,6 +123,9 @@ def test_the_engine_draws_by_seed_takes_weights_and_closes(tmp_path):
         assert found[held], held
     assert found["same"] == found["follows"] == [True, True, True]
     assert found["crowd"] == 50
+    # Only the first collection at the start looks at what the imports left behind.
+    assert len(found["objects"]) > 1
+    assert max(found["objects"][1:]) < found["objects"][0] / 2, found["objects"]
     assert found["gap"] < 0.05
     assert found["gap_after_load"] < 0.1
 
