@@ -12,7 +12,10 @@ are counts of digits, differ inside each group; `learned_from` says of how many 
 is 0.001 in all. `trl` is TRL at its defaults but for our batch, `trl-best` with the settings of `BEST`.
 Seconds are medians over the steps after the second. `mfu` is that of the update: the tokens that are
 forwarded (a group's prompt once), TRL's `compute_flops_per_token` with its causal correction, recomputation
-not counted, over 989 TFLOP/s. `ours-...` are variants that undo or add one thing.
+not counted, over 989 TFLOP/s.
+
+`ours-compiled` and `ours-recompute` have a setting changed. Other variants undo one thing (`UNDONE`), so that
+what it gains can be told: compare with `ours` in the same run. `ours-whole-logits` has packs of 8,192 tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +40,13 @@ from transformers import PrinterCallback, Qwen2Config, TrainerCallback
 from trl.trainer.utils import adjusted_mfu, compute_flops_per_token, compute_mfu
 
 from benchmarks.rl_step import PROBLEMS, UNDO, digits, plain_trl
-from tasks.rl import packing, train
+from tasks.rl import packing, sampler, train
+from tasks.rl import trainer as trainer_module
+from tasks.rl.packing import Pack, Rows
 from tasks.rl.prompts import Prompts
 from tasks.rl.stage import RLConfig
 from tasks.rl.train import build_trainer
+from tasks.rl.trainer import GroupTrainer
 from tasks.rollout.engine import Engine, SampledModel
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings
@@ -68,9 +74,9 @@ BEST: dict[str, Any] = {
 }
 BEST_MICRO_BATCH = {"w1": 64, "w2": 8, "dry": 8}
 CONTESTANTS = ("ours", "trl", "trl-best", "ours")
-VARIANTS = ("ours-no-shared-prompt", "ours-recompute", "ours-compiled")
-COMPILED_BUDGET = {"w2": 12_800}
-"""Where compiled layers leave room for longer packs: they keep less for the backward pass."""
+OTHER_BUDGET = {("ours-compiled", "w2"): 12_800, ("ours-whole-logits", "w1"): 8_192}
+"""Where compiled layers leave room for longer packs, as they keep less for the backward pass, and where whole
+logits leave none."""
 
 
 def settings(work: str, steps: int, **other: Any) -> RLConfig:
@@ -133,6 +139,51 @@ def theirs(config: RLConfig, folder: Path, model_folder: Path, variant: str, wor
     return plain_trl(config, folder, model_folder, BEST_MICRO_BATCH[work] if best else 8, **generation)
 
 
+# ---- one thing undone --------------------------------------------------------------------------
+
+
+def _old_policy_scored() -> Any:
+    """The old policy's log-probabilities for each rollout, though its first update is on policy."""
+    rollout = GroupTrainer._rollout
+
+    def scored(self: GroupTrainer, rows: list[Any]) -> Any:
+        batch = rollout(self, rows)
+        ids, mask = (
+            torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
+            for name in ("ids", "mask")
+        )
+        written = batch["completion_mask"].bool()
+        self._scored(self.model, Rows.of(ids, mask, written.shape[1]), written)
+        return batch
+
+    return mock.patch.object(GroupTrainer, "_rollout", scored)
+
+
+def _score_by_whole_logits(
+    model: Any, packed: Pack, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `packing.score` returns, by way of all logits of a pack at once."""
+    ids, positions, labels, labelled = (
+        torch.from_numpy(values).to(device)
+        for values in (packed.input_ids, packed.layout.positions, packed.labels, packed.labelled)
+    )
+    places = packing.pack_inputs(packed.layout, packing._configured(model), device)
+    logits = model(input_ids=ids[None], position_ids=positions[None], **places).logits[0]
+    logps = logits.float().log_softmax(-1)[labelled]
+    return logps.gather(-1, labels[labelled, None])[:, 0], -(logps.exp() * logps).sum(-1)
+
+
+UNDONE: dict[str, Callable[[], Any]] = {
+    "ours-no-shared-prompt": UNDO["a prompt forwarded for every row"],
+    "ours-logprobs": lambda: mock.patch.object(sampler, "_SCORED_EVERY", 1),
+    "ours-old-policy": _old_policy_scored,
+    "ours-whole-logits": lambda: mock.patch.object(packing, "score", _score_by_whole_logits),
+    "ours-float32-reference": lambda: mock.patch.object(trainer_module, "halve_linear_layers"),
+}
+"""Variant -> a context in which one thing of ours is not there."""
+VARIANTS = ("ours-recompute", "ours-compiled", *UNDONE)
+
+
 class Clock(TrainerCallback):
     """The time at which each step ended, told as a line `STEP`: a contestant that is cut off has some."""
 
@@ -147,27 +198,31 @@ class Clock(TrainerCallback):
             print(f"STEP {len(self.ends)} {self.ends[-1] - self.ends[-2]:.2f} s", flush=True)
 
 
+@contextmanager
+def counted(forwarded: list[int]) -> Iterator[None]:
+    """The tokens of each pack that is learned from are appended."""
+    score = packing.score
+
+    def counting(model: Any, packed: Pack, device: torch.device) -> Any:
+        if torch.is_grad_enabled():
+            forwarded.append(len(packed.input_ids))
+        return score(model, packed, device)
+
+    with mock.patch.object(packing, "score", counting):
+        yield
+
+
 def measured(variant: str, work: str, steps: int, model_folder: Path, scratch: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     compiled = "compiled" in variant
     config = settings(
         work, steps + _WARM_UP, compile_layers=compiled, recompute="recompute" in variant,
-        micro_batch_tokens=COMPILED_BUDGET.get(work, BUDGET[work]) if compiled else BUDGET[work],
+        micro_batch_tokens=OTHER_BUDGET.get((variant, work), BUDGET[work]),
     )  # fmt: skip
     if work == "w2":
         model_folder = qwen(model_folder, scratch / "qwen")
     forwarded: list[int] = []
-    score = packing.score
-
-    def counting(model: Any, packed: packing.Pack, device: torch.device) -> Any:
-        if torch.is_grad_enabled():
-            forwarded.append(len(packed.input_ids))
-        return score(model, packed, device)
-
-    undone = (
-        UNDO["a prompt forwarded for every row"]() if variant == "ours-no-shared-prompt" else nullcontext()
-    )
-    with undone, mock.patch.object(packing, "score", counting):
+    with UNDONE.get(variant, nullcontext)(), counted(forwarded):
         if variant.startswith("ours"):
             trainer = ours(config, scratch / "trainer", model_folder, variant)
         else:
