@@ -195,18 +195,13 @@ def asked_in_order(config: RLConfig, model_folder: Path, tokenizer: Any) -> Data
     return Dataset.from_list(rows)
 
 
-def trainer_of(
-    variant: str, work: str, config: RLConfig, model_folder: Path, output: Path
-) -> tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]:
-    """The trainer, and what makes a row of ours of a row of its log."""
-    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer, packing
+def change_trl(on_gpu: bool) -> dict[int, float]:
+    """Changes TRL's modules as said above. Returns each group's deviation of rewards, filled in training."""
+    from trl.experimental.async_grpo import async_grpo_trainer, packing
 
-    here = torch.cuda.is_available()
-    kernel = with_kernel if here else densely
-    print("CHECK " + json.dumps(check_kernel(kernel, "cuda" if here else "cpu")), flush=True)
-    kernels = SimpleNamespace(flash_attn_varlen_func=kernel)
+    kernels = SimpleNamespace(flash_attn_varlen_func=with_kernel if on_gpu else densely)
     packing._flash_attn = lambda: kernels
-    if not here:  # TRL asks the GPU for its name, to print a utilisation
+    if not on_gpu:  # TRL asks the GPU for its name, to print a utilisation
         async_grpo_trainer.get_peak_flops_per_device = lambda *_: None
     async_grpo_trainer.AsyncRolloutWorker = endless_worker()
     spreads: dict[int, float] = {}
@@ -217,7 +212,36 @@ def trainer_of(
         log_metrics(self, rows, all_examples, padded)
 
     async_grpo_trainer.DataCollatorForRollout._log_metrics = noting
-    tokenizer = load_tokenizer(model_folder)
+    return spreads
+
+
+def row_of(log: dict[str, Any], learned_from: float) -> dict[str, Any]:
+    """What `benchmarks.gpu_async` prints of a step, from what TRL logs of it."""
+    return {
+        "wait_s": log["perf/rollout_wait_s"],
+        "update_s": log["perf/fwd_bwd_s"] + log["perf/optimizer_s"],
+        "sync_s": log["perf/weight_sync_s"],
+        "staleness": log["sample/staleness_mean"],
+        "staleness_max": log["sample/staleness_max"],
+        "dropped": log.get("sample/dropped_stale_total", 0.0),
+        "learned_from": learned_from,
+        "completions": log["batch/samples_per_step"],
+        "length": log["sample/trained_tokens_mean"],
+        "forwarded": log["batch/forwarded_tokens_per_step"],
+        "kl": log["kl"],
+    }
+
+
+def trainer_of(
+    variant: str, work: str, config: RLConfig, model_folder: Path, output: Path
+) -> tuple[Any, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """TRL's trainer, and the function that makes a row to print of what it logs of a step."""
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
+
+    on_gpu = torch.cuda.is_available()
+    found = check_kernel(with_kernel if on_gpu else densely, "cuda" if on_gpu else "cpu")
+    print("CHECK " + json.dumps(found), flush=True)
+    spreads, tokenizer = change_trl(on_gpu), load_tokenizer(model_folder)
     tokenizer.chat_template, tokenizer.response_schema = _PROMPT_AS_IT_IS, {}
     Server(config.engine.server_url).wait(PATIENCE)
     trainer = AsyncGRPOTrainer(
@@ -231,7 +255,7 @@ def trainer_of(
             gradient_accumulation_steps=config.batch_size // MICRO_BATCH[work], token_budget=0,
             num_generations=config.group_size, max_completion_length=config.max_completion_length,
             temperature=config.temperature, learning_rate=config.learning_rate, weight_decay=0.0,
-            max_grad_norm=1.0, epsilon=config.clip_epsilon, bf16=config.bf16, use_cpu=not here,
+            max_grad_norm=1.0, epsilon=config.clip_epsilon, bf16=config.bf16, use_cpu=not on_gpu,
             gradient_checkpointing=variant.endswith("recompute"),
             max_staleness=4 if variant.endswith("loose") else config.mini_batches_per_rollout,
             vllm_server_base_url=config.engine.server_url, seed=config.seed, save_strategy="no",
@@ -241,18 +265,6 @@ def trainer_of(
 
     def row(log: dict[str, Any]) -> dict[str, Any]:
         learned = sum(spread > 0 for spread in spreads.values()) / max(len(spreads), 1)
-        return {
-            "wait_s": log["perf/rollout_wait_s"],
-            "update_s": log["perf/fwd_bwd_s"] + log["perf/optimizer_s"],
-            "sync_s": log["perf/weight_sync_s"],
-            "staleness": log["sample/staleness_mean"],
-            "staleness_max": log["sample/staleness_max"],
-            "dropped": log.get("sample/dropped_stale_total", 0.0),
-            "learned_from": learned * config.questions_per_step,
-            "completions": log["batch/samples_per_step"],
-            "length": log["sample/trained_tokens_mean"],
-            "forwarded": log["batch/forwarded_tokens_per_step"],
-            "kl": log["kl"],
-        }
+        return row_of(log, learned * config.questions_per_step)
 
     return trainer, row

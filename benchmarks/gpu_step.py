@@ -51,6 +51,7 @@ from tasks.rollout.engine import Engine, SampledModel
 from tasks.rollout.engines import open_engine
 from tasks.rollout.settings import EngineSettings
 from tasks.tokenizer import load_tokenizer
+from tasks.training.attention import pack_inputs
 from tasks.training.models import load_policy
 
 _PARTS = ("generate_s", "reward_s", "sync_s", "score_s", "update_s")
@@ -167,7 +168,7 @@ def _score_by_whole_logits(
         torch.from_numpy(values).to(device)
         for values in (packed.input_ids, packed.layout.positions, packed.labels, packed.labelled)
     )
-    places = packing.pack_inputs(packed.layout, packing._configured(model), device)
+    places = pack_inputs(packed.layout, packing._configured(model), device)
     logits = model(input_ids=ids[None], position_ids=positions[None], **places).logits[0]
     logps = logits.float().log_softmax(-1)[labelled]
     return logps.gather(-1, labels[labelled, None])[:, 0], -(logps.exp() * logps).sum(-1)

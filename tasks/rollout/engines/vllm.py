@@ -62,7 +62,8 @@ class VllmEngine:
         self._found_processes = torch.distributed.is_initialized()
         on_cpu = self._vllm.platforms.current_platform.is_cpu()
         # torch collects garbage before each graph that it captures and vLLM around what it measures: 14 times
-        # a start, 0.28 s each on an H200, as all objects of the imported packages are looked at. Now once.
+        # a start, 0.28 s each on an H200 for all objects of the imported packages. Frozen ones are left out,
+        # until `close`: vLLM unfreezes them as it shuts down.
         gc.collect()
         gc.freeze()
         with _launched_variables():
