@@ -76,7 +76,7 @@ UNDONE: dict[str, Callable[[], Any]] = {
     "as-it-is": nullcontext,
     "no-shared-prompt": UNDO["a prompt forwarded for every row"],
     "padded-rows": lambda: mock.patch.multiple(packing, plan=_in_rows, pack=_filled(packing.pack)),
-    "late-rewards": lambda: mock.patch.object(RecordedReward, "early", lambda *_: None),
+    "late-rewards": lambda: mock.patch.object(RecordedReward, "early", return_value=None),
 }
 """Variant -> a context in which one thing of ours is not there."""
 
