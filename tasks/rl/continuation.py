@@ -27,7 +27,7 @@ from pathlib import Path
 
 from artifacts.keys import canonical_json
 from tasks.job import Job
-from tasks.rl.schedule import last_steps_begin
+from tasks.rl.schedule import late_phases
 from tasks.rl.stage import RLConfig
 from tasks.supervise.records import read_json, write_json
 from tasks.training.checkpoints import checkpoint_step, fits, is_sealed, newest_checkpoint
@@ -48,8 +48,7 @@ def same_until(config: RLConfig) -> int:
     """The first step that would be another one if the run had more steps."""
     # The last checkpoint lacks the rollout that a longer run had begun by then.
     own = config.steps - 1 if config.rollout_ahead else config.steps
-    last = [config.general_last_steps, *(term.last_steps for term in config.rewards)]
-    return min([own, *(last_steps_begin(config.steps, n) for n in last if n is not None)])
+    return min(own, *late_phases(config))
 
 
 def adopt(config: RLConfig, job: Job) -> None:

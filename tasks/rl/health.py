@@ -8,6 +8,10 @@
     mismatch     the sampler's log-probabilities are far from the trainer's
     unreadable   many answers cannot be parsed or time out
 
+Rewards and pass rates are compared within a phase only, in which the same kinds of questions are asked and
+the same terms rewarded: where general prompts enter, which earn more, the mean reward rises whatever is
+learned.
+
 The paper publishes no limits; these are chosen here. They warn; `RewardHealth` and the canary stop.
 """
 
@@ -57,19 +61,32 @@ class Mean:
         return self - other > 2 * math.hypot(self.error, other.error)
 
 
-def findings(history: Log, mismatch_limit: float) -> list[Finding]:
-    """What is off at the end of this log; empty before `WINDOW` steps."""
+def findings(
+    history: Log, mismatch_limit: float, phase_begins: Callable[[int], int] = lambda step: 0
+) -> list[Finding]:
+    """What is off at the end of this log; empty before `WINDOW` steps. `phase_begins` is that of
+    `tasks.rl.schedule`: of a step, both from 0."""
     rows = [entry for entry in history if entry.get("reward") is not None]
     if len(rows) < WINDOW:
         return []
-    step = int(rows[-1]["step"]) - 1
-    checks: list[Callable[[Log], str]] = [
-        _plateau, _collapse, _truncation, _constant, _hacking, _unreadable,
-        lambda r: _mismatch(r, mismatch_limit),
-    ]  # fmt: skip
-    names = ("plateau", "collapse", "truncation", "constant", "hacking", "unreadable", "mismatch")
-    found = ((name, check(rows)) for name, check in zip(names, checks, strict=True))
-    return [Finding(name, step, evidence) for name, evidence in found if evidence]
+    step = _step(rows[-1])
+    begins = phase_begins(step)
+    phase = [row for row in rows if _step(row) >= begins]
+    found = {
+        "plateau": _plateau(phase),
+        "collapse": _collapse(rows) or _fallen(phase),
+        "truncation": _truncation(rows),
+        "constant": _constant(rows),
+        "hacking": _hacking(phase),
+        "unreadable": _unreadable(rows),
+        "mismatch": _mismatch(rows, mismatch_limit),
+    }
+    return [Finding(name, step, evidence) for name, evidence in found.items() if evidence]
+
+
+def _step(row: Mapping[str, Any]) -> int:
+    """From 0; TRL counts the updates that were made."""
+    return int(row["step"]) - 1
 
 
 def mean(rows: Log, key: str) -> Mean | None:
@@ -103,13 +120,17 @@ def _plateau(rows: Log) -> str:
 def _collapse(rows: Log) -> str:
     entropy, first = mean(rows[-WINDOW:], "entropy"), mean(rows[:WINDOW], "entropy")
     agreed = mean(rows[-WINDOW:], "frac_reward_zero_std")
+    if not (entropy and first and agreed) or entropy.value >= first.value / 10 or agreed.value <= 0.8:
+        return ""
+    return (
+        f"entropy {entropy.value:.3f} (first steps {first.value:.3f}) while {agreed.value:.0%} of the "
+        "groups have one reward"
+    )
+
+
+def _fallen(rows: Log) -> str:
     passed = mean(rows[-WINDOW:], "r1/pass_rate")
     best = max((m.value for m in _windows(rows, "r1/pass_rate")), default=0.0)
-    if entropy and first and agreed and entropy.value < first.value / 10 and agreed.value > 0.8:
-        return (
-            f"entropy {entropy.value:.3f} (first steps {first.value:.3f}) while {agreed.value:.0%} of the "
-            "groups have one reward"
-        )
     if passed and best > 0.1 and passed.value < best / 2:
         return f"pass rate {passed.value:.2f} over the last {WINDOW} steps, {best:.2f} at its best"
     return ""
@@ -183,15 +204,15 @@ _LENGTH = "completions/mean_length"
 class HealthCallback(TrainerCallback):
     """Logs a finding when its kind turns up, and again only after it was gone."""
 
-    def __init__(self, mismatch_limit: float) -> None:
-        self._limit = mismatch_limit
+    def __init__(self, mismatch_limit: float, phase_begins: Callable[[int], int] = lambda step: 0) -> None:
+        self._limit, self._phase_begins = mismatch_limit, phase_begins
         self.current: list[Finding] = []
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         before = {finding.kind for finding in self.current}
-        self.current = findings(state.log_history, self._limit)
+        self.current = findings(state.log_history, self._limit, self._phase_begins)
         for finding in self.current:
             if finding.kind not in before and state.is_world_process_zero:
                 log.warning("%s", finding)

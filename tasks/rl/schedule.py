@@ -109,6 +109,19 @@ def last_steps_begin(steps: int, last_steps: int | None) -> int:
     return steps if last_steps is None else max(0, steps - last_steps)
 
 
+def late_phases(config: RLConfig) -> list[int]:
+    """The steps at which general prompts or a reward term of the last steps enter; `steps` is "never"."""
+    last = (config.general_last_steps, *(term.last_steps for term in config.rewards))
+    return [last_steps_begin(config.steps, n) for n in last]
+
+
+def phase_begins(config: RLConfig, step: int) -> int:
+    """Since which step other questions or another reward have not entered: rewards and pass rates of earlier
+    steps are means of something else."""
+    harder = [s.step for s in config.curriculum.stages] if config.curriculum else []
+    return max(begins for begins in (0, *harder, *late_phases(config)) if begins <= step)
+
+
 def max_completion_length(config: RLConfig, step: int) -> int:
     """Tokens a completion may have after `step` updates (paper: 32,768, then 65,536 from 8,200)."""
     reached = [entry.max_completion_length for entry in config.length_schedule if entry.step <= step]

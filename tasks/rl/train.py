@@ -31,7 +31,7 @@ from tasks.rl.health import HealthCallback
 from tasks.rl.memory import check_memory
 from tasks.rl.prompts import Prompts
 from tasks.rl.recorder import RecordedReward, drop_from, finish
-from tasks.rl.schedule import training_problems
+from tasks.rl.schedule import phase_begins, training_problems
 from tasks.rl.stage import RLConfig
 from tasks.rl.trainer import GroupTrainer
 from tasks.rollout.engines import open_engine
@@ -110,7 +110,7 @@ def train(config: RLConfig, job: Job) -> None:
         )  # fmt: skip
         reward.engine = trainer.sampler.engine.name
         _name_run(trainer, job)
-        health = HealthCallback(config.mismatch_limit)
+        health = HealthCallback(config.mismatch_limit, partial(phase_begins, config))
         trainer.add_callback(health)
         shown = evaluation.latest if evaluation else {}
         progress = JobCallback(job, _SHOWN, config.mini_batches_per_rollout, config.budget_hours, shown)

@@ -65,6 +65,40 @@ def test_each_kind_is_said_with_its_evidence(kind, curves, evidence):
     assert found[kind].step == 79
 
 
+def late_phase(step: int) -> int:
+    """Other questions enter at step 60."""
+    return 60 if step >= 60 else 0
+
+
+def rising(start: float, jump: float):
+    """A curve that rises but for a jump at step 60."""
+    return lambda n: start + n / 200 + jump * (n >= 60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "curves"),
+    [
+        # General prompts earn more than the others, and the others are fewer and by chance harder.
+        ("hacking", {"reward": rising(2.0, 0.3), "pass_rate": rising(0.2, -0.3)}),
+        # A curriculum goes on to problems that are hardly ever solved.
+        ("collapse", {"reward": rising(0.8, -0.6), "pass_rate": rising(0.4, -0.6)}),
+    ],
+)
+def test_other_questions_do_not_look_like_a_policy_that_changed(kind, curves):
+    history = log(**curves)
+    assert kinds(history) == [kind]  # if the questions were the same
+    for steps in range(60, 81):
+        assert [f.kind for f in findings(history[:steps], 0.1, late_phase)] == []
+
+
+def test_hacking_is_seen_within_the_last_phase():
+    history = log(
+        reward=lambda n: 2.2 + (0.3 + (n - 60) / 100) * (n >= 60),
+        pass_rate=lambda n: 0.2 - (n - 60) / 200 * (n >= 60),
+    )
+    assert [f.kind for f in findings(history, 0.1, late_phase)] == ["hacking"]
+
+
 def test_a_solved_task_is_no_plateau():
     assert "plateau" not in kinds(log(reward=lambda n: 2.0, pass_rate=lambda n: 0.97))
 

@@ -3,10 +3,13 @@
 import pytest
 
 from tasks.problem import Problem
+from tasks.rewards.terms.accuracy import Accuracy
+from tasks.rewards.terms.helpful import Helpful
 from tasks.rl.schedule import (
     curriculum_stages,
     last_steps_begin,
     max_completion_length,
+    phase_begins,
     prompt_schedule,
     refill_problems,
     training_problems,
@@ -71,6 +74,14 @@ def test_length_schedule_boundary():
 @pytest.mark.parametrize(("last", "begin"), [(None, 1700), (400, 1300), (5000, 0)])
 def test_last_steps(last, begin):
     assert last_steps_begin(1700, last) == begin
+
+
+def test_a_phase_begins_where_other_questions_or_rewards_enter():
+    curriculum = Curriculum(stages=(CurriculumStage(step=0), CurriculumStage(step=3)))
+    rewards = (Accuracy(), Helpful(last_steps=4))
+    config = RLConfig(steps=12, curriculum=curriculum, rewards=rewards, general_last_steps=2)
+    assert [phase_begins(config, step) for step in range(12)] == [0] * 3 + [3] * 5 + [8] * 2 + [10] * 2
+    assert {phase_begins(CONFIG, step) for step in range(12)} == {0}
 
 
 STAGED = CONFIG.model_copy(
