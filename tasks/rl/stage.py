@@ -166,7 +166,8 @@ class RLConfig(CodeChecking):
     lora: Annotated[LoraSettings | None, Field(json_schema_extra=NEUTRAL)] = None
     """Adapters through PEFT instead of all weights; the reference is then the base and does not move."""
     publish: Annotated[Literal["last", "best"], Field(json_schema_extra=NEUTRAL)] = "last"
-    """`best`: the checkpoint with the highest mean reward over the ten steps before it."""
+    """`best`: the checkpoint with the highest mean reward over the ten steps before it, of those after other
+    questions or reward terms last entered."""
     mismatch_limit: Annotated[float, Field(gt=0, json_schema_extra=VOLATILE)] = 0.1
     """Nats between the sampler's and the trainer's log-probability of a token, in the mean: above it the
     start-up canary stops the run and a health line is written."""

@@ -155,10 +155,15 @@ def build_trainer(
         args=grpo_arguments(config, folder, recompute and not config.compile_layers),
         processing_class=tokenizer,
         peft_config=adapters(config.lora) if config.lora else None,
-        callbacks=[SealCheckpoints(keep_best=config.publish == "best")],
+        callbacks=[SealCheckpoints(partial(_comparable, config) if config.publish == "best" else None)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _comparable(config: RLConfig, updates: int) -> int:
+    """After how many updates rewards are those of the phase in which the last of `updates` was made."""
+    return phase_begins(config, updates - 1)
 
 
 def _name_run(trainer: GroupTrainer, job: Job) -> None:
@@ -173,7 +178,7 @@ def _leave(trainer: GroupTrainer, tokenizer: PreTrainedTokenizerBase, config: RL
     """The trained model, adapters merged, and the metrics; every process takes part in gathering weights."""
     log, best = trainer.state.log_history, None
     if config.publish == "best":
-        best = best_checkpoint(job.state / "trainer", log)
+        best = best_checkpoint(job.state / "trainer", log, _comparable(config, trainer.state.global_step))
     if best is not None:
         trainer._load_from_checkpoint(str(best))
         job.summary(published_step=checkpoint_step(best))

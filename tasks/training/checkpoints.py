@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +102,12 @@ def checkpoint_step(checkpoint: Path) -> int:
 class SealCheckpoints(TrainerCallback):
     """Seals what the Trainer saved; it keeps at least two, so a kill in between leaves the one before.
 
-    With `keep_best` the checkpoint of the highest mean reward is never rotated away.
+    The best checkpoint (`best_checkpoint`) is never rotated away where `best_since` is given: of the number
+    of updates made, after how many of them rewards can be compared.
     """
 
-    def __init__(self, keep_best: bool = False) -> None:
-        self._keep_best = keep_best
+    def __init__(self, best_since: Callable[[int], int] | None = None) -> None:
+        self._best_since = best_since
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -115,16 +116,21 @@ class SealCheckpoints(TrainerCallback):
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             seal(folder / f"checkpoint-{state.global_step}")
-        if self._keep_best and (best := best_checkpoint(folder, state.log_history)):
-            state.best_model_checkpoint = str(best)
+        if self._best_since is not None:
+            best = best_checkpoint(folder, state.log_history, self._best_since(state.global_step))
+            state.best_model_checkpoint = str(best) if best else None
 
 
-def best_checkpoint(folder: Path, log_history: Sequence[Mapping[str, Any]]) -> Path | None:
-    """The sealed checkpoint of the highest mean reward over the ten steps before it; the later of equals."""
+def best_checkpoint(folder: Path, log_history: Sequence[Mapping[str, Any]], since: int = 0) -> Path | None:
+    """The sealed checkpoint of the highest mean reward over the ten steps before it; the later of equals.
+
+    Only updates after the first `since` count: before, other questions were asked or other terms rewarded.
+    """
+    log = [entry for entry in log_history if entry.get("step", 0) > since]
     rated = [
         (score, checkpoint_step(c), c)
         for c in folder.glob("checkpoint-*")
-        if is_sealed(c) and (score := _reward_before(checkpoint_step(c), log_history)) is not None
+        if is_sealed(c) and (score := _reward_before(checkpoint_step(c), log)) is not None
     ]
     return max(rated)[2] if rated else None
 

@@ -60,6 +60,9 @@ def test_the_best_is_the_one_with_the_highest_reward_before_it(tmp_path):
     checkpoint(tmp_path, 15, sealed=False)
     assert best_checkpoint(tmp_path, log) == tmp_path / "checkpoint-20"
     assert best_checkpoint(tmp_path, []) is None
+    # After 20 updates other questions entered, which earn less.
+    assert best_checkpoint(tmp_path, log, since=20) == tmp_path / "checkpoint-30"
+    assert best_checkpoint(tmp_path, log, since=30) is None
 
 
 def test_the_oldest_checkpoints_go_where_the_disk_has_no_room_for_another(tmp_path, monkeypatch):
