@@ -76,8 +76,18 @@ class Server:
         self.post("/collective_rpc", {"method": method, "kwargs": arguments})
 
     def instance(self) -> str:
-        """A name of the server's process: another one after a restart. Needs VLLM_SERVER_DEV_MODE=1."""
-        return str(self.get("/server_info?config_format=json")["vllm_config"]["instance_id"])
+        """A name of the server's process: another one after a restart. Needs VLLM_SERVER_DEV_MODE=1.
+
+        Raises:
+            EngineUnavailable: several processes answer, each with a name of its own.
+        """
+        config = self.get("/server_info?config_format=json")["vllm_config"]
+        if (count := config["parallel_config"].get("_api_process_count", 1)) > 1:
+            raise EngineUnavailable(
+                f"the vLLM server at {self.url} answers by {count} processes, so that a restart, after which "
+                "the weights are gone, cannot be told: start it with --api-server-count 1"
+            )
+        return str(config["instance_id"])
 
     def takes_weights(self) -> bool:
         """Whether TRL can push weights to it (development endpoints and a weight-transfer engine)."""

@@ -18,6 +18,7 @@ class FakeVllm(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.root, self.instance, self.vanish_after = root, instance, vanish_after
         self.takes_weights, self.completed, self.lock = False, 0, threading.Lock()
+        self.api_processes = 1
         self.ends, self.prompts, self.readable, self.calls = [1], [], True, []
 
     @property
@@ -45,7 +46,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         transfer = {"backend": "nccl"} if self.server.takes_weights else None
-        info = {"instance_id": self.server.instance, "weight_transfer_config": transfer}
+        info = {
+            "instance_id": self.server.instance, "weight_transfer_config": transfer,
+            "parallel_config": {"_api_process_count": self.server.api_processes},
+        }  # fmt: skip
         answers = {
             "/version": {"version": "0.31.0"},
             "/v1/models": {"data": [{"id": "base", "root": self.server.root}]},

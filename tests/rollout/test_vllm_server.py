@@ -78,6 +78,15 @@ def test_a_server_that_takes_weights_reads_the_folder_where_no_gpu_pushes_them(f
     assert fake.calls[2:] == fake.calls[:2]
 
 
+def test_a_server_whose_restart_could_not_be_told_is_refused(fake, tiny_model, tmp_path):
+    fake.api_processes = 2
+    assert [c.tokens for c in rows(engine_at(fake.url, tiny_model), 3)] == expected(3)  # holds its own model
+    fake.takes_weights = True
+    for asks in ({}, {"lost_note": tmp_path / "note"}):
+        with pytest.raises(EngineUnavailable, match="by 2 processes.*--api-server-count 1"):
+            engine_at(fake.url, tiny_model, **asks)
+
+
 def test_a_server_that_cannot_read_the_folder_says_where_to_start_it(fake, tiny_model):
     fake.takes_weights, fake.readable = True, False
     with pytest.raises(EngineUnavailable, match=r"cannot load .*answered 500.*start it where it can read"):
