@@ -83,7 +83,7 @@ def test_a_server_whose_restart_could_not_be_told_is_refused(fake, tiny_model, t
     assert [c.tokens for c in rows(engine_at(fake.url, tiny_model), 3)] == expected(3)  # holds its own model
     fake.takes_weights = True
     for asks in ({}, {"lost_note": tmp_path / "note"}):
-        with pytest.raises(EngineUnavailable, match="by 2 processes.*--api-server-count 1"):
+        with pytest.raises(EngineUnavailable, match="by 2 processes"):
             engine_at(fake.url, tiny_model, **asks)
 
 
