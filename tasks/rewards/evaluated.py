@@ -16,6 +16,7 @@ import ast
 import re
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from tasks.rewards.plain_math import nesting
@@ -172,12 +173,16 @@ def plain_eval(text: Any, *_: Any) -> Any:
     raise NotPlain(f"refused to evaluate {text!r:.60}")
 
 
+@cache
 def guard_sympy() -> None:
     """Make sympy refuse to parse text that is not plain, whichever function of sympy was called.
 
-    Every conversion of text (`parse_expr`, `sympify`, `S`) passes through `stringify_expr` (sympy 1.14).
+    Every conversion of text (`parse_expr`, `sympify`, `S`) passes through `stringify_expr` (sympy 1.14). What
+    sympy itself converts must not meet the guard: while its units are imported, for a comparison of sets for
+    instance, it converts their names, and with a refusal there the sets would count as different.
     """
     import sympy.parsing.sympy_parser as parser
+    import sympy.physics.units  # noqa: F401
 
     convert = parser.stringify_expr
 
