@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from tasks.rendering import Parsed, Template, parse_completion
+from tasks.rewards.language import language_consistency
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Scoring:
     def parsed(self) -> Parsed:
         """Thinking and answer."""
         return parse_completion(self.completion)
+
+    @cached_property
+    def language_consistency(self) -> float:
+        """Of the thinking (Eq. 7): rewarded and logged, but counted once, 2 to 5 ms for 20,000 characters."""
+        return language_consistency(self.parsed.thinking, self.problem.language)
 
 
 @dataclass(frozen=True)

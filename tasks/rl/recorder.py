@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from artifacts.tables import write_table
 from tasks.problem import Problem
 from tasks.rewards.health import RewardHealth
-from tasks.rewards.language import language_consistency
 from tasks.rewards.score import RewardFunction, Scored, finite, scored_columns
 from tasks.rl.early_rewards import EarlyVerifier
 from tasks.rl.sampler import rollout_seed
@@ -128,8 +127,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
                 values[f"reward_{name}"].append(value)
         if math.isfinite(scored.total):
             values[f"reward_{problem.domain}"].append(scored.total)
-        thinking = scored.scoring.parsed.thinking
-        values["language_consistency"].append(language_consistency(thinking, problem.language))
+        values["language_consistency"].append(scored.scoring.language_consistency)
         values["reflective_words"].append(reflective_words(completion))
         values["wait_words"].append(completion.lower().count("wait"))
         if scored.judgement:

@@ -5,8 +5,12 @@ import math
 import pytest
 
 from tasks.problem import Problem
-from tasks.rewards.score import Scored
+from tasks.rewards import term
+from tasks.rewards.language import language_consistency
+from tasks.rewards.pool import VerifierPool
+from tasks.rewards.score import RewardFunction, Scored
 from tasks.rewards.term import Scoring
+from tasks.rewards.terms.language import Language
 from tasks.rewards.verdict import Judgement, Verdict
 from tasks.rl.recorder import Rollout, drop_from, rollout_metrics
 from tasks.training.metrics import last_mean, metric_rows, reflective_words
@@ -68,6 +72,20 @@ def test_pass_rates_by_domain_leave_out_what_no_rule_judges():
     assert metrics["timeout_share"] == pytest.approx(1 / 3)
     assert metrics["reflective_words"] == 1.0
     assert metrics["reward_format"] == 1.0
+
+
+def test_words_are_cut_once_for_the_reward_and_the_log(monkeypatch):
+    cut = []
+    counting = lambda text, language: cut.append(text) or language_consistency(text, language)  # noqa: E731
+    monkeypatch.setattr(term, "language_consistency", counting)
+    problems = [Problem(str(i), "math", "en", "?", "1", "exact") for i in range(3)]
+    texts = ["<think>one two</think><answer>1</answer>", "<think>一 two</think><answer>1</answer>", "none"]
+    with VerifierPool(1) as pool:
+        rows = RewardFunction((Language(),), pool).score(problems, texts, [3] * 3, 9)
+    rollout = Rollout(0, problems, ["p"] * 3, [1] * 3, texts, [3] * 3, [True] * 3, rows)
+    assert rollout_metrics(rollout)["language_consistency"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert [row.total for row in rows] == [1.0, 0.5, 0.0]
+    assert cut == ["one two", "一 two", None]
 
 
 def test_shards_after_the_checkpoint_are_dropped(tmp_path):

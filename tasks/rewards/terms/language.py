@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tasks.rewards.language import language_consistency
 from tasks.rewards.term import Scoring, Term
 
 
@@ -12,4 +11,4 @@ class Language(Term):
     name: Literal["language"] = "language"
 
     def value(self, scoring: Scoring) -> float:
-        return language_consistency(scoring.parsed.thinking, scoring.problem.language)
+        return scoring.language_consistency
