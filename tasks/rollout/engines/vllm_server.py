@@ -7,9 +7,8 @@ A server that was started so keeps its architecture and gets weights over NCCL f
 needs vLLM and a GPU here as well. It gets them always: what it holds from before cannot be told. Without a
 GPU here it is told to read the checkpoint's folder itself, which must have the same path there. So a server
 on the CPU serves evaluation and curation, but not RL. One without `--weight-transfer-config` must serve the
-checkpoint's own folder. One job at a time may use a server. It has one API process, as its name tells a
-restart; that process is what limits a small model (on a CPU with vLLM 0.31: 82 us of its time for a token
-with log-probabilities, 33 without).
+checkpoint's own folder. One job at a time may use a server. It has one API process, as that one's name
+tells a restart.
 
 What is done about a server that vanishes or comes back as another process depends on where its weights came
 from. Those of a folder are given again and the same is asked again: a completion depends on its prompt, the
