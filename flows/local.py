@@ -36,9 +36,9 @@ from flows.cli.shared import (
 from flows.graph import Pipeline
 from flows.local_builder import LocalBuilder
 from flows.runner import JobFailed, job_environment
-from flows.spare import SpareProcesses
 from tasks.presets import PresetError
 from tasks.rollout.settings import EngineSettings
+from tasks.supervise.spares import SpareProcesses
 
 
 def _uses_a_gpu(pipeline: Pipeline) -> bool:

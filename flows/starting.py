@@ -1,7 +1,8 @@
-"""How flow runs and jobs start: as forks of a process that has everything imported, else as new processes.
+"""How flow runs and jobs start: as forks of a process that has everything imported, else as new processes;
+on a machine with a GPU its jobs are done by processes that have imported everything and wait.
 
-`started_beside` runs that process (`tasks.starter`) beside a worker; the worker and the flow runs below it
-find it by the variable `R1_STARTER`.
+`started_beside` runs `tasks.starter` beside a worker; the worker and the flow runs below it find it by the
+variable `R1_STARTER`.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ _IMPORTED = ("prefect.engine", "prefect.flow_engine", "flows.stage_flows", "flow
 
 @contextmanager
 def started_beside() -> Iterator[None]:
-    """A starter for this process's flow runs and their jobs, where there is no GPU."""
-    if has_gpu(os.environ):
-        yield
-        return
+    """A starter for this process's flow runs and jobs; where there is a GPU, for the jobs that use it."""
     # A socket's path has at most 107 characters: it does not lie in R1_HOME. The starter removes the folder.
     path = str(Path(tempfile.mkdtemp(prefix="r1-")) / "starter")
     paths.log("starter").parent.mkdir(parents=True, exist_ok=True)
-    # Several jobs work at once (`tasks.job.cards`). With all processors each, two would not be faster than
-    # one after the other; with half of them each, they take 1.5 times less.
-    half = str(max(1, (os.cpu_count() or 2) // 2))
-    environment = {"OMP_NUM_THREADS": half} | job_environment()
+    environment = job_environment()
+    if has_gpu(os.environ):
+        asked = ["--spares"]
+    else:
+        asked = list(_IMPORTED)
+        # Several jobs work at once (`tasks.job.cards`). With all processors each, two would not be faster
+        # than one after the other; with half of them each, they take 1.5 times less.
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))} | environment
     process = trees.start_session(
-        [sys.executable, "-m", "tasks.starter", path, *_IMPORTED], environment, paths.log("starter"),
+        [sys.executable, "-m", "tasks.starter", path, *asked], environment, paths.log("starter"),
         stdin=subprocess.PIPE,
     )  # fmt: skip
     os.environ |= environment | {STARTER: path}  # it forks for those who have the variables that it has

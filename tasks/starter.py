@@ -1,6 +1,7 @@
 """Starts processes that have everything imported: one process imports, and each of them is a fork of it.
 
     python -m tasks.starter SOCKET [MODULE...]        jobs, and commands `python -m MODULE` of these modules
+    python -m tasks.starter SOCKET --spares           jobs of a machine with a GPU
 
 A job imports torch, transformers and TRL, 6 to 9 s on two cores, and a flow run imports Prefect, 3 s; `tiny`
 has fifteen of each. The starter imports them once, beside a worker (`flows.workers`). Who wants a job starts
@@ -11,14 +12,18 @@ The starter refuses what a fork of it would do differently from a new process, a
 the process of the command in the usual way: other code than it has imported, other variables than it was
 started with (libraries read them while they are imported), another module.
 
-Not used on a machine with a GPU: a fork may not use CUDA if anything that was imported had touched it, and
-that was not tried. It ends at the end of its input, and its jobs stop, as when whoever started them is gone.
+On a machine with a GPU a fork could not use CUDA if anything that was imported had touched it. So there a
+job that uses a GPU gets a process of its own that was started before and has imported everything, vLLM too
+(`--spares`, `tasks.supervise.spares`); other jobs, which import little, and flow runs start as they are.
+
+It ends at the end of its input, and its jobs stop, as when whoever started them is gone.
 The socket's folder is the starter's alone. It removes it when it ends, as whoever made it may have been
 killed.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import json
@@ -28,6 +33,7 @@ import runpy
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -36,9 +42,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from tasks.job.__main__ import main as run_job
+from tasks.recipe import STAGES
 from tasks.rewards.language import load_dictionary
 from tasks.source_code import code_bytes
 from tasks.spare import import_stages
+from tasks.supervise.records import read_json
+from tasks.supervise.spares import SpareProcesses
 from tasks.supervise.stand_in import read_request
 
 log = logging.getLogger(__name__)
@@ -56,15 +65,19 @@ class Forked:
     ended: int
     """Readable once the process has ended (`os.pidfd_open`)."""
     asker: socket.socket
+    process: subprocess.Popen[bytes] | None
+    """Of a spare process; `subprocess` would reap one that nothing refers to."""
 
 
 @dataclass
 class Starter:
-    """Forks a process for each request; `serve` returns in it, with the module that it runs and its words."""
+    """Forks a process for each request; `serve` returns in it, with the module that it runs and its words.
+    With `spares` a process that waits does the job, and `serve` returns at the end only."""
 
     listening: socket.socket
     environment: Mapping[str, str]
     modules: Collection[str] = (JOB,)
+    spares: SpareProcesses | None = None
     code: str = field(default_factory=code_bytes)
     _jobs: list[Forked] = field(default_factory=list)
 
@@ -95,8 +108,12 @@ class Starter:
             log.warning("a request was not understood: %s", error)
             asker.close()
             return None
-        refusal = self._refusal(command, environment)
-        pid = -1 if refusal else os.fork()
+        refusal, process = self._refusal(command, environment), None
+        if self.spares and not refusal:
+            # The stand-in's output is the job's log.
+            log_file = Path(os.readlink(f"/proc/self/fd/{streams[0]}"))
+            process = self.spares.start(command, self.environment, log_file)
+        pid = process.pid if process else -1 if refusal else os.fork()
         if pid == 0:
             self._forget(events)
             asker.close()
@@ -110,7 +127,7 @@ class Starter:
             log.info("not forked: %s", refusal)
             asker.close()
             return None
-        job = Forked(pid, os.pidfd_open(pid), asker)
+        job = Forked(pid, os.pidfd_open(pid), asker, process)
         self._jobs.append(job)
         events.register(job.ended, selectors.EVENT_READ, job)
         events.register(job.asker, selectors.EVENT_READ, job)
@@ -121,6 +138,8 @@ class Starter:
         module = dict(pairwise(command)).get("-m", "")
         if module not in self.modules:
             return f"not one of its modules: {module or command}"
+        if self.spares and not _uses_gpu(command):
+            return "a job without a GPU imports little"
         if code_bytes() != self.code:
             return "the code has changed since the starter imported it"
         mine, asked = _lasting(self.environment), _lasting(environment)
@@ -161,6 +180,12 @@ class Starter:
             job.asker.close()
 
 
+def _uses_gpu(command: Sequence[str]) -> bool:
+    """Whether the spec of `python -m tasks.job SPEC` has a build that does."""
+    spec = read_json(Path(command[command.index("-m") + 2]))
+    return spec is not None and any(STAGES[build["stage"]].uses_gpu for build in spec["builds"])
+
+
 def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_PER_RUN)}
 
@@ -178,7 +203,7 @@ def _become(environment: Mapping[str, str], streams: Sequence[int]) -> None:
     os.environ.update(environment)
 
 
-def main(path: str, modules: Sequence[str] = ()) -> None:
+def main(path: str, modules: Sequence[str] = (), spares: bool = False) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     starter = os.getpid()
 
@@ -190,15 +215,21 @@ def main(path: str, modules: Sequence[str] = ()) -> None:
 
     signal.signal(signal.SIGTERM, end)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    environment = dict(os.environ)
-    import_stages()
-    for module in modules:
-        importlib.import_module(module)
-    load_dictionary()
+    environment, waiting = dict(os.environ), None
+    if spares:
+        log_file = Path(os.readlink("/proc/self/fd/2"))
+        waiting = SpareProcesses(environment, log_file)
+    else:
+        import_stages()
+        for module in modules:
+            importlib.import_module(module)
+        load_dictionary()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
-        forked = Starter(listening, environment, (JOB, *modules)).serve()
+        forked = Starter(listening, environment, (JOB, *modules), waiting).serve()
+    if waiting:
+        waiting.close()
     if forked is None:
         _remove(path)
     else:
@@ -225,5 +256,13 @@ def run(module: str, *words: str) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def command_line() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tasks.starter", description=__doc__)
+    parser.add_argument("path")
+    parser.add_argument("modules", nargs="*")
+    parser.add_argument("--spares", action="store_true")
+    main(**vars(parser.parse_args()))
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    command_line()

@@ -13,9 +13,9 @@ from flows.graph import load_pipeline
 from flows.local_builder import LocalBuilder
 from flows.plan import plan
 from flows.runner import job_environment
-from flows.spare import SpareProcesses
 from tasks.settings import REPOSITORY
 from tasks.supervise import trees
+from tasks.supervise.spares import SpareProcesses
 
 pytestmark = pytest.mark.slow
 

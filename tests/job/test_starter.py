@@ -1,5 +1,6 @@
 """Jobs as forks of a process that has everything imported, through the process that stands for each."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import os, sys, time, signal
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tasks import starter
+from tasks.supervise import spares
 
 def import_stages():
     pass
@@ -45,8 +47,15 @@ def main(words):
         os.kill(os.getpid(), signal.SIGSEGV)
     sys.exit(int(do) if do.isdigit() else 0)
 
-starter.import_stages, starter.run_job = import_stages, main
-starter.main(sys.argv[1])
+if sys.argv[1] == "waits":
+    from tasks import spare
+
+    spare.import_all, spare.main = import_stages, lambda words: main([*words, "--parent", os.getppid()])
+    spare.wait()
+    sys.exit()
+starter.import_stages, starter.run_job, starter._uses_gpu = import_stages, main, lambda command: True
+spares._PROCESS = (__file__, "waits")
+starter.main(sys.argv[1], {modules}, "--spares" in sys.argv)
 '''
 COUNTED = {"R1_STARTER": "x", "PREFECT__FLOW_RUN_ID": "y"}
 
@@ -56,13 +65,19 @@ def environment():
     return os.environ | {"ANIMAL": "goat", "PYTHONPATH": str(REPOSITORY)}
 
 
-@pytest.fixture
-def server(tmp_path, environment):
-    """A starter whose jobs do what their first word says."""
+def starter_at(path, folder, environment, *words, modules=()):
+    """Its jobs do what their first word says."""
+    script = folder / "starter.py"
+    script.write_text(JOB.format(root=str(REPOSITORY), modules=modules))
+    command = [sys.executable, str(script), path, *words]
+    return trees.start_session(command, environment, folder / "starter.txt", stdin=subprocess.PIPE)
+
+
+@pytest.fixture(params=[[], ["--spares"]], ids=["forks", "spares"])
+def server(request, tmp_path, environment):
     (tmp_path / "socket").mkdir()
     path = str(tmp_path / "socket" / "s")
-    argv = [sys.executable, "-c", JOB.format(root=str(REPOSITORY)), path]
-    process = trees.start_session(argv, environment, tmp_path / "starter.txt", stdin=subprocess.PIPE)
+    process = starter_at(path, tmp_path, environment, *request.param)
     waited_for(lambda: Path(path).exists() or trees.has_ended(process))
     yield process, path
     trees.stop(process, 5)
@@ -163,10 +178,7 @@ def test_nothing_is_left_of_its_socket(server, environment, tmp_path, asked):
 
 def test_modules_that_it_was_told_of_are_run_as_commands(environment, tmp_path):
     path = str(tmp_path / "s")
-    script = JOB.format(root=str(REPOSITORY)).replace("sys.argv[1])", "sys.argv[1], ['timeit'])")
-    process = trees.start_session(
-        [sys.executable, "-c", script, path], environment, tmp_path / "starter.txt", stdin=subprocess.PIPE
-    )
+    process = starter_at(path, tmp_path, environment, modules=["timeit"])
     try:
         waited_for(lambda: Path(path).exists() or trees.has_ended(process))
         words = ["-n", "1", "-r", "1", "import os; print(os.getppid(), os.environ['ANIMAL'])"]
@@ -208,6 +220,34 @@ def test_otherwise_the_command_is_run_as_it_is(server, environment, tmp_path, ca
     text = (tmp_path / "log.txt").read_text()
     # `python -m tasks.job 0 FOLDER` itself complains of its arguments; `python -m platform` names the system.
     assert (code, "Linux" in text) == (0, True) if case == "no job" else ("usage" in text) and code == 2
+
+
+def test_a_spare_that_died_is_replaced(environment, tmp_path):
+    from tasks.supervise.spares import SpareProcesses
+
+    spares = SpareProcesses(environment, tmp_path / "spares.txt")
+    try:
+        spares._waiting[0].kill()
+        waited_for(lambda: trees.has_ended(spares._waiting[0]))
+        process = spares.start([sys.executable, "-m", "platform"], environment, tmp_path / "log.txt")
+        assert trees.exit_code(process) == 0
+        trees.stop(process, 1)
+        assert "Linux" in (tmp_path / "log.txt").read_text()
+        assert not any(trees.has_ended(waiting) for waiting in spares._waiting)
+    finally:
+        spares.close()
+
+
+def test_only_jobs_that_use_a_gpu_get_a_spare(tmp_path):
+    from tasks import starter
+
+    def command(*stages):
+        (tmp_path / "spec.json").write_text(json.dumps({"builds": [{"stage": stage} for stage in stages]}))
+        return [sys.executable, "-m", "tasks.job", str(tmp_path / "spec.json")]
+
+    assert starter._uses_gpu(command("problems", "rl-zero"))
+    assert not starter._uses_gpu(command("problems", "report"))
+    assert not starter._uses_gpu([sys.executable, "-m", "tasks.job", str(tmp_path / "none.json")])
 
 
 def test_it_refuses_what_a_fork_would_do_differently(monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 from tasks.supervise import trees
 
 _WAITING = 2
+_PROCESS = ("-m", "tasks.spare")
 
 
 class SpareProcesses:
@@ -32,19 +33,29 @@ class SpareProcesses:
     ) -> subprocess.Popen[bytes]:
         """A waiting process takes the job of `python -m tasks.job WORDS`; another one is started."""
         process = self._waiting[0]
-        if environment != self._environment or trees.has_ended(process):
+        if environment != self._environment:
             return trees.start_session(command, environment, log)
-        assert process.stdin is not None
-        words = list(command[command.index("-m") + 2 :])
-        process.stdin.write(json.dumps({"words": words, "log": str(log)}).encode() + b"\n")
-        process.stdin.close()
         self._waiting = [*self._waiting[1:], self._new()]
-        return process
+        if _given(process, command[command.index("-m") + 2 :], log):
+            return process
+        trees.stop(process, seconds=0.0)
+        return trees.start_session(command, environment, log)
 
     def close(self) -> None:
         for process in self._waiting:
             trees.stop(process, seconds=0.0)
 
     def _new(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tasks.spare", "--parent", str(os.getpid())]
+        command = [sys.executable, *_PROCESS, "--parent", str(os.getpid())]
         return trees.start_session(command, self._environment, self._log, stdin=subprocess.PIPE)
+
+
+def _given(process: subprocess.Popen[bytes], words: Sequence[str], log: Path) -> bool:
+    """Whether the process took the job; not if it has died while it waited."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps({"words": list(words), "log": str(log)}).encode() + b"\n")
+        process.stdin.close()
+    except BrokenPipeError:
+        return False
+    return not trees.has_ended(process)
