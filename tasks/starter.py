@@ -112,7 +112,7 @@ class Starter:
         if self.spares and not refusal:
             # The stand-in's output is the job's log.
             log_file = Path(os.readlink(f"/proc/self/fd/{streams[0]}"))
-            process = self.spares.start(command, self.environment, log_file)
+            process = self.spares.start([*command, *_child_of(os.getpid())], self.environment, log_file)
         pid = process.pid if process else -1 if refusal else os.fork()
         if pid == 0:
             self._forget(events)
@@ -186,6 +186,11 @@ def _uses_gpu(command: Sequence[str]) -> bool:
     return spec is not None and any(STAGES[build["stage"]].uses_gpu for build in spec["builds"])
 
 
+def _child_of(starter: int) -> list[str]:
+    """What a job is told of its parent: the starter, as the stand-in looks for whoever wanted the job."""
+    return ["--parent", str(starter)]
+
+
 def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_PER_RUN)}
 
@@ -248,8 +253,7 @@ def run(module: str, *words: str) -> None:
     for handler in logging.getLogger().handlers[:]:
         logging.getLogger().removeHandler(handler)  # it sets up its own
     if module == JOB:
-        # The parent of its process is the starter; the stand-in looks for whoever wanted the job.
-        run_job([*words, "--parent", str(os.getppid())])
+        run_job([*words, *_child_of(os.getppid())])
         return
     sys.argv = [module, *words]
     warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)  # it was imported, yes

@@ -50,7 +50,7 @@ def main(words):
 if sys.argv[1] == "waits":
     from tasks import spare
 
-    spare.import_all, spare.main = import_stages, lambda words: main([*words, "--parent", os.getppid()])
+    spare.import_all, spare.main = import_stages, main
     spare.wait()
     sys.exit()
 starter.import_stages, starter.run_job, starter._uses_gpu = import_stages, main, lambda command: True
