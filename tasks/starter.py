@@ -108,40 +108,42 @@ class Starter:
             log.warning("a request was not understood: %s", error)
             asker.close()
             return None
-        refusal, process = self._refusal(command, environment), None
-        if self.spares and not refusal:
-            # The stand-in's output is the job's log.
-            log_file = Path(os.readlink(f"/proc/self/fd/{streams[0]}"))
-            process = self.spares.start([*command, *_child_of(os.getpid())], self.environment, log_file)
-        pid = process.pid if process else -1 if refusal else os.fork()
+        if refusal := self._refusal(command, environment):
+            log.info("not started: %s", refusal)
+            _answer(asker, streams, refusal)
+            asker.close()
+            return None
+        process = self._spare(command, streams[0])
+        pid = process.pid if process else os.fork()
         if pid == 0:
             self._forget(events)
             asker.close()
             _become(environment, streams)
             return list(command[command.index("-m") + 1 :])
-        for stream in streams:
-            os.close(stream)
-        with contextlib.suppress(BrokenPipeError):  # it is heard of as the end of its connection
-            asker.sendall(json.dumps({"refusal": refusal}).encode() + b"\n")
-        if refusal:
-            log.info("not forked: %s", refusal)
-            asker.close()
-            return None
+        _answer(asker, streams)
         job = Forked(pid, os.pidfd_open(pid), asker, process)
         self._jobs.append(job)
         events.register(job.ended, selectors.EVENT_READ, job)
         events.register(job.asker, selectors.EVENT_READ, job)
         return None
 
+    def _spare(self, command: Sequence[str], output: int) -> subprocess.Popen[bytes] | None:
+        """The process that waited and now does the job, if this starter has such ones. A stand-in's output is
+        the job's log."""
+        if self.spares is None:
+            return None
+        log_file = Path(os.readlink(f"/proc/self/fd/{output}"))
+        return self.spares.start([*command, *_child_of(os.getpid())], self.environment, log_file)
+
     def _refusal(self, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        """Why it must be a new process; empty where it may be forked."""
+        """Why it must be a new process; empty where it may be forked or a spare may do it."""
         module = dict(pairwise(command)).get("-m", "")
         if module not in self.modules:
             return f"not one of its modules: {module or command}"
-        if self.spares and not _uses_gpu(command):
-            return "a job without a GPU imports little"
         if code_bytes() != self.code:
             return "the code has changed since the starter imported it"
+        if self.spares and not _uses_gpu(command):
+            return "a job without a GPU imports little"
         mine, asked = _lasting(self.environment), _lasting(environment)
         other = sorted(name for name in mine.keys() | asked.keys() if mine.get(name) != asked.get(name))
         return f"other variables: {', '.join(other)}" if other else ""
@@ -178,6 +180,13 @@ class Starter:
         for job in self._jobs:
             os.close(job.ended)
             job.asker.close()
+
+
+def _answer(asker: socket.socket, streams: Sequence[int], refusal: str = "") -> None:
+    for stream in streams:
+        os.close(stream)
+    with contextlib.suppress(BrokenPipeError):  # it is heard of as the end of its connection
+        asker.sendall(json.dumps({"refusal": refusal}).encode() + b"\n")
 
 
 def _uses_gpu(command: Sequence[str]) -> bool:

@@ -61,9 +61,7 @@ class Mean:
         return self - other > 2 * math.hypot(self.error, other.error)
 
 
-def findings(
-    history: Log, mismatch_limit: float, phase_begins: Callable[[int], int] = lambda step: 0
-) -> list[Finding]:
+def findings(history: Log, mismatch_limit: float, phase_begins: Callable[[int], int]) -> list[Finding]:
     """What is off at the end of this log; empty before `WINDOW` steps. `phase_begins` is that of
     `tasks.rl.schedule`: of a step, both from 0."""
     rows = [entry for entry in history if entry.get("reward") is not None]
@@ -204,7 +202,7 @@ _LENGTH = "completions/mean_length"
 class HealthCallback(TrainerCallback):
     """Logs a finding when its kind turns up, and again only after it was gone."""
 
-    def __init__(self, mismatch_limit: float, phase_begins: Callable[[int], int] = lambda step: 0) -> None:
+    def __init__(self, mismatch_limit: float, phase_begins: Callable[[int], int]) -> None:
         self._limit, self._phase_begins = mismatch_limit, phase_begins
         self.current: list[Finding] = []
 

@@ -53,9 +53,11 @@ class SpareProcesses:
 def _given(process: subprocess.Popen[bytes], words: Sequence[str], log: Path) -> bool:
     """Whether the process took the job; not if it has died while it waited."""
     assert process.stdin is not None
+    if trees.has_ended(process):
+        return False
     try:
         process.stdin.write(json.dumps({"words": list(words), "log": str(log)}).encode() + b"\n")
         process.stdin.close()
     except BrokenPipeError:
         return False
-    return not trees.has_ended(process)
+    return True

@@ -32,8 +32,12 @@ def log(steps: int = 80, **curves) -> list[dict]:
     ]
 
 
+def one_phase(step: int) -> int:
+    return 0
+
+
 def kinds(history) -> list[str]:
-    return [finding.kind for finding in findings(history, 0.1)]
+    return [finding.kind for finding in findings(history, 0.1, one_phase)]
 
 
 def test_a_healthy_run_has_no_findings():
@@ -59,7 +63,7 @@ def test_a_healthy_run_has_no_findings():
     ],
 )
 def test_each_kind_is_said_with_its_evidence(kind, curves, evidence):
-    found = {f.kind: f for f in findings(log(**curves), 0.1)}
+    found = {f.kind: f for f in findings(log(**curves), 0.1, one_phase)}
     assert list(found) == [kind]
     assert any(part in found[kind].evidence for part in evidence.split("|"))
     assert found[kind].step == 79
@@ -106,7 +110,7 @@ def test_a_solved_task_is_no_plateau():
 def test_a_finding_is_logged_once_while_it_lasts(caplog):
     from transformers import TrainerState
 
-    callback, history = HealthCallback(0.1), log(20, truncated=lambda n: 0.5)
+    callback, history = HealthCallback(0.1, one_phase), log(20, truncated=lambda n: 0.5)
     for steps in (9, 10, 11, 12):
         callback.on_log(None, TrainerState(log_history=history[:steps]), None)
     assert [r.message.split(":")[0] for r in caplog.records] == ["truncation at step 9"]
